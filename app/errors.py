@@ -21,7 +21,7 @@ The error tree of Alpha Monday, grouped by what the caller does next.
 from collections.abc import Sequence
 from datetime import date, datetime
 
-# The beginning of every message about a damaged record, and the advice for its operator.
+# The beginning of every message about a damaged record, and the advice for the operator.
 RECORD_DAMAGED_PREFIX = "The record is damaged: "
 RECORD_DAMAGED_ADVICE = (
     "Run `alpha-monday verify`: it names the first discrepancy. Then restore a backup."
@@ -100,8 +100,8 @@ class RecordDamaged(AlphaMondayError):
     """
     A row breaks the rules of the record. The text names the row; no figure is computed from it.
 
-    `app.domain.track_record` gives only the end of a sentence as the text: the API puts
-    RECORD_DAMAGED_PREFIX before it.
+    A text about the track record is only the end of a sentence, for example "the Monday 2026-11-23
+    has two batches": the API puts RECORD_DAMAGED_PREFIX before this text.
     """
 
 
@@ -110,7 +110,7 @@ class UnusableAnswer(AlphaMondayError):
 
 
 class MissingClose(AlphaMondayError):
-    """A session is over, but closes of these tickers are not published yet."""
+    """A session is over, but its closes of `tickers` are not published yet."""
 
     def __init__(self, tickers: Sequence[str], session: date) -> None:
         super().__init__(f"{', '.join(tickers)}: no close of {session} yet.")

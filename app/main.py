@@ -1,7 +1,7 @@
 """
 The composition root: builds the pools, the queue, the worker and the handlers of one process.
 
-`create_app(settings)` returns the service as an ASGI application. `open_process` starts the same
+`create_app(settings)` returns the service as an ASGI application. `open_process` starts the service
 without the web server. In the package `app`, only `app.commands` imports this module.
 """
 
@@ -100,7 +100,7 @@ async def open_process(
     opens the clock of a rehearsal. Without `work` there is no worker.
 
     Raises ConfigurationError if the database cannot be used or lacks a migration. Without
-    `open_clock`, also raises it if the database has a rehearsal.
+    `open_clock`, a database with a rehearsal raises ConfigurationError, too.
     """
     address = resolve_database_url(settings.database_url)
     direct = settings.queue_address or address
@@ -165,7 +165,7 @@ async def open_reader_pools(settings: Settings) -> AsyncIterator[ReaderPools]:
     The jobs use another pool: clients that send many or slow queries must not take the connections
     of the jobs. For the same reason exports and queries have separate pools. The pool of the
     exports opens its first connection when one is needed. If API_DATABASE_URL is set, both pools
-    connect as its user, so that a query has only the rights of the reader.
+    connect as the user of that address, so that a query has only the rights of the reader.
     """
     address, pooled = resolve_database_url(settings.api_address), settings.database_pooled
     queries = pools.make_pool(
@@ -250,7 +250,7 @@ class Runtime:
         if self._health is None or self._health.done():
             process = self.running.process
             self._health = asyncio.create_task(snapshot.health(process.pool, process.worker))
-        # A client that disconnects must not cancel the check for the others.
+        # A client that disconnects must not cancel the check for the other requests that wait.
         return await asyncio.shield(self._health)
 
     def now(self) -> datetime:
@@ -338,7 +338,7 @@ def create_app(
         },
         cors_config=cors,
         openapi_config=None,
-        # The command configures the log.
+        # The command that starts the process configures the log.
         logging_config=None,
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=MAX_BODY_BYTES,

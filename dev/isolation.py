@@ -7,6 +7,7 @@ module lists the variables that stay.
 """
 
 import os
+import signal
 import time
 
 # PATH finds programs, TMPDIR is the folder for temporary files, and CI makes Hypothesis repeat the
@@ -54,3 +55,14 @@ def isolate(*also: str) -> None:
     os.environ.setdefault("HOME", NO_HOME)
     os.environ["TZ"] = "UTC"
     time.tzset()
+
+
+def restore_interrupt() -> None:
+    """
+    Let SIGINT end this process and those that it starts, also if SIGINT was ignored before.
+
+    A shell lets a command in the background ignore SIGINT, and every process that is started from
+    there inherits this. A test that sends SIGINT to a command would then wait in vain.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

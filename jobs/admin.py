@@ -42,7 +42,8 @@ async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
     """
     Return the Monday and the day that each job is about.
 
-    Jobs of other tasks and jobs with unknown arguments are left out.
+    Only weekly jobs, checkpoint jobs and jobs for late splits are about a Monday. The result has
+    only those of them whose arguments name a known Monday.
     """
     run_dates = {}
     for run_date in await batches.list_run_dates(conn, SERIES):
@@ -62,7 +63,7 @@ async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
 
 
 def _monday_of_tick(timestamp: int) -> date | None:
-    """Return the date of a weekly job's tick, or None if that is not a Monday."""
+    """Return the date of a weekly job's tick, or None if that date is not a Monday."""
     try:
         day = calendar.new_york_date(datetime.fromtimestamp(timestamp, calendar.NEW_YORK))
     except (OverflowError, ValueError, OSError):
@@ -77,9 +78,9 @@ async def retry(conn: Conn, id: int, now: datetime) -> int:
     """
     Run a job again. Return its id, or the id of its copy. Raise Refused if it cannot run again.
 
-    The queue can put back a job that failed or is stalled, unless an abort was requested. In all
-    other cases, a new job with the same task and arguments is deferred. The strikes of the job are
-    deleted.
+    The queue can put back a job that failed or is stalled, unless an abort of it was requested. A
+    job that the queue cannot put back gets a copy: a new job with the same task and arguments is
+    deferred. The strikes of the job are deleted.
     """
     job = await _lock(conn, id)
     _refuse_retry_of_unfinished(job)
@@ -130,7 +131,7 @@ async def _refuse_useless_retry(conn: Conn, job: JobRow, now: datetime) -> None:
 
 async def cancel(conn: Conn, id: int) -> JobRow:
     """
-    Cancel a waiting job. Return it as it was before.
+    Cancel a waiting job. Return the job as it was before the cancellation.
 
     Raise Refused for a job that does not wait.
     """
@@ -156,7 +157,12 @@ async def cancel(conn: Conn, id: int) -> JobRow:
 
 
 def _scheduled_time(job: JobRow) -> str:
-    """Return the end of a clause with the time for which a job is scheduled, or an empty text."""
+    """
+    Return the scheduled time of a job, to follow a word such as "already".
+
+    Example: ", for Monday, 2026-11-23 09:00 in New York". The text is empty if the job has no
+    scheduled time.
+    """
     if job.scheduled_at is None:
         return ""
     local = job.scheduled_at.astimezone(calendar.NEW_YORK)

@@ -8,8 +8,8 @@ problem may be stored without an alert: if no receiver is configured, or if the 
 stored (the log has the error). An alert may arrive more than once; its id stays the same, so that a
 receiver can drop a repetition. An alert is given up if the receiver refuses it, or after a day.
 
-A spent quota is the exception, because no transaction records it. A job that finds the quota spent
-stores the alert in a transaction of its own.
+No transaction records that the quota is spent. So a job that finds the quota spent stores the alert
+in a separate transaction.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -49,20 +49,21 @@ log = structlog.get_logger()
 # An alert that could not be delivered within this time is given up, because it is no longer news.
 MAX_AGE = timedelta(days=1)
 
-# After an alert about a spent quota, the next one is stored only if the quota was free for this
-# long in between.
+# After an alert about a spent quota, the next one is stored only after the quota was free for this
+# time.
 _QUOTA_FREE_TIME = timedelta(hours=1)
 
 # Reconciliation gives up an alert only this long after `MAX_AGE`, because the alert's own job may
 # still be sending it.
 _GRACE = timedelta(hours=1)
 
-# The most characters of `text` and `content`.
+# The most characters of `text` and of `content` in a message.
 _MAX_TEXT_LENGTH = 1500
 
-# Alerts about changed readings cover the batches whose run date is at most 41 days ago. These are
-# the 14 days of a fortnight, and 27 days after it. (27 is also the day of a batch on which its
-# splits are requested for the last time.)
+# Alerts about changed readings cover the batches whose run date is at most 41 days ago: those in
+# their fortnight of 14 days, and those whose fortnight ended at most 27 days ago. The number 27 is
+# also the day of the last request for late splits. But that day is counted from the run date, and
+# here the 27 days are counted from the end of the fortnight.
 _WATCHED_DAYS = calendar.LATE_SPLIT_CHECK_DAYS[-1] + CHECKPOINT_DAYS
 
 # The most sessions that one alert about changed readings names. When the provider restates its
@@ -304,7 +305,7 @@ def _group_by_session(
 def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
     """
     Return a clause about one session: its new close, its old closes, and the checkpoints that use
-    the old ones.
+    the old closes.
 
     All `readings` are of the same session.
     """
@@ -314,7 +315,7 @@ def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
 
 
 def _name_days(readings: Sequence[CheckpointReading]) -> str:
-    """Return the names of the checkpoints that use these readings."""
+    """Return the names of the checkpoints that use `readings`."""
     names = []
     for reading in dict.fromkeys(readings):
         if reading.day == 0:
@@ -338,8 +339,8 @@ async def report_repairs(conn: Conn, context: Context, counts: Mapping[str, int]
     """
     Store an alert about the repairs of a round of reconciliation, in the round's transaction.
 
-    `counts` has the number of repairs by kind. Missed Mondays are left out, because each one has an
-    alert of its own.
+    `counts` has the number of repairs by kind. The alert does not report missed Mondays, because
+    each missed Monday has an alert of its own.
     """
     kinds = [kind for kind in _REPAIRS if counts[kind]]
     if not kinds:
@@ -376,10 +377,10 @@ async def alert_if_quota_spent(context: Context) -> AsyncIterator[None]:
 
 async def _report_spent_quota(context: Context, error: QuotaSpent) -> None:
     """
-    Store an alert about the spent quota, or extend the last one.
+    Store an alert about the spent quota, or extend `until` of the newest alert about it.
 
-    While the quota stays spent, there is only one alert, even if many jobs and processes find it
-    spent. The next alert is possible after the quota was free for an hour.
+    As long as the quota stays spent, there is only one alert, even if many jobs and processes find
+    it spent. The next alert is stored only after the quota was free for an hour.
     """
     now = context.now()
     async with transaction(context.pool, notify=False) as conn:

@@ -2,7 +2,8 @@
 The context of the jobs: the objects that all jobs of a process share, the clock among them.
 
 `jobs.queue.bind_context` builds the context from the settings, binds it to the queue while the
-worker runs, and closes it. A job gets it from `jobs.queue.current_context`.
+worker runs, and closes its clients after that. A job gets the context from
+`jobs.queue.current_context`.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class RealClock:
             raise TryAgainAt("The process was told to stop.", self.now())
 
     def stop(self) -> None:
-        """End all waits on this clock, also later ones, because the process shuts down."""
+        """End all waits on this clock, and all that begin later, because the process shuts down."""
         self._stopped.set()
 
 
@@ -82,7 +83,8 @@ class Context:
         """
         Wait for `seconds` of the clock's time.
 
-        Never call it while a connection, a lock or a semaphore is held. Another job may need that,
-        and simulated time jumps ahead only when every job waits.
+        Never call it while a connection, a lock or a semaphore is held. Another job may need what
+        is held. While that job is blocked, simulated time does not jump ahead, so the wait takes as
+        long as in real time.
         """
         await self.clock.sleep(seconds)

@@ -47,8 +47,9 @@ async def correct_after_split(
     Correct the figures that depend on the splits of `ticker` from the date `since` on.
 
     Return how many checkpoints changed. `locked` are the batches with the ticker. The caller has
-    locked all of them before the first journal entry is written, to avoid a deadlock: a job that
-    has locked one of them may wait for the journal.
+    locked all of them before the first journal entry is written. Otherwise there could be a
+    deadlock: this transaction would hold the journal and wait for a batch, and the job that has
+    locked the batch would wait for the journal.
     """
     corrected = 0
     for batch in locked:
@@ -65,7 +66,7 @@ async def adopt(
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.
 
     Day 0 is the baseline. Return how many checkpoints were corrected. Raise Refused if no figure of
-    that day uses a reading of this share, or if the newest reading cannot replace the used one.
+    `day` uses a reading of `ticker`, or if the newest reading cannot replace the used one.
     """
     if not is_publishable(reason):
         raise Refused(f"--reason must say why, {STATEMENT_RULE}.")
@@ -108,8 +109,8 @@ async def _newest_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) ->
 
     in_force = await _list_splits(conn, batch, ticker)
     is_restated = splits.is_restated(used, newest, in_force)
-    # A baseline price is always per share of its own session, so its basis date is that session. A
-    # restated reading has a later basis date.
+    # A restated reading of the baseline session is refused in any case. Its price is per share of a
+    # later day, its basis date, and not per share as it was in the baseline session.
     basis_date = splits.basis_date(newest.source, newest.trading_day)
     is_restated_baseline = day == 0 and basis_date > newest.trading_day
     if is_restated or is_restated_baseline:
@@ -188,7 +189,7 @@ class _Correction(Struct, frozen=True, kw_only=True):
 
 async def _correct(conn: Conn, correction: _Correction) -> int:
     """
-    Compute all checkpoints of a batch again, and store the changes.
+    Compute the checkpoints of a batch again, except the skipped ones, and store the changes.
 
     Return how many checkpoints changed.
     """
@@ -269,7 +270,8 @@ async def _recompute_metrics(
             history=history,
         )
         new_metric = replace(new_metric, **figures)
-        # If the correction is about another share, this share's mark for an unusual move stays.
+        # If the correction is not about the share of this metric, the metric keeps its mark for an
+        # unusual move.
         if correction.ticker not in histories[pick.id].tickers.all_tickers:
             new_metric = replace(new_metric, unusual_move=metric.unusual_move)
         rows.append((metric, new_metric, pick.ticker))
@@ -292,8 +294,9 @@ async def _store_changes(
     batch = correction.batch
     used = [reading for (day, _), reading in correction.adopted.items() if day == checkpoint.day]
     counted = measurement.counted_splits(batch, checkpoint, histories)
-    # While this transaction waited for the batch, another one may have stored a reading that is
-    # used here. A correction must not be made before its readings.
+    # While this transaction waited for the lock of the batch, another transaction may have stored a
+    # reading that is used here. The time of a correction must not be before the times of its
+    # readings.
     corrected_at = measurement.not_before_readings(correction.now, used, counted)
     changes = measurement.build_corrections(
         rows, checkpoint=checkpoint, reason=correction.reason, at=corrected_at

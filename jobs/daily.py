@@ -46,9 +46,10 @@ _MAX_WAIT_FOR_OLDER = timedelta(minutes=5)
 # Seconds between two checks of whether older checkpoints are still being taken.
 _POLL_INTERVAL = 0.5
 
-# For how long a job may use readings after it has read them from the database. Another process may
-# store a newer reading meanwhile. If it was read more than an hour before the figure's journal
-# entry, the verification reports that the figure does not use it. So this time is below an hour.
+# For how long a job may use readings after it has begun to read them. Meanwhile, another process
+# may store a newer reading of the same price. If a figure does not use the newer reading, the
+# verification accepts it only if the journal entry of the figure is written at most an hour after
+# that reading. So this constant is below an hour.
 MAX_READING_AGE = timedelta(minutes=30)
 
 
@@ -57,10 +58,11 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
     """
     Compute one checkpoint of a batch, or skip it with a reason.
 
-    If the checkpoint is already stored, nothing is done. With `retake`, a skipped checkpoint is
-    computed if its prices are available now. The text of `retake` is the time of an operator's
-    request, or the day on which the reconciliation deferred the job. The reconciliation searches
-    for the jobs with today's date, so that it defers only one retake of a checkpoint a day.
+    If the checkpoint is already stored, nothing is done, with one exception: with `retake`, a
+    checkpoint that is stored as skipped is computed if its prices are available now. The text of
+    `retake` is the time of an operator's request, or the day on which the reconciliation deferred
+    the job. Before the reconciliation defers a retake, it searches for a job of the checkpoint with
+    today's date as `retake`. So it defers only one retake of a checkpoint a day.
     """
     context = current_context()
     async with alerts.alert_if_quota_spent(context):
@@ -68,7 +70,7 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
 
 
 async def defer_checkpoints(conn: Conn, due: Sequence[DueCheckpoint]) -> None:
-    """Defer a job for each checkpoint, to run when it is due, in the transaction of `conn`."""
+    """Defer a job for each checkpoint, to run at its due time, in the transaction of `conn`."""
     await _defer_all(conn, [_make_job(one) for one in due])
 
 
@@ -82,9 +84,10 @@ async def defer_retakes(conn: Conn, skipped: Sequence[DueCheckpoint], request: s
 
 
 def _make_job(due: DueCheckpoint, **more: str) -> Job:
-    # Among jobs that are due, the queue runs the oldest batch first, and the days of a batch in the
-    # order of the jobs' ids. A weekly job has the default priority, 0, and runs before all of them,
-    # because a Monday's batch must be stored before the day is over.
+    # Among the jobs of due checkpoints, the queue runs those of the oldest batch first. It runs the
+    # jobs of one batch in the order of their ids. All these jobs have negative priorities. A weekly
+    # job has the default priority, 0, so it runs before all of them. The reason is that a Monday's
+    # batch must be stored before the day is over.
     template = take_checkpoint.configure(
         schedule_at=due.due_at, priority=-due.run_date.toordinal()
     ).job
@@ -102,8 +105,8 @@ async def take(context: Context, batch_id: UUID, day: int, *, retake: bool = Fal
     """
     Take the checkpoint of `day`, if it is not stored yet.
 
-    With `retake`, also take one that was skipped because prices were missing. Raise TryAgainAt if
-    the checkpoint is not due yet, or if a close is not available yet.
+    With `retake`, also take it if it is stored as skipped because prices were missing. Raise
+    TryAgainAt if the checkpoint is not due yet, or if a close is not available yet.
     """
     async with context.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
@@ -136,7 +139,7 @@ class _Target(Struct, frozen=True, kw_only=True):
     """
     A checkpoint that is to be taken.
 
-    `stored` is its row if it was skipped before, and None if it has no row.
+    `stored` is the checkpoint's row if it was skipped before, and None if it has no row.
     """
 
     batch: Batch
@@ -152,7 +155,9 @@ async def _measure_or_skip(
     async with context.pool.connection() as conn:
         ended = _filter_ended(await batches.get_endings(conn, batch.id), session)
         histories = await batches.get_tickers(conn, batch.id)
-    # A retake has its own attempts: the failed requests of the morning do not count against it.
+    # The number of attempts is limited: failed requests since `needed_since` count. For a retake,
+    # `needed_since` is the last time, up to now, at which a request of closes was due. So failures
+    # before that time, for example those of the morning, do not count.
     needed_since = calendar.due_at(batch.run_date, day)
     if target.stored:
         needed_since = calendar.latest_price_request_at(context.now())
@@ -188,13 +193,13 @@ async def _measure_or_skip(
 
 async def _wait_for_older(context: Context, batch: Batch, day: int) -> None:
     """
-    Wait while another job takes a checkpoint of an older batch, or an earlier one of this batch.
+    Wait while another job takes an earlier checkpoint: one of an older batch, or of this batch.
 
-    The wait ends after five minutes. It has two reasons:
+    The wait ends after at most five minutes. There are two reasons to wait:
 
     - The quota may be too small for two checkpoints. If both were taken at the same time, each
       would get a part of the quota, and both would fail.
-    - Missed checkpoints should be taken in their order.
+    - Missed checkpoints should be taken in order: older batches first, and earlier days first.
     """
     until = context.now() + _MAX_WAIT_FOR_OLDER
     while context.now() < until:
@@ -225,7 +230,7 @@ async def _compute_and_store(
     Compute and store a checkpoint, with the splits and opens that are known in this transaction.
 
     `closes_by_ticker` are the closes of the session. They were read at `read_at`: raise TryAgainAt
-    if that is too long ago.
+    if that is longer ago than MAX_READING_AGE.
     """
     priced = _make_priced(target, closes_by_ticker[target.batch.benchmark_symbol], context.now())
     is_completed = False
@@ -315,7 +320,7 @@ class _Measured(Struct, frozen=True, kw_only=True):
     """
     A computed checkpoint, and everything that is stored with it.
 
-    - `picks`: with the opens that became known now
+    - `picks`: the picks of the batch, with the opens that became known now
     - `metrics`: one for each pick, in the same order
     - `readings`: the closes and opens that were used
     - `changes`: the splits that the figures use, the opens that became known now, and the stored
@@ -377,8 +382,9 @@ async def _measure(
         ),
     )
     readings = {close.id: close for close in (*closes_by_ticker.values(), *entries)}
-    # While this transaction waited for the batch, another one may have stored a reading that is
-    # used here. A checkpoint must not be taken before its readings.
+    # While this transaction waited for the lock of the batch, another transaction may have stored a
+    # reading that is used here. A checkpoint's `taken_at` must not be before the time of any of its
+    # readings.
     taken_at = measurement.not_before_readings(
         checkpoint.taken_at, readings.values(), changes.splits
     )
@@ -427,7 +433,8 @@ async def _skip(context: Context, target: _Target, *, reason: SkipReason, note: 
     """
     Store a checkpoint as skipped, with the reason.
 
-    A retake changes nothing: its checkpoint is already stored as skipped, with its first reason.
+    A retake changes nothing: its checkpoint is already stored as skipped, and the stored reason
+    stays.
     """
     batch, stored = target.batch, target.stored
     if stored:
@@ -461,7 +468,7 @@ def _log_skipped(checkpoint: Checkpoint, *, is_stored: bool, **log_context: obje
 
 
 async def give_up(conn: Conn, context: Context, due: DueCheckpoint, *, note: str) -> bool:
-    """Skip a checkpoint whose job has failed. Return False if it already has a row."""
+    """Skip a checkpoint whose job has failed. Return False if the checkpoint has a row."""
     reason = SkipReason.PROVIDER_ERROR
     day_before = calendar.checkpoint_date(due.run_date, due.day - 1)
     if not context.calendar.is_session(day_before):
@@ -469,7 +476,8 @@ async def give_up(conn: Conn, context: Context, due: DueCheckpoint, *, note: str
     checkpoint = _make_skipped(due, reason=reason, note=note, now=context.now())
     if not await _insert_skipped(conn, context, due=due, checkpoint=checkpoint):
         return False
-    # Reconciliation calls this, so the log context does not name the checkpoint.
+    # The reconciliation calls this function. Its log context does not name the checkpoint, so these
+    # fields name it.
     _log_skipped(
         checkpoint,
         is_stored=True,
@@ -483,7 +491,7 @@ async def give_up(conn: Conn, context: Context, due: DueCheckpoint, *, note: str
 async def _insert_skipped(
     conn: Conn, context: Context, *, due: DueCheckpoint, checkpoint: Checkpoint
 ) -> bool:
-    """Store a skipped checkpoint with its alert. Return False if it already has a row."""
+    """Store a skipped checkpoint and an alert. Return False if the checkpoint has a row."""
     if not await checkpoints.insert(conn, checkpoint):
         return False
     await alerts.report_checkpoint_skipped(conn, context, due=due, checkpoint=checkpoint)

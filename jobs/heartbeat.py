@@ -80,9 +80,10 @@ async def send(context: Context, morning: date, job: Job) -> None:
 
 async def defer_if_morning_is_good(conn: Conn, context: Context) -> int:
     """
-    Defer today's heartbeat if the morning is good and the heartbeat has no job. Return 0 or 1.
+    Defer today's heartbeat if the morning is good and the heartbeat has no job.
 
-    All processes call it. The primary key of the table allows one heartbeat a day.
+    Return how many heartbeats were deferred: 0 or 1. Every round of the reconciliation calls this
+    function, in any process. The primary key of `operations.heartbeats` allows one heartbeat a day.
     """
     now = context.now()
     today = calendar.new_york_date(now)
@@ -130,12 +131,12 @@ async def is_good_morning(conn: Conn, now: datetime) -> bool:
 
 async def give_up_and_delete_old(conn: Conn, context: Context, retention: timedelta) -> int:
     """
-    Give up past heartbeats, and delete those older than `retention`.
+    Give up the heartbeats of past mornings that have no outcome, except yesterday's.
 
-    Return the number of deleted heartbeats.
+    Delete the heartbeats that are older than `retention`, and return how many were deleted.
     """
     now = context.now()
-    # Yesterday's heartbeat is left out: its job may be running, and gives it up itself.
+    # Yesterday's heartbeat is not given up here: its job may be running, and then the job does it.
     await conn.execute(
         """
         UPDATE operations.heartbeats

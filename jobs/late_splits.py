@@ -3,10 +3,11 @@ Late splits: splits that are requested on two Sundays after a batch's fortnight.
 
 Spin-offs and small splits are often listed weeks after they came into force. Such a split corrects
 the figures of completed batches (see `corrections.correct_after_split`). Each batch gets one job
-for each Sunday. If no service runs on the Sunday, the job is deferred later in that week.
+for each of the two Sundays. If no service runs on the Sunday, the job is deferred later in the week
+that begins on it.
 
-Reconciliation defers these jobs. If the weekly job deferred them when it makes a batch, the batches
-that an older version made would have none.
+Reconciliation defers these jobs. The weekly job does not defer them when it makes a batch, because
+batches that an older version of the weekly job made would then have no such jobs.
 """
 
 from datetime import date, datetime, timedelta
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 # Late splits are requested only while more than this many requests of the day's quota are left. A
 # Monday needs four (SPY and three picks). If the provider does not know one proposed ticker, seven
 # more are needed: four more attempts, then three other picks. That makes eleven, and one is spare.
-# A Monday with more refused tickers than that may have to wait for the quota.
+# A Monday with more than one refused ticker may have to wait for the quota.
 RESERVE = 12
 
 _WEEK = timedelta(days=7)
@@ -53,8 +54,8 @@ async def refresh(context: Context, batch_id: UUID, day: int) -> None:
     Request the splits of each ticker of a batch, unless they were requested since the Sunday `day`.
 
     Raise TryAgainAt for the next day if too few requests of the quota are left, if the provider
-    does not answer, or if a split of the fortnight cannot be read. When the week is over, return
-    without a request.
+    does not answer, or if a split of the fortnight cannot be read. When the week that begins on
+    that Sunday is over, return without a request.
     """
     async with context.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
@@ -64,7 +65,7 @@ async def refresh(context: Context, batch_id: UUID, day: int) -> None:
         return
     bind_contextvars(run_date=str(batch.run_date), step="splits")
     begins_at = _begins_at(batch.run_date, day)
-    # Another process, whose clock is ahead of this one's, may have deferred the job.
+    # The job may have been deferred by a process whose clock is ahead of this process's clock.
     if context.now() < begins_at:
         raise TryAgainAt(
             f"Late splits are requested from {begins_at:%Y-%m-%d %H:%M} UTC on.", begins_at
@@ -120,8 +121,8 @@ def _begins_at(run_date: date, day: int) -> datetime:
     """
     Return the time from which late splits are requested.
 
-    The time is an hour after the requests of the morning: a ticker whose splits were requested then
-    is not requested again.
+    The time is an hour after other jobs begin their requests of that morning: the splits of a
+    ticker that are requested in this hour are not requested again.
     """
     return calendar.from_new_york(calendar.checkpoint_date(run_date, day), calendar.RETAKE_TIME)
 
@@ -135,7 +136,9 @@ def _is_open(run_date: date, day: int, now: datetime) -> bool:
 
 async def defer_due(conn: Conn, context: Context) -> int:
     """
-    Defer the jobs that are missing: for each completed batch, one for each Sunday whose week runs.
+    Defer the jobs that are missing.
+
+    There must be one for each completed batch and each Sunday whose week has begun and is not over.
 
     Return how many jobs were deferred.
     """

@@ -34,7 +34,7 @@ LOWEST_PRIORITY = -10_000_000
 # Otherwise, a receiver that hangs could use up the concurrency of every worker.
 _MAX_CONCURRENT = 2
 
-# The pause of a message that finds too many older ones being sent.
+# If too many older messages are being sent, the job of a message is tried again after this time.
 _SLOT_PAUSE = timedelta(seconds=15)
 
 # The first pause between two attempts. Later pauses are as long as the age of the message, so its
@@ -44,7 +44,7 @@ _MAX_PAUSE = timedelta(hours=1)
 
 
 class DeliveryOutcome(StrEnum):
-    """How the delivery of a message ended. The values are stored with it."""
+    """How the delivery of a message ended. The value is stored with the message."""
 
     DELIVERED = "delivered"
     GIVEN_UP = "given_up"
@@ -54,8 +54,8 @@ class LastMessage(Struct, frozen=True):
     """
     The newest alert or heartbeat.
 
-    `at` is the time at which it was stored. `outcome` is None while it waits. `waiting` is the
-    number of waiting alerts, or of waiting heartbeats.
+    `at` is the time at which this message was stored. `outcome` is None until its delivery has
+    ended. `waiting` is the number of waiting alerts, or of waiting heartbeats.
     """
 
     at: datetime
@@ -77,7 +77,7 @@ async def find_without_job(conn: Conn, task: Any, names: Sequence[str]) -> list[
     """
     Return the messages for which a new job should be deferred, because no job will send them.
 
-    A message is left out in two cases, although no job will send it:
+    In two cases a message is not returned, although no job will send it:
 
     - An operator cancelled the job of the message on purpose.
     - The job of the message has strikes (`jobs.strikes`): a new job would fail, too.
@@ -98,8 +98,8 @@ async def deliver(
     """
     Send a message that was stored at `created_at`. Return the outcome.
 
-    `send` makes the request and returns the response's status. Raise TryAgainAt as long as another
-    attempt before `deadline` may succeed.
+    `send` makes the request and returns the response's status. Raise TryAgainAt if the message must
+    wait for older ones, or if the request failed and another attempt before `deadline` may succeed.
     """
     if context.now() >= deadline:
         log.error("message given up", reason="Its time was over before it was sent.")
@@ -121,8 +121,8 @@ async def _wait_for_slot(context: Context, job: Job) -> None:
     """Raise TryAgainAt if too many older messages are being sent."""
     assert job.id is not None
     # Only older jobs count. If several jobs start at the same time, the oldest ones continue. But
-    # an old message that is tried again does not wait for younger ones, so for a moment more than
-    # `_MAX_CONCURRENT` can be sent.
+    # an old message that is tried again does not wait for younger messages, so for a moment more
+    # than `_MAX_CONCURRENT` messages can be sent.
     async with context.pool.connection() as conn:
         running = await queue_tables.count_running_before(conn, list(TASKS), job.id)
     if running >= _MAX_CONCURRENT:

@@ -61,8 +61,8 @@ async def end(
     Record that a pick's share last traded on `last_session`, and its `value` after that.
 
     Checkpoints of later sessions use the value, and mark the pick as `ended`. `source` names the
-    publication in which the operator found this. Return how many skipped checkpoints are taken
-    again. Raise Refused if the arguments are not valid for this pick.
+    publication in which the operator found the end and the value. Return how many skipped
+    checkpoints are taken again. Raise Refused if the arguments are not valid for this pick.
     """
     _require_past_session(calendar, last_session, now)
     if not is_publishable(source):
@@ -112,9 +112,9 @@ async def rename(
     the first one under the new ticker. If the stored closes do not fit, the closes and splits of
     the new ticker are requested from the provider; before that, `report_progress` gets a line for
     the operator. With `force`, the closes are not compared, and the pick's later metrics are marked
-    as an `unusual_move`. `source` names the publication in which the operator found this. Return
-    how many skipped checkpoints are taken again. Raise Refused if the arguments are not valid for
-    this pick, or if the closes do not fit.
+    as an `unusual_move`. `source` names the publication in which the operator found the new ticker.
+    Return how many skipped checkpoints are taken again. Raise Refused if the arguments are not
+    valid for this pick, or if the closes do not fit.
     """
     new_ticker = prompt.parse_ticker(new)
     if new_ticker is None:
@@ -169,7 +169,7 @@ class _Rename(Struct, frozen=True, kw_only=True):
 
 
 async def _check_rename(conn: Conn, rename_request: _Rename) -> tuple[Batch, Pick, TickerHistory]:
-    """Return a pick with its batch and its tickers. Raise Refused if it cannot be renamed."""
+    """Return the pick with its batch and tickers. Raise Refused if the rename is not allowed."""
     run_date, new = rename_request.run_date, rename_request.new
     from_session = rename_request.from_session
     batch, pick = await _get_pick(conn, run_date, rename_request.ticker)
@@ -189,8 +189,8 @@ async def _check_rename(conn: Conn, rename_request: _Rename) -> tuple[Batch, Pic
         )
     if from_session <= tickers.renamed_from:
         raise Refused(
-            f"--from must be after {tickers.renamed_from}, from which {pick.ticker} has its"
-            f" ticker; {from_session} is not."
+            f"--from must be after {tickers.renamed_from}, the first session of the ticker"
+            f" {pick.ticker}; {from_session} is not."
         )
     ending = (await batches.get_endings(conn, batch.id)).get(pick.id)
     if ending and from_session > ending.last_session:
@@ -205,7 +205,10 @@ class _ClosesToCompare(Struct, frozen=True, kw_only=True):
     """
     Which closes are compared for a rename.
 
-    They are the closes under `tickers` before `from_session`, and under `new` from that session on.
+    Under `tickers`, they are the closes of the sessions before `from_session`. Under `new`, they
+    are those of `from_session`, of all later sessions, and of the one session before it: the
+    provider may list earlier sessions of the share under the new ticker, too (see
+    `compare_closes`).
     """
 
     batch: Batch
@@ -227,7 +230,7 @@ async def _require_fitting_closes(
             f" {_FORCE_ADVICE}"
         ) from None
     except ConfigurationError as error:
-        # Without "try again": the same request would fail again.
+        # This message does not say "try again", because the same request would fail again.
         reason = end_sentence(str(error))
         raise Refused(f"The closes of {new} could not be read: {reason} {_FORCE_ADVICE}") from None
     except (ProviderError, TryAgainAt) as error:
@@ -256,10 +259,10 @@ async def _request_until_they_fit(
     context: Context, selection: _ClosesToCompare, report_progress: Callable[[str], None]
 ) -> CloseComparison:
     """
-    Compare the stored closes.
+    Compare the stored closes of the old and the new ticker.
 
-    If they do not fit, request the closes of the new ticker, then its splits, and compare again
-    after each request.
+    If they do not fit, request the closes of the new ticker and compare again. If they still do not
+    fit, request its splits and compare again.
     """
     new, from_session = selection.new, selection.from_session
     comparison = await _compare_stored(context, selection)
@@ -305,13 +308,13 @@ async def _compare_stored(context: Context, selection: _ClosesToCompare) -> Clos
 
 
 async def _get_pick(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
-    """Return a pick with its batch, which is locked. Raise Refused if there is none."""
+    """Lock a Monday's batch. Return it and one of its picks. Raise Refused if one is missing."""
     require_monday(run_date)
     batch = await batches.get_by_run_date(conn, SERIES, run_date)
     if batch is None:
         raise Refused(f"There is no batch of {run_date}.")
     # A job that is storing a checkpoint has already read the picks. Without the lock, its journal
-    # entry with the old state of the picks could follow the entry about this change.
+    # entry with the old state of the picks could follow the entry about the caller's change.
     await batches.lock_for_update(conn, batch.id)
     ticker = prompt.normalize_ticker(ticker)
     picks = await batches.list_picks(conn, batch.id)
@@ -328,7 +331,8 @@ async def _defer_retakes(conn: Conn, batch: Batch, now: datetime, *, first: date
 
     Return how many were deferred.
     """
-    # The session of a checkpoint is the day before its date, so the dates after `first` count.
+    # The listed checkpoints follow a session: their session is the day before their date. So those
+    # with a date after `first` count.
     skipped = [
         due
         for due in await checkpoints.list_skipped(conn, batch.id)

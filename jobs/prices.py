@@ -20,8 +20,9 @@ from app.store.closes import ChangedClose
 from jobs import alerts
 from jobs.context import Context
 
-# The provider sometimes answers by mistake that it does not know a ticker. If its bars were read
-# within this time, the answer is taken for such a mistake, and the request is repeated later.
+# The provider sometimes answers by mistake that it does not know a ticker. If bars of the ticker
+# were read within this time, the answer is taken for such a mistake, and the request is repeated
+# later.
 _RECENTLY = timedelta(days=10)
 
 log = structlog.get_logger()
@@ -77,7 +78,8 @@ async def _fetch_close(
     except UnknownTicker as error:
         await _raise_if_known_recently(context, ticker, error)
         raise
-    # If it is not a BarsAnswer, another job has made the same request, and has stored the answer.
+    # If `answer` is not a BarsAnswer, another job has made the same request, and has stored the
+    # closes.
     if isinstance(answer, BarsAnswer):
         await _store_answer(context, ticker, answer=answer, session=session)
     return await _get_stored(context, ticker, session)
@@ -87,7 +89,8 @@ async def _raise_if_known_recently(context: Context, ticker: str, error: Unknown
     """
     Raise TemporarilyUnknownTicker in place of `error` for a ticker that the provider knew recently.
 
-    For the benchmark, any earlier reading is enough, because no Monday is possible without it.
+    For the benchmark, a reading of any age is enough, because no batch is possible without the
+    benchmark's closes.
     """
     async with context.pool.connection() as conn:
         last_read_at = await closes.get_last_read_at(conn, ticker)
@@ -117,8 +120,8 @@ async def _store_answer(
     today = calendar.new_york_date(now)
     async with transaction(context.pool) as conn:
         oldest = await batches.get_oldest_active_baseline(conn)
-        # The session before `session` is stored, too. A ticker that has neither of the two closes
-        # is no longer traded (see `jobs/weekly.py`).
+        # The close of the session before `session` is stored, too. A ticker that has no close of
+        # either session is no longer traded (see `jobs/weekly.py`).
         since = min(context.calendar.session_before(session), oldest or session)
 
         def is_finished_session(day: date) -> bool:

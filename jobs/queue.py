@@ -2,8 +2,8 @@
 The queue: Procrastinate on the service's Postgres, the context of its jobs, and the retry policy.
 
 `procrastinate --app=jobs.queue.app worker` (and `shell`, `healthchecks`, `defer`) needs only the
-environment: connections are made when the app is opened, and a worker that is started in this way
-builds its own context.
+environment variables: connections are made when the app is opened, and a worker that is started in
+this way builds its own context.
 """
 
 import asyncio
@@ -56,8 +56,8 @@ HEARTBEAT_INTERVAL = 5.0
 # take milliseconds.
 MAX_CONNECTION_USE = 10.0
 
-# Seconds that a running job gets to finish when the process is told to stop. After that it goes
-# back to the queue.
+# Seconds that a running job gets to finish when the process is told to stop. After that the job
+# goes back to the queue.
 DRAIN_TIMEOUT = 20.0
 
 # A tick of the weekly job that is late by at most this much still starts the job. From 09:00 on, 15
@@ -80,7 +80,7 @@ MAX_CLOCK_DIFFERENCE = timedelta(days=2)
 # After this number of unexpected errors, a job is not tried again.
 MAX_UNEXPECTED_FAILURES = 5
 
-# A job whose first attempt starts later than this after its due time logs the delay.
+# If the first attempt of a job starts later than this after its due time, the delay is logged.
 LATE_AFTER = timedelta(minutes=5)
 
 # Some arguments of jobs have another name in the log: here is the log field of each.
@@ -118,7 +118,7 @@ class QueueJobManager(JobManager):
         self._clock = clock
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
-        """Assign the next job that is due to the worker. Return it, or None if no job is due."""
+        """Assign to a worker the next job that is due. Return it, or None if no job is due."""
         job = await super().fetch_job(queues, worker_id)
         self._record_success()
         return job
@@ -180,14 +180,14 @@ def retry_time_in_postgres(at: datetime, *, job_now: datetime, postgres_now: dat
     The job waits equally long by both clocks. Example: it is 09:00 for the job and 09:10 for
     Postgres, and `at` is 09:30. The job waits for 30 minutes, until 09:40 for Postgres.
 
-    Without a conversion, a job whose clock is ahead would wait longer. A job whose clock is behind
-    would wait less. If `at` were in the past for Postgres, the job would even be fetched again at
-    once, over and over.
+    Without a conversion, a job whose clock is ahead of Postgres's would wait longer than it should.
+    A job whose clock is behind would wait less. If `at` were in the past for Postgres, the job
+    would even be fetched again at once, over and over.
 
     There are two exceptions:
 
-    - If `at` is in the past for Postgres, the job waits at most a minute and then checks again. The
-      jobs' clock is then behind, and may be corrected at any moment.
+    - If `at` is in the past for Postgres, the jobs' clock is behind, and may be corrected at any
+      moment. So the job waits at most a minute, and is then tried again.
     - If the clocks differ by more than two days, `at` is not converted.
     """
     wait = at - job_now
@@ -261,7 +261,8 @@ class RetryPolicy(BaseRetryStrategy):
     `rate_limiter`:
     - Our own limits are reached: the job waits for up to a minute; if that is not enough,
       TryAgainAt.
-    - The provider says that the quota is spent: TryAgainAt in an hour, for every job.
+    - The provider says that the quota is spent: TryAgainAt in an hour, for every job that requests
+      something from this provider.
 
     `prices`:
     - The ticker is unknown, but the provider knew it recently: the same as if all attempts for a
@@ -277,7 +278,7 @@ class RetryPolicy(BaseRetryStrategy):
     - All attempts for a price are used up: TryAgainAt as for a close that is not available.
 
     `weekly` and `daily`:
-    - A close is not available yet: TryAgainAt 9:30, 10:30, 12:30, 16:30, 20:30.
+    - A close is not available yet: TryAgainAt the next of 9:30, 10:30, 12:30, 16:30, 20:30.
     - It is after the last of these times, or the attempts for a checkpoint are used up: the Monday
       fails, or the checkpoint is skipped.
     - The request is wrong (a wrong key, a premium endpoint and so on): the Monday fails, or the
@@ -304,7 +305,8 @@ class RetryPolicy(BaseRetryStrategy):
     `reconcile`:
     - The job's process died: the job is put back. At the tenth death it has failed.
     - The job has failed: the checkpoint is skipped, or the Monday fails.
-    - A checkpoint was skipped: a retake once a day while the batch is active.
+    - A checkpoint was skipped because a price was missing: a retake once a day while the batch is
+      active.
 
     Waits are measured by the jobs' own clock, although Postgres's clock decides what is due (see
     `retry_time_in_postgres`). A job whose process died more than once shares one lock with all such
@@ -495,7 +497,7 @@ class _NewJob(msgspec.Struct):
 
 
 def make_connector(conninfo: str) -> Connector:
-    """Return a connector for an address; the connector of `app` reads it from the settings."""
+    """Return a connector for an address. (The connector of `app` uses the settings' address.)"""
     return Connector(lambda: conninfo)
 
 
@@ -506,8 +508,8 @@ async def bind_context(
     """
     Build a context from `settings`, and bind it to the queue until the `async with` block ends.
 
-    At its end, the clients of the providers and of the receivers are closed. The caller closes
-    `pool`.
+    At the end of the block, the clients of the providers and of the receivers are closed. The
+    caller closes `pool`.
     """
     limits = rate_limiter.alpha_vantage_limits(settings)
     ledger = rate_limiter.RequestLedger(pool, provider="alphavantage", limits=limits, clock=clock)

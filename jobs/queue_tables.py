@@ -1,12 +1,12 @@
 """
-All SQL statements of this service on the queue's tables.
+All SQL statements on the queue's tables, except grants and the simulated clock's statements.
 
 The tables belong to Procrastinate. Its API is the job manager. Three of its methods are used,
 because they take `connection=`, and so work in the caller's transaction:
 `get_job_status_async`, `cancel_job_by_id_async` and `batch_defer_jobs_async`. Other methods use the
 queue's own pool: they run outside of the caller's transaction, and a command does not open that
 pool. So functions of this module replace them. Such a function has a comment "Instead of" with the
-method's name. A comment "No method in the API" means that the API has nothing for this purpose.
+method's name. A comment "No method in the API" means that no method does what the function does.
 
 Most functions need a connection with the schema `queue` in its search path (`pools.transaction`),
 because Procrastinate's functions need it. Functions that do not need it say so; their statements
@@ -170,7 +170,7 @@ async def lock_job(conn: Conn, id: int) -> JobRow | None:
 
 
 async def _select(conn: Conn, clauses: str, **values: object) -> list[JobRow]:
-    """Return jobs with their status and strikes; `clauses` end the statement, from WHERE on."""
+    """Return jobs with their status and strikes; the statement ends with `clauses`."""
     statement = """
     SELECT *
     FROM (
@@ -222,9 +222,9 @@ async def is_live(conn: Conn, id: int) -> bool:
 
 async def find_duplicate(conn: Conn, id: int) -> int | None:
     """
-    Return the id of the oldest other job of the same task and arguments that waits or runs.
+    Return the id of another job that waits or runs and has the same task and arguments.
 
-    Return None if there is no such job.
+    If there are several such jobs, return the id of the oldest. If there is none, return None.
     """
     # No method in the API.
     cursor = conn.cursor(row_factory=scalar_row)
@@ -334,7 +334,7 @@ async def has_live_worker(conn: Conn) -> bool:
 
 
 async def has_tables(conn: Conn) -> bool:
-    """Return whether the queue's tables are in the database. It needs no search path."""
+    """Return whether the queue's tables are in the database. Needs no search path."""
     # Instead of job_manager.check_connection_async: no `connection=`.
     cursor = await conn.execute("SELECT to_regclass('queue.procrastinate_workers') IS NOT NULL")
     (is_there,) = await cursor.fetchone() or (False,)
@@ -357,7 +357,7 @@ async def periodic_jobs(
     Return the ids of a periodic task's jobs that have one of these statuses, oldest first.
 
     The argument `timestamp` of these jobs is at `since` or later. If `until` is given, `timestamp`
-    is before it; if `before` is given, the job's id is lower.
+    is before `until`; if `before` is given, the job's id is lower than `before`.
     """
     end = None
     if until:
@@ -379,10 +379,10 @@ async def periodic_jobs(
 
 async def is_older_checkpoint_running(conn: Conn, *, task: str, run_date: date, day: int) -> bool:
     """
-    Return whether a job of `task` is taking an earlier checkpoint.
+    Return whether a job of `task` is taking a checkpoint earlier than the given one.
 
-    An earlier checkpoint is of an older batch, or of an earlier day of the same batch. Retakes do
-    not count.
+    An earlier checkpoint is of a batch before `run_date`, or of a day before `day` of the batch of
+    `run_date`. Retakes do not count.
     """
     cursor = await conn.execute(
         """
@@ -406,8 +406,8 @@ async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[CheckpointKey, tuple
     """
     Return the state of all checkpoints that jobs of `task` are about.
 
-    The value has two parts: whether a job of the checkpoint waits or runs, and the id of its newest
-    failed job, or None.
+    The state of a checkpoint has two parts: whether one of its jobs waits or runs, and the id of
+    its newest failed job (None if none has failed).
     """
     cursor = await conn.execute(
         sql.SQL(
@@ -429,9 +429,11 @@ async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[CheckpointKey, tuple
 
 async def find_retakes(conn: Conn, task: str, request: str) -> set[CheckpointKey]:
     """
-    Return the checkpoints that have a retake of this request, or any retake that waits or runs.
+    Return the checkpoints for which `request` needs no new retake.
 
-    `request` is the argument `retake` of the jobs: it says when or by whom a retake was requested.
+    `request` is a value of the argument `retake`, which says when or by whom a retake was
+    requested. A checkpoint is returned if it has a job with this value, whatever its status is, or
+    a job with any other value of `retake` that waits or runs.
     """
     cursor = await conn.execute(
         sql.SQL(
@@ -486,7 +488,7 @@ async def find_without_job(
 
 
 async def count_running_before(conn: Conn, tasks: Sequence[str], id: int) -> int:
-    """Return the number of running jobs of these tasks with a lower id. It needs no search path."""
+    """Return the number of running jobs of `tasks` with an id below `id`. Needs no search path."""
     cursor = await conn.execute(
         """
         SELECT
@@ -522,8 +524,8 @@ async def abort(conn: Conn, id: int) -> None:
 
 async def defer_copy(conn: Conn, id: int) -> int:
     """Defer a new job with the task, arguments and options of an earlier one. Return its id."""
-    # Instead of job_manager.batch_defer_jobs_async: it takes only arguments that are a JSON object,
-    # and a job that another program deferred may have others.
+    # Instead of job_manager.batch_defer_jobs_async: it takes only arguments that are a JSON object.
+    # The arguments of a job that another program deferred may be another JSON value.
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
@@ -547,8 +549,8 @@ async def put_back_stalled(
     Put the stalled jobs back into the queue, and count for each that its process has died.
 
     Return these jobs. `stalled_after` is in seconds. From the second death on, a job gets `lock`:
-    jobs with the same lock run one at a time, so another death shows which of them causes it. A job
-    that has reached `max_deaths` fails: it is returned, and not put back. A job that another
+    jobs with the same lock run one at a time, so the next death shows which job causes the deaths.
+    A job that has reached `max_deaths` fails: it is returned, and not put back. A job that another
     transaction has locked is left for the next round.
     """
     # Instead of job_manager.get_stalled_jobs and retry_job: no `connection=`. Finding, counting and
@@ -597,7 +599,7 @@ async def set_sleep_until(conn: Conn, id: int, until: datetime) -> None:
     """
     Store in a running job's row the time until which the job sleeps.
 
-    In a rehearsal, the simulated clock reads this time. The function needs no search path.
+    In a rehearsal, the simulated clock reads this time. Needs no search path.
     """
     # No method in the API.
     await conn.execute(
@@ -654,7 +656,7 @@ def _unwrapped() -> Iterator[None]:
 
 
 def has_tables_sync(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether the queue is installed in the database. It needs no search path."""
+    """Return whether the queue is installed in the database. Needs no search path."""
     # Instead of job_manager.check_connection: no `connection=`.
     cursor = conn.execute("SELECT to_regclass('queue.procrastinate_jobs') IS NOT NULL")
     (is_there,) = cursor.fetchone() or (False,)
@@ -662,7 +664,7 @@ def has_tables_sync(conn: psycopg.Connection[Any]) -> bool:
 
 
 def is_used_sync(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether the queue has a job or a registered worker. It needs no search path."""
+    """Return whether the queue has a job or a registered worker. Needs no search path."""
     # No method in the API.
     cursor = conn.execute(
         """
@@ -678,7 +680,7 @@ def is_used_sync(conn: psycopg.Connection[Any]) -> bool:
 
 
 def count_jobs_sync(conn: psycopg.Connection[Any]) -> int:
-    """Return the number of all jobs, also of jobs that have ended. It needs no search path."""
+    """Return the number of all jobs, also of jobs that have ended. Needs no search path."""
     cursor = conn.execute("SELECT count(*) FROM queue.procrastinate_jobs")
     (count,) = cursor.fetchone() or (0,)
     return int(count)

@@ -5,7 +5,7 @@ Because of an advisory lock, only one process at a time does a round. A round ha
 
 - put back the jobs of processes that died;
 - if a job has failed: skip its checkpoint, or record its Monday as failed;
-- defer checkpoints that are due and have neither a row nor a job;
+- defer a job for each checkpoint that is due and has neither a row nor a job;
 - start this Monday's run if the weekly job was lost, and record missed Mondays;
 - defer retakes of skipped checkpoints once a day, the jobs for late splits, and heartbeats;
 - defer lost jobs of alerts, and delete old jobs and messages.
@@ -49,16 +49,17 @@ _TICK_GRACE = timedelta(minutes=1)
 # A job is given up after its process has died this often.
 MAX_DEATHS = 10
 
-# From the second death on, a job gets this lock. All such jobs share it, so only one of them runs
-# at a time: if the process dies again, that job is the cause. The name must not change: it is
-# stored in the queue's column `lock`, also for jobs that an earlier version put back.
+# From the second death of its process on, a job gets this lock. All such jobs share it, so only one
+# of them runs at a time: if a process dies again, its job with this lock is the cause. The
+# name must not change: it is stored in the queue's column `lock`, also for jobs that an earlier
+# version put back.
 _REPEATED_DEATHS_LOCK = "suspects"
 
 # For how long jobs and messages can be read after their end.
 RETENTION = timedelta(days=30)
 
-# The note of a checkpoint, or the failure of a Monday, whose job has failed. It is stored in the
-# public record.
+# If the job of a checkpoint has failed, this is the note of the checkpoint. If the job of a Monday
+# has failed, it is the failure of the Monday. It is stored in the public record.
 _FAILED_JOB_NOTE = "Job {} failed, by no fault of the provider; its log says why."
 
 
@@ -115,7 +116,8 @@ async def run_forever(
             if is_waiting:
                 await context.sleep(MAX_RETRY_PAUSE)
             else:
-                # A rehearsal counts a worker as dead sooner, so it does more rounds.
+                # A rehearsal counts a worker as dead sooner than the live service does, so it does
+                # more rounds.
                 await context.sleep(min(_INTERVAL, get_stalled_after() * 2))
 
 
@@ -166,7 +168,8 @@ async def _run_step(
     """
     Run a step of the round, and return its number of repairs.
 
-    A step that fails counts 0, and undoes only itself.
+    If a step fails, only its own changes are rolled back, and the number is 0. If the database is
+    unavailable, the error is raised.
     """
     try:
         async with conn.transaction():
@@ -213,7 +216,8 @@ class LastRound(Struct, frozen=True):
     What is stored about the last rounds.
 
     `last_round_at` is the time of the last round. `last_mended_at` and `mended` are the time and
-    the repairs of the last round that repaired something: None and empty if no round did.
+    the repairs of the last round that repaired something. If no round has repaired anything,
+    `last_mended_at` is None and `mended` is empty.
     """
 
     last_round_at: datetime
@@ -239,8 +243,9 @@ async def _put_back_stalled(conn: Conn, stalled_after: float) -> int:
     """
     Put back the jobs whose process is dead. Return how many, without those that send messages.
 
-    An alert reports this number, and a job sends the alert. If that job kills its process and were
-    included in the number, each round would add another alert, which would kill the process again.
+    An alert reports this number, and a job sends the alert. The job that sends it may be the one
+    that kills its process. If the number included that job, each round would store another alert,
+    and the job of the new alert would kill the process again.
     """
     # The statement compares the last heartbeat of each job's worker with Postgres's now(). Both are
     # real times, even in a rehearsal.
@@ -258,8 +263,9 @@ async def _put_back_stalled(conn: Conn, stalled_after: float) -> int:
 async def _give_up_checkpoints(conn: Conn, context: Context) -> int:
     """Skip the due checkpoints whose job has failed."""
     without_job = await _find_without_job(conn, context)
-    # Lock all batches before the first journal entry is written, and always in the same order:
-    # another transaction that has locked a batch may wait for the journal.
+    # Lock all batches before the first journal entry is written, and always in the same order.
+    # Otherwise this transaction could hold the journal's lock and wait for a batch, while another
+    # one holds the lock of that batch and waits for the journal.
     locked = []
     for due in sorted(without_job, key=lambda due: due.batch_id):
         failed_job = without_job[due]
@@ -299,7 +305,7 @@ async def _give_up_monday(conn: Conn, context: Context) -> int:
 
 
 async def _defer_checkpoints(conn: Conn, context: Context) -> int:
-    """Defer the due checkpoints that have neither a row nor a job."""
+    """Defer a job for each due checkpoint that has neither a row nor a job."""
     without_job = await _find_without_job(conn, context)
     lost = [due for due, failed_job in without_job.items() if failed_job is None]
     await daily.defer_checkpoints(conn, lost)
@@ -310,7 +316,7 @@ async def _find_without_job(conn: Conn, context: Context) -> dict[DueCheckpoint,
     """
     Return the due checkpoints that have neither a row nor a job that waits or runs.
 
-    The value is the id of the newest job that has failed, if there is one.
+    The value for each is the id of its newest job that has failed, or None if there is none.
     """
     now = context.now()
     owed = await checkpoints.list_due(conn, calendar.new_york_date(now))
@@ -366,8 +372,9 @@ async def _defer_retakes(conn: Conn, context: Context) -> int:
     """
     Defer retakes of skipped checkpoints of active batches, once a day.
 
-    The retakes wait for the requests of the morning, which often bring the missing closes. They
-    also wait while a Monday has no batch yet: they must not use up the requests that it needs.
+    The retakes wait until RETAKE_TIME, because the other requests of the morning often return the
+    missing closes. On a Monday, they also wait until the batch is stored: they must not use up the
+    requests that the batch needs.
     """
     now = context.now()
     today = calendar.new_york_date(now)
@@ -386,6 +393,6 @@ async def _delete_finished_jobs(conn: Conn) -> int:
     """
     Delete the jobs that ended longer than RETENTION ago.
 
-    The queue's events have real times, also in a rehearsal, so this compares real times.
+    The queue's events have real times, also in a rehearsal, so RETENTION is counted in real time.
     """
     return await queue_tables.delete_finished(conn, RETENTION)

@@ -6,11 +6,11 @@ A ticker's splits are requested
 - before a checkpoint is measured, if a price moved by ten percent or more from one session to the
   next, or if the provider has changed a close;
 - on the two Sundays of a batch's fortnight;
-- on two later Sundays (`jobs/late_splits.py`);
-- before a rename to that ticker is recorded, if its closes do not fit without a split
-  (`jobs/picks.py`).
+- on two Sundays after the fortnight (`jobs/late_splits.py`);
+- before a rename to that ticker is recorded, if its closes do not fit those of the old ticker
+  without a split (`jobs/picks.py`).
 
-A change of the splits corrects all figures that were computed without it.
+If a ticker's splits change, all figures that were computed without the change are corrected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ from jobs.prices import log_unreadable
 
 log = structlog.get_logger()
 
-# Seconds between two requests, if the first answer no longer lists a known split. The split counts
-# as withdrawn only if the second answer does not list it either.
+# Seconds between two requests for the same splits, if the first answer no longer lists a known
+# split. The split counts as withdrawn only if the second answer does not list it either.
 _SECOND_ANSWER_AFTER = 61.0
 
 
@@ -62,7 +62,8 @@ async def refresh_before_measuring(
     Request the splits that are needed before the closes of `closes_by_ticker` are measured.
 
     `_required_requests` says which tickers need a request. Errors of the provider are raised, so
-    that no figure is computed without a split that it may need.
+    that no figure is computed without a split that it may need. But an error about the old ticker
+    of a renamed share is only logged.
     """
     assert batch.trading_day, "a batch that is measured has a baseline"
     session = closes_by_ticker[batch.benchmark_symbol].trading_day
@@ -73,8 +74,9 @@ async def refresh_before_measuring(
             histories[history.tickers.ticker_on(session)] = history
         histories[batch.benchmark_symbol] = await share_histories.for_benchmark(conn, batch)
         for ticker, close in closes_by_ticker.items():
-            # A pick may have been renamed after its close was read. Then the old ticker is missing
-            # here, and this attempt ends without figures. The next attempt uses the new ticker.
+            # A pick may have been renamed after its close was read. Then `histories` does not have
+            # the old ticker, and this attempt ends without figures. The next attempt uses the new
+            # ticker.
             if ticker in histories:
                 history = histories[ticker].with_used(close)
                 requests[ticker] = await _required_requests(
@@ -94,7 +96,8 @@ async def refresh_before_measuring(
                 if name == ticker:
                     raise
                 # The provider may no longer know the old ticker of a renamed share. Then the figure
-                # is computed without the split, and is marked as an unusual move.
+                # is computed without new splits of that ticker, and a move that such a split would
+                # explain is marked as unusual.
                 log.warning("splits not read", ticker=name, reason=str(error))
 
 
@@ -104,12 +107,12 @@ async def _required_requests(
     """
     Return the tickers whose splits must be requested before `close` is measured.
 
-    The value is a time: no request is needed if the splits were already requested after it. There
-    are two reasons for a request:
+    The value of a ticker is a time: no request is needed if its splits were already requested after
+    that time. There are two reasons for a request:
 
-    - The price moved by ten percent or more from one session to the next, by the used readings or
-      by the newest readings. Then the time is 09:00 on the day after that session, and the ticker
-      is the one that the share had in that session.
+    - The price moved by ten percent or more from one session to the next, according to the used
+      or the newest readings. Then the time is 09:00 on the day after the second of these sessions,
+      and the ticker is the one that the share had in the second session.
     - The provider has changed a close. Then the time is that of the changed reading.
     """
     used = splits.price_path(history.used.values(), history.newest)
@@ -130,10 +133,10 @@ async def refresh_on_sunday(
     context: Context, batch: Batch, *, tickers: Sequence[str], day: int
 ) -> None:
     """
-    Request the splits of a batch's tickers on the Sunday that is `day` of its fortnight.
+    Request the splits of a batch's tickers on a Sunday of its fortnight: `day` is 6 or 13.
 
-    Errors of the provider are only logged, because a checkpoint that needs the splits requests them
-    again.
+    TryAgainAt is raised. Other errors are only logged, because a checkpoint that needs the splits
+    requests them again.
     """
     due = calendar.due_at(batch.run_date, day)
     for ticker in tickers:
@@ -173,10 +176,10 @@ async def refresh(
     Failed requests since `needed_since` count against the limit of attempts. `baseline` is the
     baseline session of a batch that does not have the ticker yet.
 
-    With `needed`, raise ProviderUnavailable if a split of these days cannot be read. An old answer
-    is not enough for that: the splits are requested once more if prices were due to be requested
-    after the answer. For example, prices are requested at 12:30. So at 13:00, an answer of 10:35 is
-    replaced by a new one, but an answer of 12:40 is not.
+    With `needed`, raise ProviderUnavailable if a split of these days cannot be read. Prices are
+    requested at fixed times of the day. If such a time has passed since the answer was received,
+    the splits are requested once more before the error is raised. For example, 12:30 is such a
+    time. So at 13:00, an answer of 10:35 is replaced by a new one, but an answer of 12:40 is not.
     """
     unreadable = await _request(
         context, ticker=ticker, since=since, needed_since=needed_since, baseline=baseline
@@ -186,7 +189,7 @@ async def refresh(
     request_time = calendar.latest_price_request_at(context.now())
     if request_time > since:
         # The answer may be older than the latest time at which prices are requested. A row that
-        # could not be read then may be readable now.
+        # could not be read in this answer may be readable in a new one.
         missing = await _find_missing(context, ticker, unreadable=unreadable, needed=needed)
         if missing:
             unreadable = await _request(
@@ -207,7 +210,7 @@ async def _request(
     needed_since: datetime,
     baseline: date | None = None,
 ) -> Sequence[UnreadableRow]:
-    """Request the splits, and store the changes. Return the rows that cannot be read."""
+    """Request a ticker's splits, and store the changes. Return the answer's unreadable rows."""
     answer = await context.prices.splits(ticker, since, needed_since)
     if isinstance(answer, SplitsAnswer) and await _withdraws_a_split(context, ticker, answer):
         # A single answer without a known split may come from an outdated cache of the provider.
@@ -255,13 +258,16 @@ async def _store_answer(
     context: Context, ticker: str, *, answer: SplitsAnswer, baseline: date | None
 ) -> None:
     """
-    Store the changes, and correct the figures that were computed without them, in one transaction.
+    Store the changes of an answer, and correct the figures that were computed without them.
+
+    Both are done in one transaction.
 
     `baseline` is the baseline session of a batch that does not have the ticker yet.
     """
     now = context.now()
     async with transaction(context.pool) as conn:
-        # `corrections.correct_after_split` needs all batches locked before the journal.
+        # First lock all batches that use the ticker, then write to the journal: otherwise there
+        # could be a deadlock (see `corrections.correct_after_split`).
         locked = await batches.lock_all_with_ticker(conn, ticker)
         since = _earliest_baseline(locked, baseline)
         known = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
@@ -291,7 +297,7 @@ async def _store_answer(
 
 def _earliest_baseline(locked: Sequence[Batch], baseline: date | None) -> date | None:
     """
-    Return the earliest baseline session, or None if there is none.
+    Return the earliest of the batches' baseline sessions and `baseline`, or None if there is none.
 
     Splits up to that session change no figure.
     """
@@ -310,11 +316,11 @@ def _find_changes(
     now: datetime,
 ) -> list[Split]:
     """
-    Return new readings for the splits after `since` that an answer has changed.
+    Return a reading for each split after `since` whose factor in an answer is not the known factor.
 
     A known split that is no longer listed gets a reading with the factor 1. It gets none in two
-    cases: if the list is empty, which is more likely an error of the provider, or if an unreadable
-    row may be the split.
+    cases: if the answer lists no split at all, which is more likely an error of the provider, or if
+    an unreadable row may be the split.
     """
     factors = {split.effective_date: split.factor for split in known}
     changes = []
@@ -348,7 +354,8 @@ def _find_withdrawn(answer: SplitsAnswer, known: Sequence[Split]) -> list[Split]
     """
     Return the known splits that an answer no longer lists.
 
-    Return none if the answer lists no split at all.
+    A split that an unreadable row of the answer may contain is not returned. If the answer lists no
+    split at all, the returned list is empty.
     """
     listed_days = {listed.effective_date for listed in answer.splits}
     if not listed_days:
@@ -364,7 +371,7 @@ def _find_withdrawn(answer: SplitsAnswer, known: Sequence[Split]) -> list[Split]
 
 
 def _may_be_unreadable(unreadable: Sequence[UnreadableRow], day: date) -> bool:
-    """Return whether one of these rows may be about `day`."""
+    """Return whether one of the unreadable rows may be about `day`."""
     return any(row.may_fall_within(day - timedelta(days=1), day) for row in unreadable)
 
 

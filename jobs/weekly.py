@@ -63,7 +63,9 @@ log = structlog.get_logger()
 _TIME_TO_STORE = timedelta(seconds=5)
 
 # A job waits for its tick if the tick lies at most this far in the future. In such a case another
-# process has deferred the job, and that process's clock is ahead of this process's clock.
+# process has deferred the job, and that process's clock is ahead of this process's clock. For a
+# tick further in the future, the job does not wait: while an older weekly job waits, no newer one
+# runs its Monday (see `run_if_due`).
 _MAX_TICK_LEAD = timedelta(days=1)
 
 # The pause after a question that the provider did not answer: ten minutes before the last question,
@@ -87,8 +89,10 @@ async def pick_week(job_context: JobContext, timestamp: int, questions: int | No
     Make this Monday's batch, if it is Monday after 09:00 in New York and the batch is not stored.
 
     `timestamp` is the time of the tick that deferred the job. For a job without a tick, it is the
-    time at which `defer_run` deferred the job. The job compares it with this process's clock; the
-    clock says which Monday it is. `list_jobs` finds the jobs of a Monday by their `timestamp`.
+    time at which `defer_run` deferred the job. If `timestamp` is ahead of this process's clock, the
+    job waits (`wait_for_tick`). The clock, not `timestamp`, decides which Monday is run.
+    `list_jobs` finds the jobs of a Monday by their `timestamp`.
+
     `questions` is set only for a manual run (`alpha-monday pick`): the most questions that the
     Monday may have in all, earlier ones included. The argument keeps its short name, because queued
     jobs carry it.
@@ -104,8 +108,9 @@ def wait_for_tick(timestamp: int, now: datetime) -> None:
     """
     Raise TryAgainAt if a tick is ahead of `now`, this process's time.
 
-    Another process, whose clock is ahead, has deferred such a job. Without the wait, the job of the
-    tick at 09:00 would find no Monday due, because this process's clock does not show 09:00 yet.
+    In this case, another process with a clock that is ahead has deferred the job of the tick.
+    Without the wait, the job of the tick at 09:00 would find no Monday due, because this process's
+    clock does not show 09:00 yet.
     """
     tick = datetime.fromtimestamp(timestamp, UTC)
     if now < tick <= now + _MAX_TICK_LEAD:
@@ -118,8 +123,8 @@ async def run_if_due(context: Context, job_id: int, max_questions: int | None) -
     """
     Run this Monday if it is due.
 
-    Nothing is run if its batch is stored, or if an older weekly job waits or runs. Only a manual
-    run replaces a failed batch. `max_questions` is the argument `questions` of `pick_week`.
+    Nothing is run if the Monday's batch is stored, or if an older weekly job waits or runs. Only a
+    manual run replaces a failed batch. `max_questions` is the argument `questions` of `pick_week`.
     """
     run_date = calendar.run_date(context.now())
     if run_date is None:
@@ -166,10 +171,10 @@ async def list_jobs(
     """
     Return the ids of the weekly jobs that have one of these statuses, oldest first.
 
-    The argument `timestamp` of these jobs is on `run_date` or later. Jobs of earlier Mondays are
-    left out: such a job may stay `doing` for ever, and would prevent the run of every later Monday.
-    With `until`, the `timestamp` is also on that date or earlier. With `before`, the id of each job
-    is also lower than `before`.
+    The argument `timestamp` of these jobs is on `run_date` or later. The result has no jobs of
+    earlier Mondays: such a job may stay `doing` for ever, and would prevent the run of every later
+    Monday. With `until`, the `timestamp` is also on that date or earlier. With `before`, the id of
+    each job is also lower than `before`.
     """
     end = None
     if until:
@@ -190,7 +195,9 @@ async def max_questions_of_manual_run(conn: Conn, run_date: date) -> int:
 
     A Monday may have three questions, and three more after each stored failure: this is a rule of
     the journal. If a manual run was interrupted before it stored a failure, the next manual run has
-    only the questions that the interrupted one left of its three.
+    only the questions that the interrupted one left of its three. Example: a Monday had three
+    questions and failed, and a manual run was interrupted after two more. The result is six, so one
+    question is left.
     """
     batch = await batches.get_by_run_date(conn, SERIES, run_date)
     if batch is None:
@@ -267,14 +274,15 @@ async def _choose_and_store(context: Context, run: _Run) -> None:
             # A batch of a Monday that is over would be back-dated.
             raise _MondayIsOver("The Monday was over before its prices were in.")
         if now > read_at + MAX_READING_AGE:
-            # Another process may have stored newer readings meanwhile.
+            # The readings are too old now, because another process may have stored newer ones. So
+            # the loop begins again.
             continue
         if await _store(context, run, choice=choice, readings=readings, now=now):
             return
 
 
 class _Choice(Struct, frozen=True, kw_only=True):
-    """The ideas of an accepted answer."""
+    """An accepted answer with its ideas."""
 
     generation: Generation
     ideas: list[Idea]
@@ -284,7 +292,7 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
     """
     Return an accepted answer with its ideas: a stored one, or a new one from the model.
 
-    A stored answer is used first, because it is paid for. Return None if another process has stored
+    A stored answer is preferred, because it is paid for. Return None if another process has stored
     the Monday's batch meanwhile. Raise:
 
     - QuestionInProgress while another process's question is open
@@ -318,7 +326,7 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
 
 
 async def _read_accepted(context: Context, generation: Generation) -> _Choice | None:
-    """Return the ideas of a stored answer, or refuse it and return None."""
+    """Return a stored answer with its ideas; refuse it and return None if it is unusable now."""
     try:
         ideas = prompt.parse_answer(generation.answer or "", context.benchmark)
         _require_same_benchmark(generation, context.benchmark)
@@ -340,7 +348,7 @@ async def _refuse_timed_out(context: Context, question: Generation) -> None:
     """
     Store a refusal for an open question that has timed out.
 
-    Raise QuestionInProgress if it has not timed out yet.
+    Raise QuestionInProgress if the question has not timed out yet.
     """
     # This process's timeout is used; the process that asked may have a different one.
     model_timeout = timedelta(seconds=context.model_client.timeout)
@@ -375,7 +383,7 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
     now = context.now()
     if calendar.new_york_date(now) != run.run_date:
         raise _MondayIsOver("The Monday was over before an answer was accepted.")
-    # The model learns why its answers were refused. Errors of the provider are left out.
+    # The model learns why its answers were refused. It does not learn of errors of the provider.
     refusals = [one.refusal for one in questions if one.answered_at and one.refusal]
     question = Generation(
         id=uuid4(),
@@ -501,8 +509,8 @@ async def _read_baseline(
     - TryAgainAt, for the next price retry of the day, if a close is missing or a request fails. At
       the last price retry, MissingClose or ProviderError is raised in its place.
     - UnknownTicker if the provider does not know the ticker of an idea: the model must choose
-      another one. But if the provider knew the ticker recently, this counts as a failed request
-      until the last price retry.
+      another one. But if the provider knew the ticker recently, its answer counts as a failed
+      request until the last price retry.
     - ConfigurationError if the provider does not know the benchmark, and never did.
     """
     error: MissingClose | ProviderError
@@ -553,7 +561,8 @@ async def _request_baseline(
         missing = [ticker for ticker in error.tickers if ticker != context.benchmark]
         ended = await _find_no_longer_traded(context, missing, session)
         if ended:
-            # One refusal names all of them, because the model has few questions to replace them.
+            # One refusal names all these shares, because the model has few questions to replace
+            # them.
             raise UnknownTicker(" ".join(ended.values()), next(iter(ended))) from None
         raise
 
@@ -584,10 +593,10 @@ async def _find_no_longer_traded(
     """
     Return the tickers without a close of `session` that are no longer traded, with the reasons.
 
-    If the close of the session before is missing too, the reason is given at once. If only the
-    close of `session` is missing, the provider may be late, and the close is requested again until
-    20:30. At that last price retry, a ticker counts as no longer traded if its newest close is
-    older than the benchmark's.
+    If the close of the session before `session` is missing, too, the ticker counts at once as no
+    longer traded. If only the close of `session` is missing, the provider may be late, and the
+    close is requested again until 20:30. At that last price retry, a ticker counts as no longer
+    traded if its newest close is older than the benchmark's.
     """
     before = context.calendar.session_before(session)
     is_last_retry = calendar.next_price_retry_at(context.now()) is None
@@ -705,7 +714,7 @@ def _make_baseline(batch: Batch, benchmark: Close) -> Checkpoint:
 
 
 async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> bool:
-    """Record a Monday that is over as missed. Return False if it already has a row."""
+    """Record that a Monday, which is over, was missed. Return False if it already has a row."""
     questions = await generations.list_by_run_date(conn, SERIES, run_date)
     if not questions:
         failure = "Nobody was there to ask on that Monday."
@@ -721,7 +730,7 @@ async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> 
 
 async def record_missed_mondays(conn: Conn, context: Context) -> int:
     """
-    Record as missed all Mondays since the first batch that are over and have no row.
+    Record all missed Mondays: since the first batch, those that are over and have no row.
 
     Return how many were recorded.
     """
@@ -750,9 +759,9 @@ async def _record_missed_mondays_first(context: Context) -> None:
     """
     async with transaction(context.pool) as conn:
         if await _find_missed_mondays(conn, context):
-            # Reconciliation records them too. It takes this lock first and then the journal's. With
-            # another order here, each could wait for the other: a deadlock, which Postgres ends by
-            # cancelling one of them.
+            # Reconciliation records missed Mondays, too. It takes this lock first and then the
+            # journal's lock. With another order here, reconciliation and this job could wait for
+            # each other: a deadlock, which Postgres ends by cancelling one of the two transactions.
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
             await record_missed_mondays(conn, context)
 
@@ -798,9 +807,9 @@ async def _insert_failed(
     conn: Conn, context: Context, batch: Batch, *, rerun: bool = False
 ) -> bool:
     """
-    Store a failed Monday, with its alert. Return False if it already has a row.
+    Store a failed Monday, with its alert. Return False if the Monday already has a row.
 
-    With `rerun`, it replaces an earlier failure of the same Monday.
+    There is one exception: with `rerun`, the new row replaces an earlier failure of the Monday.
     """
     if not await batches.insert_failed(conn, batch, rerun=rerun):
         return False

@@ -1,7 +1,8 @@
 """
 The supervised worker of a process.
 
-It is restarted whenever it ends. When the process stops, running jobs get time to finish.
+The worker is restarted whenever it ends, until the process stops. Then running jobs get time to
+finish.
 """
 
 import asyncio
@@ -27,7 +28,8 @@ log = structlog.get_logger()
 RESTART_PAUSE = 0.3
 RESTART_PAUSE_AFTER_FAILURE = 3.0
 
-# A worker that ends sooner than this has failed, unless the database was unavailable.
+# A worker has failed if it ends sooner than this after its start, unless `restart` ended it or the
+# database was unavailable.
 STABLE_AFTER = 15.0
 
 # After a worker has failed, the next worker does not count as alive at once: the same error may end
@@ -37,7 +39,7 @@ STABLE_AFTER = 15.0
 _MIN_RECOVERY_TIME = 2.0
 
 # If Postgres responds to none of the worker's requests for this long, the worker does not count as
-# alive. Two heartbeats are lost in this time; two seconds are added.
+# alive. This is the time of two heartbeats that got no response, plus two seconds.
 _MAX_SILENCE = 2 * HEARTBEAT_INTERVAL + 2
 
 
@@ -55,7 +57,8 @@ class Worker:
         self._is_ending = False
         self._was_database_unavailable = False
         # If the end of a job could not be stored, the job stays `doing` under the worker's id.
-        # Reconciliation puts it back only when that worker is gone, so the worker is restarted.
+        # Reconciliation puts the job back only when that worker is gone. So the worker is
+        # restarted.
         queue.job_manager.on_lost_result = self.restart
 
     @property
@@ -128,7 +131,7 @@ class Worker:
         """Return the pause after a worker that ended because the database was unavailable."""
         has_worked = self.queue.job_manager.last_success_at >= self._started_at
         # While the database is unavailable, or has too few connections, one worker after another
-        # ends. Only the first one is logged.
+        # ends. Only the end of the first one is logged.
         is_first = not self._was_database_unavailable or self._is_stable()
         if is_first:
             reason = describe_cause(error) if error else "the database was unavailable"
@@ -161,7 +164,7 @@ class Worker:
 
     def restart(self) -> None:
         """
-        Let the running worker finish its jobs. `run` then starts another one.
+        Let the running worker finish its jobs and end. `run` then starts another worker.
 
         A job that is not finished after DRAIN_TIMEOUT goes back to the queue.
         """
@@ -174,7 +177,7 @@ class Worker:
         """
         End the worker.
 
-        Running jobs get DRAIN_TIMEOUT to finish; the others go back to the queue.
+        Running jobs get DRAIN_TIMEOUT to finish. A job that needs longer goes back to the queue.
         """
         self._stopping = True
         if self.queue.context:

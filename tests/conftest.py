@@ -10,6 +10,7 @@ import isolation
 
 # First: what is imported below reads the environment, some of it while it is imported.
 isolation.isolate()
+isolation.restore_interrupt()
 
 import gc
 import locale

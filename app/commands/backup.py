@@ -1,4 +1,4 @@
-"""`alpha-monday backup` and `alpha-monday restore`: the record in a file, and back."""
+"""`alpha-monday backup` writes the record into a file; `alpha-monday restore` reads the file."""
 
 import asyncio
 import sys

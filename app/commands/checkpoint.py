@@ -85,7 +85,8 @@ async def retake(run_date: datetime, day: int) -> None:
         async with pools.transaction(pool) as conn:
             due = await _skipped_checkpoint(conn, run_date, day)
             (job,) = await daily.defer_retakes(conn, [due], clock.now().isoformat())
-        # A worker runs the job, perhaps in another process. Only the tables show when it has ended.
+        # A worker runs the job, perhaps in another process. Only the tables of the queue show when
+        # the job has ended.
         while await _is_live(pool, job):
             await clock.sleep(_POLL_INTERVAL)
         async with pool.connection() as conn:
@@ -98,7 +99,7 @@ async def retake(run_date: datetime, day: int) -> None:
 async def _skipped_checkpoint(
     conn: Conn, run_date: datetime, day: int
 ) -> checkpoints.DueCheckpoint:
-    """Return a skipped checkpoint that can be retaken; raise Refused if there is none."""
+    """Return the skipped checkpoint of a day; raise Refused if it cannot be retaken."""
     batch = await batches.get_by_run_date(conn, SERIES, run_date.date())
     if batch is None:
         raise Refused(f"There is no batch of {run_date:%Y-%m-%d}.")

@@ -57,7 +57,7 @@ def main() -> None:
     # are not mixed with its output.
     if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
-    # Tests run several commands in one process.
+    # Tests run several commands in one process, so the lists of an earlier command are emptied.
     terminal.checked_rights.clear()
     terminal.used_addresses.clear()
     try:
@@ -79,7 +79,7 @@ def main() -> None:
 
 def _exit_after_os_error(error: OSError) -> None:
     if error.errno == errno.ENOSPC and error.filename is None:
-        # Python would try to write the rest of the output again at its end, and fail once more.
+        # When Python exits, it would try again to write the rest of the output, and fail once more.
         sys.stdout = None
         sys.exit(f"alpha-monday: The output could not be written: {error.strerror}")
     if error.filename is None:
@@ -88,7 +88,7 @@ def _exit_after_os_error(error: OSError) -> None:
 
 
 def _database_error_message(error: Exception) -> str:
-    """Return a sentence about an error of the database that no command explains itself."""
+    """Return a sentence about an error of the database that the command did not handle."""
     configuration = settings.load()
     address = configuration.queue_address
     database = display_address(address) if address else "of this folder"
@@ -148,7 +148,7 @@ def _permission_error_message(address: str, error: psycopg.Error) -> str:
     except AlphaMondayError as missing_right:
         return str(missing_right)
     except psycopg.Error:
-        # The check itself has failed, so only the text of the first error is left.
+        # The check itself has failed, so only the text of the command's own error is left.
         pass
     return permission_denied_message(used_address, error)
 

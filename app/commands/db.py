@@ -18,9 +18,9 @@ from jobs import queue_tables
 _ATTEMPTS = 6
 _PAUSE = 0.25  # seconds
 
-# The tables of the record, and the ledger of requests. Jobs are counted by `queue_tables`. The
-# simulated clock and the other tables of `operations` are left out: without the record they are of
-# no use.
+# The tables of the record, and the ledger of requests, which is the table `provider_requests`. Jobs
+# are counted by `queue_tables`. The simulated clock and the other tables of `operations` are not
+# counted: without the record they are of no use.
 _DATA_TABLES = """
 SELECT schemaname, tablename FROM pg_tables
 WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told', 'queue')
@@ -49,7 +49,14 @@ def up() -> None:
       export DATABASE_URL="$(alpha-monday db up)"
     """
     server = EmbeddedPostgres().start(detach=True)
-    click.echo(server.ensure_database(LIVE))
+    try:
+        click.echo(server.ensure_database(LIVE))
+    except BaseException:
+        # The user did not get the server's address, and may not know that the server runs. A server
+        # that ran before this command is left alone.
+        if server.process:
+            server.abandon_start()
+        raise
     if not server.is_detached:
         report(
             "Another command of this folder started Postgres. Postgres stops when that command "
@@ -88,8 +95,9 @@ def reset(yes: bool, live_record: bool) -> None:
     Before it deletes the data, the command prints what they are. It is refused while a service or
     another command of this folder uses Postgres.
 
-    A rehearsal can be made again. A live record cannot: `serve` stores one here if DATABASE_URL is
-    not set. A live record is deleted only with --live-record, or if you confirm it.
+    A rehearsal can be made again. A live record cannot be made again. If DATABASE_URL is not set,
+    `serve` stores a live record here. The command deletes it only with --live-record, or if you
+    confirm the deletion.
 
     \b
     Examples:
@@ -138,8 +146,8 @@ def _refuse_in_use(server: EmbeddedPostgres, *, advice: str = "", is_own: bool =
     """
     Raise Refused if another process has started the server, or is connected to it.
 
-    `advice` is the last sentence of the message. With `is_own`, this process has started the
-    server, so only connections count.
+    `advice` is the last sentence of the message. `is_own` says that this process itself has started
+    the server. Then Refused is raised only if another process is connected.
     """
     if not server.is_running():
         return

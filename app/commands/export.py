@@ -25,7 +25,7 @@ from app.web.feeds.export import WRITERS, ExportPart, ExportRange, read_parts, w
 
 
 class ExportProgress:
-    """How much of the record was exported, and the journal's head at that moment."""
+    """How much of the record was exported so far, and the journal's head in this export."""
 
     def __init__(self, on_part: Callable[[], None]) -> None:
         """Store `on_part`, which is called after each part."""
@@ -66,7 +66,7 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
 
     The content is that of `/export.csv` and `/export.json`: docs/export.md explains each column.
     All rows are of one moment, and the service can run meanwhile. FILE gets its name when it is
-    complete. The last line shows the journal's head.
+    complete. At the end, the command prints the journal's head.
 
     \b
     Examples:
@@ -103,10 +103,12 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
 
 def _reader_address(configuration: Settings, *, rehearsal: bool) -> str:
     """
-    Return the address from which the record is read: API_DATABASE_URL if that is set.
+    Return the address from which the record is read.
 
-    If DATABASE_POOLED is set, API_DATABASE_URL is not used, because it may lead to a PgBouncer. A
-    long snapshot needs a session that no other client uses, so the direct address is returned.
+    It is API_DATABASE_URL if that is set, otherwise the direct address of the database. In two
+    cases it is the direct address although API_DATABASE_URL is set: with `rehearsal`, and if
+    DATABASE_POOLED is set. In the second case API_DATABASE_URL may lead to a PgBouncer, but a long
+    snapshot needs a session that no other client uses.
     """
     if configuration.api_database_url and not rehearsal and not configuration.database_pooled:
         return configuration.api_database_url

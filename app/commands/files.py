@@ -1,4 +1,4 @@
-"""Writes large outputs of commands to standard output, or to a file that is complete or missing."""
+"""Writes large outputs of commands to standard output, or to a file that is never incomplete."""
 
 import os
 import sys
@@ -16,15 +16,15 @@ def complete_file(file: Path, *, force: bool, public: bool = False) -> Iterator[
     """
     Open a file that gets its name only when all of it is on the disk.
 
-    Only its owner can read it, unless it is `public`. Raises Refused if `file` exists and `force`
-    is not set, or if it is not a regular file.
+    Only its owner can read it, unless `public` is set. Raises Refused if `file` exists and `force`
+    is not set, or if something exists at `file` that is not a regular file.
     """
     if file.exists() and not file.is_file():
         raise Refused(f"{file} is not a file. Choose another name, or `-` for the standard output.")
     if file.exists() and not force:
         raise Refused(f"{file} already exists. Choose another name, or overwrite it with --force.")
     # Each command has its own temporary file, so two commands at once never write into the same
-    # one. From the beginning only its owner can read a file that mkstemp makes.
+    # file. mkstemp makes a file that only its owner can read.
     descriptor, temporary = tempfile.mkstemp(
         prefix=f"{file.name}.", suffix=".part", dir=file.parent
     )
@@ -39,7 +39,8 @@ def complete_file(file: Path, *, force: bool, public: bool = False) -> Iterator[
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    # The new name is lost in a power failure unless the folder is on the disk, too.
+    # The folder, which contains the new name, is written to the disk, too. Otherwise, a power
+    # failure could remove the name.
     folder = os.open(file.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -60,8 +61,8 @@ class _OutputStream:
     """
     A stream that can only be written forward.
 
-    The standard output may be a file to which other programs append. This stream cannot seek, so
-    ZipFile writes an archive without going back.
+    The standard output may be a file to which other programs append. There ZipFile must not go back
+    to an earlier position, as it does in a stream that can seek. So this stream cannot seek.
     """
 
     def __init__(self, output: IO[bytes]) -> None:
@@ -72,6 +73,7 @@ class _OutputStream:
 @contextmanager
 def stdout() -> Iterator[IO[bytes]]:
     """Open the standard output for bytes."""
-    # With a separate buffer a failed write raises here, and not when Python ends.
+    # The buffer of this file is not the one of `sys.stdout`. So a failed write raises here, and not
+    # when Python ends.
     with open(sys.stdout.fileno(), "wb", closefd=False) as output:
         yield cast(Any, _OutputStream(output))

@@ -39,7 +39,7 @@ _MAX_STALLED = 10_000
 _COLUMNS = ("id", "task", "status", "Monday", "day", "scheduled (New York)", "attempts")
 
 # click would read an id that begins with a dash as an option. With this setting the id reaches
-# JobIdType, whose message is better.
+# JobIdType, whose message is clearer than the one of click.
 _ACCEPT_DASHES = {"ignore_unknown_options": True}
 
 # Acts on one job, and returns a line about the result.
@@ -121,7 +121,7 @@ async def show_list(
         open_record(settings.load(), rehearsal=rehearsal, need=Need.READ_ALL) as pool,
         pools.transaction(pool) as conn,
     ):
-        # One more than is printed, to know whether there are more.
+        # One job more than is printed, to know whether there are more than `limit`.
         rows = await queue_tables.find_jobs(conn, wanted, task=task, limit=limit + 1)
         subjects = await admin.subjects(conn, rows)
     tables.show_rows(_COLUMNS, [_cells(job, subjects) for job in rows[:limit]])
@@ -178,7 +178,7 @@ async def show(id: int, rehearsal: bool) -> None:
 
 
 def _fields(job: JobRow, subject: tuple[date, int | None] | None) -> dict[str, object]:
-    """Return the lines of `jobs show` by their names; lines that are None are left out."""
+    """Return the values of `jobs show` by their names; a value that is None is not printed."""
     fields: dict[str, object] = asdict(job)
     fields["args"] = json.dumps(job.args)
     fields["scheduled_at"] = job.scheduled_at and format_new_york(job.scheduled_at)

@@ -53,7 +53,8 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     if only_status:
         _print_status(address)
         return
-    # This check comes before anything is written: a wrong address would migrate the wrong database.
+    # This check comes before anything is written: with a wrong MIGRATE_DATABASE_URL, another
+    # database would be migrated.
     asyncio.run(terminal.refuse_different_databases(configuration, "MIGRATE_DATABASE_URL"))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
@@ -73,7 +74,7 @@ async def apply_migrations(address: str, *, quiet: bool = False) -> None:
     """
     Migrate the database, and print each step.
 
-    With `quiet` the steps go to standard error, and nothing is printed if there were none.
+    With `quiet` the steps go to standard error, and if there were no steps, nothing is printed.
     """
     await pools.check(address)
     steps = await migrations.migrate(address, clock.now())
@@ -101,8 +102,8 @@ def _take_back(address: str, down_to: int, *, yes: bool) -> None:
     terminal.confirm("Take them back?", yes=yes)
 
     async def guard(conn: AsyncConnection[Any]) -> None:
-        # Checked again inside the transaction, because a service may have started or written
-        # something before the operator answered.
+        # The use of the database and the losses are checked again inside the transaction, because a
+        # service may have started or written something before the operator answered.
         await refuse_in_use(conn)
         if await migrations.preview_losses_on(conn, down_to) != losses:
             raise Refused(

@@ -39,8 +39,9 @@ _POLL_INTERVAL = 1
 def pick(context: click.Context) -> None:
     """Make this Monday's batch now, or run a failed one again.
 
-    The command defers a job for the running service, and waits until the batch is stored. Refused
-    on other days, and if this Monday already has its picks.
+    The command defers a job for the running service, and waits until the batch is stored. The
+    command is refused if today is no Monday, if it is not yet nine in New York, or if this Monday
+    already has its picks.
 
     \b
     Example:
@@ -104,12 +105,13 @@ async def _wait_for_batch(
     """
     Wait until a job has stored the batch of a Monday, and return the batch, which may be failed.
 
-    `earlier` is the batch that was stored before. Raises Refused if the job ends without a batch.
+    `earlier` is the batch that was stored before the job was deferred. Raises Refused if the job
+    ends without a batch.
     """
     while True:
         async with pools.transaction(pool) as conn:
-            # In this order: the job stores the batch before it ends, so a job that has ended
-            # without a batch will never store one.
+            # The jobs are read before the batch. A job stores the batch before it ends. So if the
+            # job has ended and the batch is missing, the job will never store one.
             live_jobs = await weekly.list_live_jobs(conn, run_date)
             batch = await batches.get_by_run_date(conn, SERIES, run_date)
         if batch and batch != earlier:
@@ -126,7 +128,7 @@ async def _wait_for_batch(
     "--last-session", type=DAY, required=True, help="The last session in which the share traded."
 )
 @click.option(
-    "--value", required=True, help="What a share was worth after that, for example 54.20."
+    "--value", required=True, help="What a share was worth after that session, for example 54.20."
 )
 @click.option("--source", required=True, help="Where the value comes from.")
 @async_command
@@ -170,11 +172,11 @@ class _ReportingClock(RealClock):
     """
     The real clock, which also reports long waits on the terminal.
 
-    Without these lines, a command that waits for the rate limit would seem to hang.
+    Without these reports, a command that waits for the rate limit would seem to hang.
     """
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`, and print a line first if that is at least `_LONG_WAIT`."""
+        """Print a line if `seconds` is at least `_LONG_WAIT`, then wait for `seconds`."""
         if seconds >= _LONG_WAIT:
             report(f"The next request to Alpha Vantage is in {seconds:.0f} s.")
         await super().sleep(seconds)

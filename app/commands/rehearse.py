@@ -19,7 +19,7 @@ from app.commands.terminal import DAY, clock, report
 from app.core import logging, settings
 from app.core.settings import Settings
 from app.database import migrations, pools
-from app.database.embedded import EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres, uses_server_of_another_process
 from app.domain import calendar
 from app.domain.calendar import NEW_YORK, Clock
 from app.domain.text import pluralize
@@ -46,8 +46,8 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
 @click.option(
     "--odd",
     metavar="SEED",
-    help="Inject many kinds of faults: one request in four gets a fault of its own, and some "
-    "faults last. Not with --calm.",
+    help="Inject many kinds of faults: one request in four gets a short fault, and other faults "
+    "continue for a morning or longer. Not with --calm.",
 )
 @click.option(
     "--faults",
@@ -67,8 +67,8 @@ def rehearse(
 
     Sometimes a simulated provider fails or returns wrong data, as real ones do;
     `alpha-monday standins --help` lists the faults of a script. With --odd there are many kinds of
-    faults: one request in four gets a fault of its own, and some faults last, such as a delisted
-    ticker. The market then has more splits than usual.
+    faults: one request in four gets a short fault, and other faults continue for a morning or
+    longer, such as a delisted ticker. The market then has more splits than usual.
 
     \b
     Needs no keys and no database. Examples:
@@ -89,9 +89,10 @@ def rehearse(
     opening: AbstractContextManager[socket.socket | None] = nullcontext()
     if not no_serve:
         # These checks come before the weeks are simulated, so that a refusal comes at once. With
-        # `--no-serve`, a second rehearsal is allowed: it extends the record that the first one
-        # serves, and it ends by itself (dev/audit/pages.mjs uses this).
-        _refuse_second_rehearsal(configuration)
+        # `--no-serve`, a rehearsal is allowed while another one serves its record: the second one
+        # extends that record and ends by itself (dev/audit/pages.mjs uses this).
+        if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
+            raise _second_rehearsal_error()
         opening = _listen(configuration)
     with opening as listener:
         span = rehearsal.choose_span(
@@ -100,7 +101,14 @@ def rehearse(
             now=clock.now(),
             has_real_prices=bool(configuration.alpha_vantage_base_url),
         )
-        address = _open_database(configuration)
+        address = rehearsal.database_address(configuration)
+        # Checked once more: at the first check, another rehearsal may have been about to start its
+        # Postgres.
+        if listener and uses_server_of_another_process():
+            raise _second_rehearsal_error()
+        if listener:
+            _report_other_port(configuration, listener)
+        _prepare_database(configuration, address)
         simulators = rehearsal.running_simulators(
             configuration, address, calm=calm, odd=odd or "", faults=faults
         )
@@ -113,18 +121,16 @@ def rehearse(
                 server.run(app, listener)
 
 
-def _open_database(configuration: Settings) -> str:
-    """Return the address of the rehearsal's database, after it was checked and migrated."""
-    address = rehearsal.database_address(configuration)
+def _prepare_database(configuration: Settings, address: str) -> None:
+    """Check and migrate the rehearsal's database."""
     run_until_stopped(
         asyncio.run,
         lambda _: terminal.check_database(configuration, address, rehearsal=True),
     )
-    run_until_stopped(asyncio.run, lambda _: _prepare_database(address))
-    return address
+    run_until_stopped(asyncio.run, lambda _: _migrate(address))
 
 
-async def _prepare_database(address: str) -> None:
+async def _migrate(address: str) -> None:
     await migrations.require_owner(address, "rehearse", "DATABASE_URL")
     await apply_migrations(address, quiet=True)
 
@@ -165,17 +171,16 @@ def _refuse_faults_without_effect(configuration: Settings, faults: Path) -> None
     )
 
 
-def _refuse_second_rehearsal(configuration: Settings) -> None:
+def _second_rehearsal_error() -> ConfigurationError:
     """
-    Raise ConfigurationError if another process has started the embedded Postgres of this folder.
+    Return the error to raise while another process runs the embedded Postgres of this folder.
 
     That process stops Postgres when it ends, and this rehearsal would then fail.
     """
-    if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
-        raise ConfigurationError(
-            "A rehearsal or a service of this folder is running already, and its Postgres stops "
-            "with it. Use that one, stop it first, or run this one in another folder."
-        )
+    return ConfigurationError(
+        "A rehearsal or a service of this folder is running already, and its Postgres stops with "
+        "it. Use that one, stop it first, or run this one in another folder."
+    )
 
 
 def _listen(configuration: Settings) -> socket.socket:
@@ -187,14 +192,17 @@ def _listen(configuration: Settings) -> socket.socket:
     """
     if settings.is_set("PORT"):
         return server.listen(configuration)
-    listener = server.listen_nearby(configuration)
+    return server.listen_nearby(configuration)
+
+
+def _report_other_port(configuration: Settings, listener: socket.socket) -> None:
+    """Print the port of the rehearsal if it is not the default port."""
     port = listener.getsockname()[1]
-    if port != configuration.port:
+    if not settings.is_set("PORT") and port != configuration.port:
         report(
             f"Port {configuration.port} is in use: the rehearsal will be served on port {port} "
             "instead. Set PORT to choose another."
         )
-    return listener
 
 
 class _RehearsalProgress:

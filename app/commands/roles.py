@@ -23,7 +23,8 @@ from app.database.sessions import Session
 from app.domain.text import first_line, pluralize
 from app.errors import ConfigurationError, Refused
 
-# Another session, such as a backup, may lock a table for longer. Then it is better to try again.
+# The statements wait at most ten seconds for a lock. Another session, such as a backup, may lock a
+# table for longer. Then the command fails, and the operator can run it again.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 
 
@@ -38,7 +39,10 @@ def _role_option(role: Role, description: str) -> Callable[[Any], Any]:
     "--apply", "applies", is_flag=True, help="Run the SQL on the database instead of printing it."
 )
 @click.option(
-    "--check", "checks", is_flag=True, help="Compare the roles of the database with their rights."
+    "--check",
+    "checks",
+    is_flag=True,
+    help="Compare the rights of the roles with those that they need.",
 )
 @_role_option(Role.OWNER, "The role that owns the tables and migrates.")
 @_role_option(Role.SERVICE, "The role of `serve` and `work`.")
@@ -102,8 +106,8 @@ async def _refuse_different_databases(configuration: Settings) -> None:
     """
     Refuse a MIGRATE_DATABASE_URL that leads to another database than DATABASE_URL.
 
-    The user of DATABASE_URL may be the role that this command creates. Then it cannot connect yet,
-    and the two cannot be compared.
+    The user of DATABASE_URL may be the role that this command creates. Then this user cannot
+    connect yet, and the two databases cannot be compared, so nothing is refused.
     """
     if not configuration.migrate_database_url:
         return
@@ -158,7 +162,7 @@ async def _apply(
     try:
         async with conn.transaction():
             await conn.execute(_LOCK_TIMEOUT)
-            # A migration that ran meanwhile would add tables that these statements do not name.
+            # No migration may run meanwhile: it would add tables that these statements do not name.
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.MIGRATIONS,))
             existing = await _existing_roles(conn)
             statements = await database_roles.grant_statements(conn, names, connections)

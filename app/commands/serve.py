@@ -88,7 +88,7 @@ def _check_everything(
     Check the database and the rights of its users before the service starts.
 
     With `first_migrate` the database is migrated before its schema is checked. Without these checks
-    the same problems would end the running service with a traceback.
+    the problems that they find would end the running service with a traceback.
     """
     terminal.configure_log(configuration)
     # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
@@ -121,7 +121,7 @@ async def _check_rights(
     configuration: Settings, address: str, *, serves: bool, works: bool
 ) -> None:
     """
-    Raise ConfigurationError if a user lacks a right.
+    Raise ConfigurationError if a user lacks a right that the service needs.
 
     Prints a warning if the API's user can do more than read the record.
     """

@@ -27,10 +27,12 @@ SWITCH_INTERVAL = 0.0005
 LAST_REQUESTS = 10
 
 # How many bytes the system buffers of the responses to one client (Linux takes twice as many). By
-# default it is up to 4 MB for each client that does not read, and the machine may have 512 MB.
+# default the buffer can grow to 4 MB for each client that does not read, and the machine may have
+# only 512 MB.
 SEND_BUFFER = 128 * 1024
 
-# How many ports after the one that is in use are tried, before the system chooses a port.
+# If the port is in use, this many of the next ports are tried. If all of them are in use, too, the
+# system chooses a port.
 NEXT_PORTS = 19
 _CHOSEN_BY_THE_SYSTEM = 0
 
@@ -50,7 +52,7 @@ def listen(configuration: Settings) -> socket.socket:
 
 def listen_nearby(configuration: Settings) -> socket.socket:
     """
-    Return a socket that listens on PORT, or on the next free port if that is in use.
+    Return a socket that listens on PORT, or on the next free port if PORT is in use.
 
     For a service whose port was not chosen by the operator.
     """
@@ -87,8 +89,8 @@ class WebServer(uvicorn.Server):
     """
     uvicorn's server, which excludes all objects that exist at its start from garbage collections.
 
-    These objects live until the process ends. Examining all of them stopped the requests for 60 ms,
-    every second under load.
+    These objects live until the process ends. When collections examined all of them, the requests
+    were stopped for 60 ms, every second under load.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -111,15 +113,16 @@ def run(app: ResponseCache, listener: socket.socket) -> None:
     """Serve `app` on `listener` until Ctrl-C or SIGTERM."""
     server = WebServer(_server_config(app))
     # The handler is set before the address is printed, because the reader of that line may send a
-    # signal at once. The handler sets a flag and raises nothing, even when uvicorn raises the
-    # signal again at its end.
+    # signal at once. The handler sets a flag and raises no exception. When uvicorn has stopped, it
+    # sends the signal that stopped it to this process again. Then, too, the handler only sets the
+    # flag.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]
     origin = f"http://{host}:{port}"
     report(f"Serving GraphQL at {origin}{GRAPHQL} and pages at {origin} (Ctrl-C stops)")
-    # Otherwise the first request that needs the holidays would load them, and stop all requests for
-    # more than 0.1 s.
+    # The holidays are loaded before the first request. Otherwise the first request that needs them
+    # would load them, and stop all requests for more than 0.1 s.
     calendar.load_holidays()
     sys.setswitchinterval(SWITCH_INTERVAL)
     # uvicorn raises SystemExit if the application's lifespan fails at the start.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for a command that must end what it has started before it exits."""
+"""Ctrl-C and SIGTERM for a command that must stop what it has started before it exits."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.first: int | None = None
-        # Set while the work runs.
+        # None before the work begins and after it has ended.
         self._cancel: Callable[[], object] | None = None
 
     def check(self) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     async def cancelling(self, work: Callable[["StopSignals"], Coroutine[Any, Any, None]]) -> None:
-        """Run `work`. A stop signal cancels it, even one that arrived before the loop ran."""
+        """Run `work`. A stop signal cancels it, even one that arrived before the loop started."""
         task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         assert task
@@ -71,9 +71,9 @@ def run_until_stopped(
     work: Callable[[StopSignals], Coroutine[Any, Any, None]],
 ) -> None:
     """
-    Run `work` with `run`, such as `asyncio.run`, and cancel it when a stop signal arrives.
+    Run `work` with `run`, such as `asyncio.run`, and cancel `work` when a stop signal arrives.
 
-    The cancellation lets the work end what it has started. Then this function raises
+    The cancellation lets the work stop what it has started. Then this function raises
     `KeyboardInterrupt` for Ctrl-C, or `CancelledError` for SIGTERM. `main` turns the error into the
     exit code.
     """

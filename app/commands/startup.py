@@ -1,8 +1,9 @@
 """
 The first module that a command imports: it prepares the process for the other imports.
 
-It imports no module of the project. The imports take about a second. In that time Ctrl-C must end
-the process without a traceback, and a variable that was set for another program must not end it.
+This module itself imports no other module of the project. The other imports take about a second. In
+that time Ctrl-C must end the process without a traceback, and an environment variable that was set
+for another program must not end the process.
 """
 
 import gc
@@ -10,10 +11,10 @@ import os
 import signal
 from types import FrameType
 
-# Variables of libraries that we use. A wrong value of any of them ends the import or the start with
-# a traceback: psycopg's choice of its implementation, a folder for the metrics of several
-# processes, and uvicorn's number of processes. The service needs none of them, because it always
-# runs in one process with psycopg's own libpq.
+# Variables of libraries that we use: psycopg's choice of its implementation, a folder for the
+# metrics of several processes (in two spellings), and uvicorn's number of processes. A wrong value
+# of any of them ends the import or the start with a traceback. The service needs none of them,
+# because it always runs in one process with psycopg's own libpq.
 _LIBRARY_VARIABLES = (
     "PSYCOPG_IMPL",
     "PROMETHEUS_MULTIPROC_DIR",
@@ -27,11 +28,13 @@ _EXIT_CODE_INTERRUPTED = 130
 
 def before_imports() -> None:
     """Remove the libraries' variables, and let Ctrl-C end the process at once."""
-    # The imports create objects that stay. To search them for garbage takes a tenth of the start.
+    # The imports create objects that stay. To search these objects for garbage would take a tenth
+    # of the time of the start.
     gc.disable()
     for name in _LIBRARY_VARIABLES:
         os.environ.pop(name, None)
-    # Only Python's own handler is replaced: a job in the background of a shell ignores the signal.
+    # Only Python's own handler is replaced. A shell lets a job in the background ignore SIGINT, and
+    # the job must continue to ignore it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 

@@ -38,15 +38,15 @@ from jobs.queue_tables import WorkerRow
 # it will probably not repair it any more.
 _OVERDUE_AFTER = timedelta(minutes=10)
 
-# If no worker runs, but the last round is not older than this, the service is probably restarting
-# its worker at the moment.
+# If no worker runs, but the last round of the reconciliation is not older than this, the service is
+# probably restarting its worker at the moment.
 _RECENT_ROUND = timedelta(minutes=2)
 
 # A job requests a missing close until the evening, and a quota that is used up is renewed within a
-# day.
+# day. So a checkpoint that is overdue for longer than this does not wait for prices.
 _LONGEST_WAIT_FOR_PRICES = timedelta(hours=36)
 
-# A skipped checkpoint is retaken once a day. After this time, so after two attempts, a person must
+# A skipped checkpoint is retaken once a day. After this time, so after two retakes, a person must
 # act.
 _RETAKE_PERIOD = timedelta(days=2)
 
@@ -95,7 +95,7 @@ async def status(as_json: bool, rehearsal: bool) -> None:
 def _print_json(state: OperatorSnapshot) -> None:
     to_do = list(to_dos(state))
     # `well` is less strict than the printed "All is well.": a problem that the service solves by
-    # itself, such as a quota that is used up, leaves it true.
+    # itself, such as a quota that is used up, leaves `well` true.
     summary = {
         "notes": list(notes(state)),
         "to_do": to_do,
@@ -453,8 +453,8 @@ def _to_do_without_worker(state: OperatorSnapshot) -> str:
         silence = format_duration(timedelta(seconds=workers[0].silent))
         last_seen = f" (the last heartbeat was {silence} ago)"
     elif reconciler:
-        # A worker that is stopped with SIGTERM removes its own row, so the last round shows when a
-        # worker ran last.
+        # A worker that is stopped with SIGTERM removes its own row. So the last round of the
+        # reconciliation shows when a worker ran last.
         since_round = format_duration(state.at - reconciler.last_round_at)
         last_seen = f" (the last round of the reconciliation was {since_round} ago)"
     restart_hint = ""

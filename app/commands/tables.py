@@ -63,8 +63,8 @@ class _BatchRecord(Struct, frozen=True):
     """
     A batch with its rows.
 
-    `metrics` has the figures of each checkpoint by pick, and `tickers` the ticker of each reading
-    that the figures use. Both use ids as keys.
+    `metrics` has the figures of the picks, by the checkpoint's id and then by the pick's id.
+    `tickers` has the ticker of each reading that the figures use, by the reading's id.
     """
 
     batch: Batch
@@ -241,7 +241,7 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
 
 
 def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
-    """Return the pick's alpha in percentage points: a SELL gains what its share loses."""
+    """Return the pick's alpha in points: a SELL gains what its share loses to the benchmark."""
     if pick.action is Action.SELL:
         return -metric.vs_benchmark_pct
     return metric.vs_benchmark_pct
@@ -330,7 +330,7 @@ async def show_closes(pool: Pool, ticker: str) -> None:
     """
     Print every reading of a ticker's prices and splits.
 
-    A second reading of a session, which differs from the first, is marked.
+    If a session has several readings, which differ, all of them but the first are marked.
     """
     async with pool.connection() as conn:
         readings = await closes.list_by_ticker(conn, ticker)
@@ -383,8 +383,8 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """
     Print rows as a table on a terminal.
 
-    Elsewhere each row is a line with tabs between its cells, for grep and cut. A dash stands for an
-    empty cell.
+    If the output is not a terminal, each row is a line with tabs between its cells, for grep and
+    cut. A dash stands for an empty cell.
     """
     if not console.is_terminal:
         console.file.writelines("\t".join(cell or "-" for cell in row) + "\n" for row in rows)

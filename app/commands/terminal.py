@@ -25,7 +25,8 @@ from jobs.context import RealClock
 
 P = ParamSpec("P")
 
-# Called with what is counted, how many are done, and how many there are.
+# A function that is called with the name of the things that are counted, how many of them are done,
+# and how many there are.
 ReportProgress = Callable[[str, int, int], None]
 
 clock = RealClock()
@@ -38,7 +39,7 @@ used_addresses: list[str] = []
 # Postgres refuses a statement later, the user of the last address has sent that statement.
 checked_rights: list[tuple[str, Need]] = []
 
-# The last part of the message when two settings lead to two databases: why they must not.
+# The last part of the message when two settings lead to two databases: why they must lead to one.
 _REASONS_FOR_ONE_DATABASE = {
     "QUEUE_DATABASE_URL": "the record and the queue share one database",
     "API_DATABASE_URL": "the API reads the record that the jobs write, not a copy of it",
@@ -114,7 +115,7 @@ def async_command(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P
 
 
 def report(line: str) -> None:
-    """Print a line for the operator on standard error, apart from the output of the command."""
+    """Print a line for the operator on standard error, separate from the command's output."""
     click.echo(line, err=True)
 
 
@@ -202,15 +203,15 @@ def database_address(
     """
     Return the direct address of the record's database, without a PgBouncer.
 
-    It is the first of these that applies:
+    The address is the first of these that applies:
 
     - QUEUE_DATABASE_URL if it is set, except with `rehearsal`;
     - DATABASE_URL if it is set;
     - the live database in the embedded Postgres of this folder. With `rehearsal`, the database of
-      the rehearsal there.
+      the rehearsal in the embedded Postgres.
 
-    With `create`, an embedded database that does not exist is created. Without `create`, raises
-    ConfigurationError for it.
+    With `create`, an embedded database that does not exist is created. Without `create`, such a
+    database raises ConfigurationError.
     """
     if not rehearsal and configuration.queue_database_url:
         return configuration.queue_database_url
@@ -219,7 +220,7 @@ def database_address(
 
 
 def _embedded_name(*, rehearsal: bool) -> str:
-    """Return the name of a database of the embedded Postgres."""
+    """Return the name of the live or the rehearsal's database in the embedded Postgres."""
     if rehearsal:
         return REHEARSAL
     return LIVE
@@ -264,7 +265,8 @@ async def _is_same_database(configuration: Settings, name: str, address: str) ->
     """Return whether the setting `name` leads to the database of DATABASE_URL."""
     pooled = configuration.database_pooled
     if name == "API_DATABASE_URL":
-        # One of the two addresses must be direct. API_DATABASE_URL may lead through a PgBouncer.
+        # The first argument of `is_same_database` must be a direct address. With `pooled`,
+        # API_DATABASE_URL may lead to a PgBouncer, so it is the second argument.
         return await pools.is_same_database(configuration.queue_address, address, pooled=pooled)
     return await pools.is_same_database(address, configuration.database_url, pooled=pooled)
 
@@ -348,7 +350,8 @@ async def open_live_record(configuration: Settings) -> AsyncIterator[pools.Pool]
     """
     direct = database_address(configuration)
     await check_database(configuration, direct)
-    # The command defers jobs: the queue and the record must be in one transaction.
+    # The command defers jobs in the transaction that changes the record. So the queue and the
+    # record must be in one database.
     await refuse_different_databases(configuration)
     await migrations.require_current(direct)
     await require_rights(configuration, direct, Need.WORK)

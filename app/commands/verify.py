@@ -118,7 +118,7 @@ async def verify(
         _print_success(result)
     except OSError as error:
         report(f"alpha-monday: Everything fits, but that could not be written: {error.strerror}")
-        # Python would try to write the rest of the output again at its end.
+        # Otherwise, Python would try to write the rest of the output again when the process ends.
         sys.stdout = None
         sys.exit(_EXIT_CODE_UNKNOWN)
 
@@ -133,10 +133,10 @@ def _print_success(result: Verification) -> None:
 
 def _exchange_calendar(closed: Iterable[date], *, with_setting: bool) -> Calendar:
     """
-    Return the exchange's calendar with the days `closed`.
+    Return the exchange's calendar, in which the days `closed` are no sessions.
 
-    With `with_setting` it also has the days of MARKET_CLOSED_DAYS. That setting belongs to the
-    record of the database, and not to the record of another service.
+    With `with_setting`, the days of MARKET_CLOSED_DAYS are no sessions, either. That setting
+    belongs to the record of the database, and not to the record of another service.
     """
     days = {*closed}
     if with_setting:

@@ -3,8 +3,8 @@ Whether a Postgres database is available, and what the log says when that change
 
 A database is unavailable if its server cannot be reached, starts up or shuts down, accepts no more
 connections, or accepts no writes (a standby, or a primary that the provider has made read-only).
-All of these end without a change to the program. So a job that fails for such a reason is tried
-again, a request gets the error SERVICE_UNAVAILABLE, and the process tries to connect again.
+All these states end without a change to the program. So a job that fails because of one of them is
+tried again, a request gets the error SERVICE_UNAVAILABLE, and the process tries to connect again.
 
 Every pool and every other connection reports its errors to this module. So the log has one warning
 with the cause when a database becomes unavailable, and one line when it is available again, even if
@@ -50,7 +50,8 @@ UNAVAILABLE_ERRORS = (
     errors.TransactionTimeout,
 )
 
-# Errors of a single statement, although psycopg derives them from OperationalError.
+# psycopg derives these errors from OperationalError, but they concern a single statement: the
+# database is available.
 _STATEMENT_ERRORS = (errors.ProgramLimitExceeded, errors.QueryCanceled)
 
 # The pool's own errors. They do not show whether the database is available.
@@ -69,7 +70,7 @@ log = structlog.get_logger()
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return psycopg's own error, if Procrastinate has wrapped it into one without a text."""
+    """Return psycopg's own error, also if Procrastinate has put it into an error without a text."""
     if isinstance(error, ConnectorException) and error.__cause__:
         return error.__cause__
     return error
@@ -106,10 +107,10 @@ class Availability:
     """
     Whether one database is available, as far as the connections of this process can tell.
 
-    One lost connection does not prove that the database is unavailable: the others may still work.
-    So the next attempt to connect decides, and its error is the cause in the log. A PgBouncer
-    accepts connections even while its Postgres is unavailable, so with `is_pooled` the first error
-    decides.
+    One lost connection does not prove that the database is unavailable: the other connections may
+    still work. So the next attempt to connect decides: if it fails, an outage is confirmed, and the
+    log has the error of this attempt as the cause. A PgBouncer accepts connections even while its
+    Postgres is unavailable, so with `is_pooled` the first error of a connection confirms an outage.
 
     Times are those of the monotonic clock.
     """
@@ -211,8 +212,8 @@ def _is_writable(conn: AsyncConnection[Any]) -> bool:
     """
     Return whether the server has reported that a connection accepts writes. No query is sent.
 
-    A PgBouncer reports neither parameter, so for its connections the result is always False. Then
-    only a write ends the outage of a read-only database.
+    A PgBouncer reports neither of the `_WRITABLE_PARAMETERS`, so for its connections the result is
+    always False. Then only a write ends the outage of a read-only database.
     """
     reported = {conn.pgconn.parameter_status(name) for name in _WRITABLE_PARAMETERS}
     return reported == {b"off"}
@@ -225,8 +226,9 @@ def for_database(address: str) -> Availability:
     """
     Return the availability of the database at an address.
 
-    `address` is shown in the log, so it must not contain a password. `app.database.advice` makes
-    it: `display_address`, or `availability_key` for a pool that connects as a separate user.
+    `address` is shown in the log, so it must not contain a password. Two functions of
+    `app.database.advice` make it: `availability_key` for a pool, because a pool may connect as a
+    separate user, and `display_address` for every other connection.
     """
     return _availability_by_address.setdefault(address, Availability(address))
 
@@ -240,7 +242,8 @@ def record_write() -> None:
     """
     Record that a write worked, so that a read-only database counts as writable again.
 
-    All addresses of a process lead to the same database, so the write proves it for all of them.
+    All addresses of a process lead to the same database, so one write proves for all of them that
+    the database accepts writes.
     """
     for database in _availability_by_address.values():
         if database.is_read_only:

@@ -1,16 +1,20 @@
 """
-The advisory locks: every number that this project passes to Postgres's advisory lock functions.
+The advisory locks: the fixed numbers that we pass to Postgres's advisory lock functions.
 
-The numbers never change: during a deployment the old and the new version run side by side and must
-exclude each other. They are arbitrary, but unlikely to be used by another program that shares the
-database.
+One lock is not in this list, because its number is random: `is_same_database` in
+app/database/pools.py takes it for a moment, to find out whether two addresses lead to one database.
 
-Level: a transaction lock (`pg_advisory_xact_lock`) ends with its transaction, a session lock
-(`pg_advisory_lock`) with its connection. In both cases a killed process leaves no lock behind.
+The numbers never change: during a deployment the old and the new version of the service run side by
+side, and a lock that one of them holds must exclude the other. The numbers are arbitrary, but
+unlikely to be used by another program that shares the database.
+
+Level: a transaction lock (`pg_advisory_xact_lock`) ends with its transaction. A session lock
+(`pg_advisory_lock`) ends with its connection. In both cases a killed process leaves no lock behind.
 
 Order: only RECONCILIATION and JOURNAL are ever held together, and RECONCILIATION is taken first.
-JOURNAL is the last lock of any transaction, after all row locks, because every writer of the record
-waits for it. A transaction or connection that takes one of the other locks takes no second lock.
+JOURNAL is the last lock of any transaction, after all row locks: every writer of the record waits
+for it, so it must be held only for a short time. A transaction or connection that takes a lock
+other than these two takes no second lock.
 """
 
 from enum import IntEnum
@@ -30,7 +34,7 @@ class Lock(IntEnum):
     RATE_LIMITER = 4_021_970_432
 
     # A transaction lock. It protects the end of the journal: a new entry contains the hash of the
-    # last one, so only one transaction at a time may add entries.
+    # last entry, so only one transaction at a time may add entries.
     JOURNAL = 4_021_970_433
 
     # A transaction lock. It protects a round of reconciliation: one process at a time. Other
@@ -50,6 +54,7 @@ class Lock(IntEnum):
         """
         Return the lock's number as the first of two keys.
 
-        Postgres takes one signed 64-bit key, or two signed 32-bit keys.
+        Postgres takes one signed 64-bit key, or two signed 32-bit keys. The lock's number does not
+        fit into a signed 32-bit key, so only its lower 31 bits are used.
         """
         return self % 2**31

@@ -3,7 +3,8 @@ Logging: structlog formats our own lines and those of the libraries.
 
 Lines are readable text on a terminal, and JSON elsewhere. Each has the time of the process's clock
 (simulated time in a rehearsal), a level, an event, and at its end the log context: the request, or
-the job with its task, run date, day, batch, attempt and step. docs/operate/log.md explains them.
+the job with its task, run date, day, batch, attempt and step. docs/operate/log.md explains the
+events and the fields.
 """
 
 import logging
@@ -20,9 +21,9 @@ from app.domain.journal import format_timestamp
 from app.domain.text import redact, shorten_middle
 from app.errors import AlphaMondayError
 
-# The lowest level at which a library's lines are logged. At INFO, Procrastinate logs the start and
-# the end of each job; our own lines report these with more detail. The HTTP clients log each
-# request, and uvicorn logs its own start and end.
+# The lowest level at which a library's lines are logged, unless the level of the log is DEBUG. At
+# INFO, Procrastinate logs the start and the end of each job; our own lines report these with more
+# detail. The HTTP clients log each request, and uvicorn logs its own start and end.
 _LIBRARY_LEVELS = {
     "procrastinate": logging.WARNING,
     "httpx": logging.WARNING,
@@ -31,13 +32,14 @@ _LIBRARY_LEVELS = {
 }
 
 # The maximum length of each text in a line, in characters. Our own texts are far shorter, but an
-# error of Postgres quotes the value that caused it, at any length. `shorten_middle` keeps both ends
-# of a text. The calls of a traceback (about 5,000 characters) come before the quoted value, so they
-# stay.
+# error of Postgres quotes the value that caused the error, however long that value is.
+# `shorten_middle` keeps both ends of a text. The calls of a traceback (about 5,000 characters) are
+# at the beginning of its text, before the quoted value, so they stay.
 MAX_TEXT_LENGTH = 10_000
 
-# How psycopg's pool begins its lines about each attempt to connect and each lost connection. They
-# are left out: `app.core.availability` logs one warning with the cause, and one line at the end.
+# How psycopg's pool begins its lines about each attempt to connect and each lost connection. These
+# lines are not logged, except at level DEBUG: `app.core.availability` logs one warning with the
+# cause, and one line when the database is available again.
 _POOL_NOISE = (
     "error connecting in ",
     "reconnection attempt in ",
@@ -55,7 +57,7 @@ def configure(
     Configure all logging of this process.
 
     `level` is the lowest level that is logged. `now` returns the time of a line. `secrets` are
-    replaced in every text. `to` is the output, standard error by default.
+    replaced by `***` in every text. `to` is the output, standard error by default.
     """
     stream = to or sys.stderr
     processors: list[Processor] = [
@@ -108,7 +110,7 @@ def _set_library_levels(level: int) -> None:
 
 
 def _renderer(stream: IO[str]) -> Processor:
-    """Return the last processor, which writes the fields of a line as text."""
+    """Return the last processor of a line, which writes the line's fields as text."""
     if stream.isatty():
         return structlog.dev.ConsoleRenderer(
             colors=True, exception_formatter=structlog.dev.plain_traceback
@@ -141,7 +143,7 @@ def _redact_secrets(secrets: Sequence[str]) -> Processor:
 
 
 def _safe_value(value: Any, secrets: Sequence[str]) -> Any:
-    """Return a field's value without secrets, and with each text in it shortened."""
+    """Return a field's value without secrets, and with each long text in it shortened."""
     if isinstance(value, str):
         return shorten_middle(redact(value, secrets), MAX_TEXT_LENGTH)
     if isinstance(value, dict):
@@ -183,8 +185,8 @@ def _shorten_expected_errors(_: Any, __: str, event: EventDict) -> EventDict:
     """
     Replace the traceback of an expected error by a field `reason`.
 
-    The text of an AlphaMondayError says enough. If the database's user lacks a right, the reason
-    names the command that lists the missing rights.
+    The text of an AlphaMondayError says enough without a traceback. If the database's user lacks a
+    right, the reason names the command that lists the missing rights.
     """
     error = event.get("exc_info")
     if isinstance(error, tuple):

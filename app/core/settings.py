@@ -1,9 +1,9 @@
 """
 The settings: `settings.toml` and the environment, converted into one typed `Settings`.
 
-dynaconf loads and validates them. If a value does not fit, `load` raises a ConfigurationError whose
-text is one line: the variable, what it must be, and an example. The value itself is never shown,
-because it may be a secret.
+dynaconf loads and validates them. If a value does not fit its setting, `load` raises a
+ConfigurationError whose text is one line: the variable, what its value must be, and an example. The
+value itself is never shown, because it may be a secret.
 """
 
 import math
@@ -45,7 +45,13 @@ _Key = Annotated[
 _Url = Annotated[str, Meta(description="an http or https address")]
 _ReceiverUrl = Annotated[str, Meta(description="an http or https address with a host name")]
 _RequestLimit = Annotated[
-    int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])
+    int,
+    Meta(
+        ge=1,
+        le=100_000,
+        description="a whole number of requests from 1 to 100000",
+        examples=["5"],
+    ),
 ]
 _DatabaseUrl = Annotated[
     str,
@@ -55,20 +61,23 @@ _DatabaseUrl = Annotated[
     ),
 ]
 
-# The default of Postgres's max_connections: the most connections of all its clients together.
+# The default of Postgres's setting max_connections, which limits the connections of all its clients
+# together.
 MAX_API_CONNECTIONS = 100
 
 # If API_CONNECTIONS is not set, the API has two connections for each core, within these bounds.
-# The cores cannot serve more of them at once: more connections only wait for one another. They even
-# do harm if the kernel groups processes by their Unix session (CONFIG_SCHED_AUTOGROUP). Then one
-# process of Postgres may wait for up to 0.2 s on the core that the service keeps busy. The minimum
-# is four: heavy operations may use half of the connections (`api.fair_semaphore`), so two of them
-# can run at once, and two connections are left for other queries.
+# The cores cannot serve more of them at once: more connections only wait for one another. More
+# connections even do harm if the kernel groups processes by their Unix session
+# (CONFIG_SCHED_AUTOGROUP). Then one process of Postgres may wait for up to 0.2 s on the core that
+# the service keeps busy. The minimum is four: heavy operations may use half of the connections
+# (`api.fair_semaphore`), so two heavy operations can run at once, and two connections are left for
+# other queries.
 _MIN_DEFAULT_CONNECTIONS = 4
 _MAX_DEFAULT_CONNECTIONS = 8
 _CONNECTIONS_PER_CORE = 2
 
-# The address of a receiver is a secret, too: a person who knows it can send messages in our name.
+# Like a key, the address of a receiver is a secret: a person who knows the address can send
+# messages in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 
 # Settings that must be an address with a host if they are set. The service sends requests to the
@@ -89,7 +98,7 @@ SECRETS = (
 )
 _COMMA = re.compile(r"\s*,\s*")
 
-# The variables with other addresses of the same database as DATABASE_URL.
+# The variables with other addresses of the database to which DATABASE_URL leads.
 _OTHER_DATABASE_URLS = ("QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL")
 
 # A shell removes the quotes around a value. If Docker or a platform reads a file of variables, the
@@ -162,7 +171,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     openai_api_key: _Key
     openai_model: Annotated[
         str,
-        # It is stored with every question.
+        # The name is stored with every question, so it is short and has no control characters.
         Meta(
             pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
             max_length=200,
@@ -458,7 +467,7 @@ def _describe_mistake(name: str, text: str) -> str:
     """
     Return what is wrong with a value that does not fit its setting.
 
-    The text is the rest of a message that begins with the variable's name.
+    The returned text follows the variable's name in a message.
     """
     variable = name.upper()
     if _is_quoted(name, text):
@@ -473,9 +482,9 @@ def _describe_mistake(name: str, text: str) -> str:
 
 def _copying_mistake(name: str, text: str) -> str:
     """
-    Return the rest of a message about characters that were copied by accident.
+    Return what follows the variable's name in a message about characters copied by accident.
 
-    Return an empty text if there are none.
+    Return an empty text if the value has no such characters.
     """
     if invisible := _INVISIBLE.search(text):
         return (
@@ -483,7 +492,7 @@ def _copying_mistake(name: str, text: str) -> str:
             f"{_for_example(name)}"
         )
     if "database_url" in name:
-        return ""  # a password may contain all of the following
+        return ""  # a password may contain any dash and a #
     if dash := _DASH.search(text):
         return (
             f"contains a dash other than -, U+{ord(dash[0]):04X}: type the value again, "
@@ -496,7 +505,7 @@ def _copying_mistake(name: str, text: str) -> str:
 
 def _address_mistake(name: str, text: str) -> str:
     """
-    Return the rest of a message about a mistake in a database address.
+    Return what follows the variable's name in a message about a mistake in a database address.
 
     Return an empty text if none of the known mistakes is found.
     """
@@ -535,10 +544,10 @@ def _address_mistake(name: str, text: str) -> str:
 
 
 def _has_invalid_port(text: str) -> bool:
-    """Return whether an address has an invalid port that cannot be a part of a password."""
+    """Return whether an address has an invalid port; False if that may be a part of a password."""
     authority, _, rest = text.partition("://")[2].partition("/")
-    # If an @ comes after the first slash, or twice before it, the text after a colon may be a part
-    # of a password that was not encoded.
+    # The authority ends at the first slash after `://`. If an @ comes after that slash, or twice
+    # before it, the text after a colon may be a part of a password that was not encoded.
     if "@" in rest or authority.count("@") > 1:
         return False
     if "@" in text and "@" not in authority:
@@ -551,7 +560,7 @@ def _unknown_parameter(text: str) -> str:
     """
     Return the name of a parameter that libpq does not know.
 
-    Return an empty text if there is none, or if the name may be a part of a password.
+    Return an empty text if libpq knows all parameters, or if the name may be a part of a password.
     """
     if "@" in text.partition("?")[2]:
         return ""
@@ -614,7 +623,8 @@ def _refuse_raw_password(text: str) -> None:
     """
     parts = conninfo_to_dict(text)
     if re.search(r"\s", text) and _SCHEME.match(text):
-        # libpq drops a space after the host, and keeps a line break in a name.
+        # libpq drops a space after the host, and keeps a line break in the name of a host, a user
+        # or a database.
         raise ProgrammingError
     ports = str(parts.get("port") or "5432").split(",")
     database = text.partition("://")[2].partition("/")[2].partition("?")[0]
@@ -624,7 +634,8 @@ def _refuse_raw_password(text: str) -> None:
 
 
 def _is_port(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
+    # libpq does not read the digits of other scripts, which are decimal for Python.
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
 
 
 def _require_host(text: str) -> None:

@@ -20,12 +20,15 @@ _NOT_RUNNING = re.compile("No such file or directory|Connection refused")
 _DENIED = re.compile(r"permission denied for (\w+) (.+)")
 _NOT_THE_OWNER = re.compile(r"must be owner of (?:\w+ )?(.+)")
 
-# The statements that grant a right on objects that are neither a schema nor a table.
-_GRANTS = {
-    "database": "GRANT CREATE ON DATABASE {object} TO {user};",
-    "sequence": "GRANT USAGE ON ALL SEQUENCES IN SCHEMA queue TO {user};",
-    "function": "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA queue TO {user};",
+# The rights that the service needs on the queue's objects, by Postgres's word for the kind of an
+# object. Procrastinate's names depend on its version, so each right is granted on all objects.
+_QUEUE_GRANTS = {
+    "table": f"{', '.join(rights.QUEUE_TABLES.service)} ON ALL TABLES",
+    "sequence": "USAGE ON ALL SEQUENCES",
+    "function": "EXECUTE ON ALL FUNCTIONS",
 }
+# The names of all objects of the queue begin with this; Postgres's messages have no schema.
+_QUEUE_PREFIX = "procrastinate_"
 
 _AS_ADMIN = "As an administrator of that Postgres, run"
 
@@ -108,7 +111,7 @@ def availability_key(conninfo: Any, *, separate_user: bool) -> str:
     """
     Return the key of an address in `app.core.availability`.
 
-    With `separate_user` the availability of the database is tracked for this user alone.
+    With `separate_user` the availability of the database is tracked for the address's user alone.
     """
     if separate_user:
         return f"{display_address(conninfo)} as {get_user(conninfo)}"
@@ -183,7 +186,7 @@ def permission_denied_message(conninfo: Any, error: Error) -> str:
     denied = _DENIED.search(line)
     if denied:
         kind = denied[1]
-        name = denied[2].strip().strip('"')
+        name = _unquoted(denied[2].strip())
         grant = _grant_statement(kind, name)
         if grant:
             statement = grant.format(object=quote_identifier(name), user=quote_identifier(user))
@@ -200,13 +203,20 @@ def permission_denied_message(conninfo: Any, error: Error) -> str:
     )
 
 
+def _unquoted(name: str) -> str:
+    """Return a name of a message without the quotes around it, which only some messages have."""
+    if len(name) > 2 and name[0] == name[-1] == '"':
+        return name[1:-1]
+    return name
+
+
 def _grant_statement(kind: str, name: str) -> str:
     """
     Return the statement that grants a missing right on an object.
 
-    It has placeholders for the object and the user. On a database and on the shared schema, it
-    grants the rights that migrations need. On other objects it grants the rights of the service's
-    role, and is empty if that role has none.
+    The statement has placeholders for the object and the user. On a database and on the shared
+    schema, it grants the rights that migrations need. On other objects, it grants the rights that
+    the service's role has on the object; if the role has none, the statement is empty.
     """
     if kind == "schema":
         # Migrations create tables in the shared schema. In the other schemas, only the owner of the
@@ -215,17 +225,18 @@ def _grant_statement(kind: str, name: str) -> str:
         if name == rights.SHARED_SCHEMA:
             right = "USAGE, CREATE"
         return f"GRANT {right} ON SCHEMA {{object}} TO {{user}};"
+    if kind == "database":
+        return "GRANT CREATE ON DATABASE {object} TO {user};"
     if kind == "function" and name in rights.FUNCTIONS:
         return f"GRANT EXECUTE ON FUNCTION {rights.SHARED_SCHEMA}.{{object}} TO {{user}};"
-    if kind != "table":
-        return _GRANTS.get(kind, "")
-    for table, service_rights in rights.TABLES.items():
-        if table.partition(".")[2] == name:
-            return _grant_on_table(table, service_rights)
-    if not name.startswith("procrastinate_"):  # a table of another program
-        return ""
-    queue_rights = ", ".join(rights.QUEUE_TABLES.service)
-    return f"GRANT {queue_rights} ON ALL TABLES IN SCHEMA queue TO {{user}};"
+    if kind == "table":
+        for table, service_rights in rights.TABLES.items():
+            if table.partition(".")[2] == name:
+                return _grant_on_table(table, service_rights)
+    # Any other object belongs to Postgres or to another program.
+    if kind in _QUEUE_GRANTS and name.startswith(_QUEUE_PREFIX):
+        return f"GRANT {_QUEUE_GRANTS[kind]} IN SCHEMA {rights.QUEUE_SCHEMA} TO {{user}};"
+    return ""
 
 
 def _grant_on_table(table: str, service_rights: rights.TableRights) -> str:

@@ -17,7 +17,7 @@ _FIRST_WITH_MAINTAIN = 170_000
 
 class Right(NamedTuple):
     """
-    A right on an object. The values are those of a GRANT statement.
+    A right on an object. Its kind, object and right are written as in a GRANT statement.
 
     `column` is empty if the right is on the whole object.
     """
@@ -29,7 +29,7 @@ class Right(NamedTuple):
 
     @property
     def target(self) -> tuple[str, str]:
-        """Return the object and its kind, without the column."""
+        """Return the kind of the object and the object, without the column."""
         return self.kind, self.object
 
 
@@ -66,8 +66,8 @@ class Catalogue(NamedTuple):
     """
     Our objects in a database, with their owners.
 
-    `user` is the user of the connection. `schemas` and `types` map the name of each object to its
-    owner.
+    `user` is the user of the connection. `schemas` maps the name of each schema to its owner, and
+    `types` maps the name of each type to its owner.
     """
 
     database: str
@@ -170,7 +170,8 @@ async def _list_functions(conn: AsyncConnection[Any]) -> list[Function]:
 
 
 async def _list_types(conn: AsyncConnection[Any]) -> dict[str, str]:
-    # Row types of tables and array types are left out: their owner changes with the table or type.
+    # The result has neither the row type of a table nor the array type of a type: when the table or
+    # the type gets another owner, Postgres also changes the owner of its row type or array type.
     rows = await fetch(
         conn,
         """
@@ -193,7 +194,7 @@ async def read_rights(conn: AsyncConnection[Any], catalogue: Catalogue, role: st
     """
     Return a role's rights on our objects.
 
-    They may be granted to the role itself, to a role of which it is a member, or to PUBLIC.
+    A right may be granted to the role itself, to a role of which it is a member, or to PUBLIC.
     """
     return {
         *await _rights_on_database(conn, catalogue, role),
@@ -282,8 +283,8 @@ def _table_names(catalogue: Catalogue) -> list[str]:
 
 
 async def _rights_on_sequences(conn: AsyncConnection[Any], role: str) -> list[Right]:
-    # The condition is a CASE, because a CASE is evaluated in order: for a table,
-    # has_sequence_privilege would raise an error.
+    # A CASE and not an AND: Postgres may evaluate the parts of an AND in any order, and
+    # has_sequence_privilege raises an error for a table.
     rows = await fetch(
         conn,
         """

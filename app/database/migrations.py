@@ -30,11 +30,11 @@ from app.errors import ConfigurationError
 
 _FILE_NAME = re.compile(r"(\d{4})_(\w+)\.up\.sql")
 
-# A function that is called with the connection, in the transaction, before any migration is taken
-# back.
+# A function that is called before any migration is taken back. It gets the connection, which is
+# then in the transaction that takes the migrations back.
 Guard = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
-# The names of columns by their table, as schema.table.
+# The names of a table's columns, by the name of the table in the form schema.table.
 Columns = dict[str, list[str]]
 
 # The oldest major version of Postgres that is tested.
@@ -44,7 +44,7 @@ OLDEST = 15
 _NAME = "migrate"
 
 # A statement that waits for a table's lock blocks all later queries of that table. So a migration
-# fails soon, and the operator runs it again.
+# waits at most ten seconds for a lock, and then fails. The operator runs it again.
 _SET_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 
 # Errors about a name that is in use already.
@@ -88,7 +88,8 @@ class Loss(Struct, frozen=True):
     """
     Data that is deleted when a migration is taken back.
 
-    `count` is the number of a table's rows, or if `column` is set, of that column's values.
+    `count` is the number of deleted rows of `table`. If `column` is set, it is the number of values
+    in the deleted column.
     """
 
     table: str
@@ -143,11 +144,11 @@ async def migrate(
     conninfo: str, at: datetime, down_to: int | None = None, guard: Guard | None = None
 ) -> list[str]:
     """
-    Apply all missing migrations. With `down_to`, take back the migrations with higher numbers.
+    Apply all missing migrations. With `down_to`, take back those with a number above `down_to`.
 
-    Return a line for each migration. `at` is the time that the history stores, and `guard` is
-    explained in `migrate_connection`. Raises ConfigurationError if the user, the database or its
-    history does not allow the migration.
+    Return a line for each migration that was applied or taken back. `at` is the time that the
+    history stores, and `guard` is explained in `migrate_connection`. Raises ConfigurationError if
+    the user, the database or its history does not allow the migration.
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         return await migrate_connection(conn, at, down_to=down_to, guard=guard)
@@ -171,7 +172,7 @@ async def migrate_connection(
     _refuse_unknown_number(down_to, known)
     _refuse_old_postgres(conn)
     await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
-    # The statement runs only if the tables do not exist: even with IF NOT EXISTS, it needs the
+    # `_HISTORY` is executed only if its tables do not exist: even with IF NOT EXISTS, it needs the
     # right to create them.
     if not await _has_history(conn):
         await _require_owner(conn, "make the tables")
@@ -202,10 +203,10 @@ async def _apply_missing(
 
 async def require_owner(conninfo: str, what: str, setting: str = "MIGRATE_DATABASE_URL") -> None:
     """
-    Raise ConfigurationError if an address's user may not change the tables of its database.
+    Raise ConfigurationError if the user of an address may not change the tables of the database.
 
-    The message says that the user may not do `what`, and names the `setting` for the owner's
-    address.
+    The message says that the user may not do `what`, and names `setting`, the setting that must
+    have the owner's address.
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         await _require_owner(conn, what, setting)
@@ -249,7 +250,7 @@ async def _require_owner(
 
 async def preview_losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
     """
-    Return the migrations that would be taken back, and the data that would be deleted.
+    Return the migrations that `migrate` would take back, and the data that this would delete.
 
     Nothing is changed. Raises ConfigurationError if `down_to` is not a known number, or if the user
     or the history of the database does not allow `migrate` to take the migrations back.
@@ -292,7 +293,8 @@ async def preview_losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Lo
         for table in columns:
             deleted = rows[table] - rows_left.get(table, 0)
             losses.append(Loss(table=table, column=None, count=deleted))
-        # The values can be counted only here, because the rollback has restored the columns.
+        # Only now it is known which columns are dropped, and the rollback has restored them, so
+        # their values can be counted.
         for table, names_left in columns_left.items():
             for column in columns.get(table, []):
                 if column not in names_left:
@@ -398,7 +400,12 @@ async def _status(conn: AsyncConnection[Any]) -> list[MigrationStatus]:
 
 
 async def get_last_applied(conn: AsyncConnection[Any]) -> int:
-    """Return the number of the last applied migration (0 if none), even of a newer version."""
+    """
+    Return the number of the last applied migration; 0 if none is applied.
+
+    The migration may belong to a newer version of the service, so that this version does not know
+    it.
+    """
     if not await _has_migrations_table(conn):
         return 0
     numbers = await _fetch(conn, "SELECT number FROM operations.migrations")
@@ -415,11 +422,11 @@ async def require_current(conninfo: str) -> None:
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         _refuse_old_postgres(conn)
-        # While another process migrates, this statement waits for it. A process that begins to
-        # migrate later waits for this lock. `alpha-monday migrate --down-to` looks for sessions of
-        # a service while the command holds the lock of migrations. A service opens its sessions
-        # before it calls this function. So either the command finds the service, or this function
-        # finds that a migration is missing.
+        # If another process migrates, the second statement below waits for its end. A process that
+        # begins to migrate later waits until this session ends. `alpha-monday migrate --down-to`
+        # looks for sessions of a service while the command holds the lock of migrations. A service
+        # opens its sessions before it calls this function. So either the command finds the service,
+        # or this function finds that a migration is missing.
         try:
             await conn.execute("SET lock_timeout = '10s'")
             await conn.execute("SELECT pg_advisory_lock_shared(%s)", (Lock.MIGRATIONS,))
@@ -446,7 +453,7 @@ async def require_current(conninfo: str) -> None:
 
 
 def queue_files() -> list[str]:
-    """Return the names of the installed Procrastinate's migration files, in order."""
+    """Return the names of the migration files of the installed Procrastinate, in order."""
     return sorted(path.name for path in Path(migrations_path).glob("*.sql"))
 
 
@@ -454,8 +461,8 @@ async def _check_history(conn: AsyncConnection[Any], known: Sequence[Migration])
     """
     Return the number of the last applied migration.
 
-    Raises ConfigurationError if a file was changed after it was applied, or if an earlier migration
-    than the last one was never applied.
+    Raises ConfigurationError if a file was changed after it was applied, or if a migration before
+    the last applied one was never applied.
     """
     history = dict(await _fetch(conn, "SELECT number, checksum FROM operations.migrations"))
     for step in known:
@@ -507,8 +514,8 @@ async def _take_back(conn: AsyncConnection[Any], step: Migration) -> str:
         await conn.execute("SET LOCAL search_path = public")
         await conn.execute(step.down.encode())
         await conn.execute("DELETE FROM operations.migrations WHERE number = %s", (step.number,))
-        # Taking this migration back drops the queue's tables, because it created their schema. So
-        # none of the queue's files is applied any more.
+        # The migration `queue` created the schema of the queue's tables, so taking it back drops
+        # these tables. Then none of the queue's files is applied any more.
         if step.name == "queue":
             await conn.execute("DELETE FROM operations.queue_migrations")
         await roles.regrant(conn)
@@ -516,14 +523,15 @@ async def _take_back(conn: AsyncConnection[Any], step: Migration) -> str:
 
 
 async def _migrate_queue(conn: AsyncConnection[Any], at: datetime) -> list[str]:
-    """Install the queue's schema, or apply the queue's files that are not applied yet."""
+    """Install the queue's schema if it is missing, otherwise apply the queue's missing files."""
     rows = await _fetch(conn, "SELECT file FROM operations.queue_migrations")
     applied = {file for (file,) in rows}
     missing = [file for file in queue_files() if file not in applied]
     if not missing:
         return []
 
-    # The schema file of the installed version contains the changes of all its migration files.
+    # The schema file of the installed Procrastinate contains the changes of all its migration
+    # files.
     scripts = [SchemaManager.get_schema()]
     line = "queue: installed"
     if applied:

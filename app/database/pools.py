@@ -33,7 +33,7 @@ Pool = AsyncConnectionPool[AsyncConnection[Any]]
 _ENDED_TOGETHER_SECONDS = 1.0
 
 # How long to check whether an idle connection still works, in seconds. The pool's own timeout does
-# not end such a check, so a check would last as long as the network is silent.
+# not end such a check: without this timeout, a check would last as long as the network is silent.
 _CHECK_TIMEOUT = 1.0
 
 # A connection is replaced after this time, in seconds: managed services end connections after ten
@@ -44,8 +44,8 @@ _MAX_LIFETIME = 600
 _MAX_IDLE = 300
 
 # Whether any session holds an advisory lock in this database. The parameters are the two halves of
-# the lock's key, as pg_locks shows them. This needs no right, so it also works for a user who may
-# not call the lock functions.
+# the lock's key, as pg_locks shows them. The query needs no right, so it also works for a user who
+# may not call the lock functions.
 _IS_LOCK_HELD = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_locks
@@ -87,7 +87,7 @@ def make_pool(
     - `max_use_seconds`: a connection that is in use for longer is ended, because then the server or
       a proxy no longer responds; 0 means no limit.
     - `separate_user`: the pool's user differs from the user of the other pools. So if only this
-      user cannot connect, the database still counts as available for the others.
+      user cannot connect, the database still counts as available for the other pools.
 
     Without `generic_plans`, Postgres plans a statement on a long table again at every execution. It
     estimates that a generic plan costs too much, because it assumes that a LIMIT with an unknown
@@ -103,8 +103,9 @@ def make_pool(
         "statement_timeout": statement_timeout,
         "generic_plans": generic_plans,
     }
-    # Without `autocommit`, the option is left out, because Procrastinate itself passes it for the
-    # connection that listens.
+    # If `autocommit` is False, the option is not passed at all, instead of passed as False.
+    # Procrastinate itself passes True for its connection that listens, and an option cannot be
+    # passed twice.
     if autocommit:
         session_options["autocommit"] = True
     return ReconnectingPool(
@@ -129,9 +130,9 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
     A pool that works again as soon as its database is available again.
 
     psycopg's pool doubles its pause after each failed attempt to connect. After `reconnect_timeout`
-    it does not try again until a connection is requested. Therefore this timeout is short here.
-    When it is over, `_reconnect` requests a connection. Errors and new connections are reported to
-    `app.core.availability`.
+    it does not try again until a connection is requested. This timeout is short here, so that the
+    pauses stay short. When it is over, `_reconnect` requests a connection, and the pool tries
+    again. Errors and new connections are reported to `app.core.availability`.
     """
 
     def __init__(
@@ -283,8 +284,8 @@ async def opened(pool: Pool) -> AsyncIterator[Pool]:
 
     Raises ConfigurationError, with one line that names the reason, if the database cannot be used.
     """
-    # This comes before the pool is opened, because the pool's error would only say that it timed
-    # out.
+    # The check comes before the pool is opened, because the pool's error would only say that the
+    # pool timed out.
     await check(pool.conninfo, pooled=issubclass(pool.connection_class, PooledSession))
     try:
         await pool.open(wait=True, timeout=10)
@@ -312,7 +313,8 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
     except OperationalError as error:
         raise unreachable_error(conninfo, error) from None
     except UnicodeError:
-        # psycopg resolves the host with Python's own function, which encodes the name first.
+        # psycopg resolves the host with Python's own function, which first encodes the host's name.
+        # This raises UnicodeError if a part of the name is empty or too long.
         raise unreachable_error(
             conninfo, OperationalError("failed to resolve host: a part of it is empty or too long")
         ) from None
@@ -371,7 +373,7 @@ async def transaction(pool: Pool, *, notify: bool = True) -> AsyncIterator[Async
 
 @asynccontextmanager
 async def snapshot(conninfo: str, name: str) -> AsyncIterator[AsyncConnection[Any]]:
-    """Yield a read-only connection that reads one snapshot of the database: no later commits."""
+    """Yield a read-only connection that sees one snapshot of the database, and no later commit."""
     pool = make_pool(conninfo, max_size=1, name=name)
     async with opened(pool), pool.connection() as conn:
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)

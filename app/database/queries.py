@@ -45,7 +45,8 @@ _MAX_KEPT_BUFFER = 16 * 1024 * 1024
 # The interval at which a timer looks for a result, in seconds: see `_ResultReader`.
 _POLL_INTERVAL = 0.5
 
-# The connection is ended this time after `statement_timeout`, in seconds.
+# How much longer than `statement_timeout` a statement may take before its connection is ended, in
+# seconds.
 _TIMEOUT_MARGIN = 1
 
 # After these errors a transaction can continue from its savepoint: only the statement failed.
@@ -169,7 +170,7 @@ def _columns_of(result: PGresult) -> list[bytes]:
 
 async def prepare(pgconn: PGconn, names: StatementNames, sql: str) -> bytes:
     """
-    Return the name of a prepared statement, and prepare it if `names` does not have it.
+    Return the name of the prepared statement for `sql`. Prepare it if `names` does not have it.
 
     If the session has `MAX_PREPARED` statements, the least recently used one is deallocated.
     """
@@ -204,11 +205,12 @@ class _ResultReader:
 
     libpq closes the socket as soon as it notices that the connection has ended. The next socket of
     the process may get the same file descriptor. So the call in which libpq closes the socket must
-    also make the loop stop watching the descriptor. A later call could hit the next socket.
+    also make the loop stop watching the descriptor. A later call could end the watching of the next
+    socket instead.
 
-    The events of the loop are not enough. If Postgres's last message and the end of the connection
-    arrive together, as after a crash, uvloop reports the message and never the end. So a timer
-    looks for a result, too.
+    The loop does not report every end of a connection. If Postgres's last message and the end of
+    the connection arrive together, as after a crash, uvloop reports the message and never the end.
+    So a timer looks for a result, too.
     """
 
     def __init__(self, pgconn: PGconn) -> None:
@@ -242,7 +244,7 @@ class _ResultReader:
         self._advance()
 
     def _advance(self) -> None:
-        """Send the rest of the statement, and read the data that has arrived."""
+        """Send the unsent part of the statement, and read the data that has arrived."""
         try:
             if not self._pgconn.flush():
                 self._loop.remove_writer(self._socket)
@@ -261,8 +263,8 @@ class _ResultReader:
     def _stop(self) -> None:
         if self._timer:
             self._timer.cancel()
-            # The timer refers to this object. Such a cycle would keep the results in memory until
-            # the next full garbage collection, and they may be megabytes.
+            # The timer and this object refer to each other. Such a cycle would keep the results in
+            # memory until the next full garbage collection, and they may be megabytes.
             self._timer = None
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)

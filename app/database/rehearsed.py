@@ -1,7 +1,7 @@
 """
 Whether a database contains a rehearsal. Rehearsed and live data never share a database.
 
-The mark is the table of the simulated clock: only a rehearsal creates it.
+A rehearsal is recognised by the table of the simulated clock: only a rehearsal creates it.
 """
 
 from datetime import datetime
@@ -50,7 +50,7 @@ async def get_simulated_time(pool: AsyncConnectionPool[AsyncConnection[Any]]) ->
     """
     Return the simulated time that the database's rehearsal has reached.
 
-    Return None if the rehearsal has caught up with real time, or there is none.
+    Return None if the rehearsal has caught up with real time, or if the database has no rehearsal.
     """
     async with pool.connection() as conn:
         return await get_simulated_time_on_connection(conn)

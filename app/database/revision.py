@@ -1,13 +1,15 @@
 """
-Tracks the record's revision: a dedicated connection LISTENs for the notification of every commit.
+Tracks the record's revision.
 
-This process also sends notifications to itself, called probes. Postgres delivers notifications in
-the order of the commits. So when a probe arrives, the notifications of all earlier commits have
-arrived, too. `Revision` then knows the revision for `MAX_SILENCE` seconds after it sent the probe.
+A dedicated connection LISTENs for notifications: every commit that changes the record sends one.
+This process also sends notifications to itself. They are called probes. Postgres delivers
+notifications in the order of the commits. So when a probe arrives, the notifications of all commits
+before the probe have arrived, too. From then on, `Revision` knows the revision until `MAX_SILENCE`
+seconds after it sent the probe.
 
 If anything fails, the revision becomes unknown, at most `MAX_SILENCE` seconds after the first
-commit that this process misses. Examples are a broken connection, a network that is silent, and a
-PgBouncer in place of a direct connection.
+commit that this process misses. Examples of failures are a broken connection, a network that is
+silent, and a PgBouncer in place of a direct connection.
 """
 
 import asyncio
@@ -29,8 +31,8 @@ from app.database.sessions import Session
 # How long to wait for notifications before the next probe, in seconds.
 PROBE_INTERVAL = 2.0
 
-# How long the revision is known after a probe was sent, in seconds. A connection that is silent for
-# longer is ended.
+# How long the revision is known after a probe was sent, in seconds, if the probe arrives. A
+# connection that is silent for longer than this is ended.
 MAX_SILENCE = 5.0
 
 # The pause before the next attempt to connect, in seconds.
@@ -47,8 +49,8 @@ class Revision:
         # The row with the journal's newest number, as the last probe read it.
         self._head: object = None
         self._changed = asyncio.Event()
-        # The time is from `time.monotonic` and not from the loop's clock: uvloop's clock does not
-        # advance during a callback, even if the callback takes long.
+        # `_known_until` is a time of `time.monotonic` and not of the loop's clock: uvloop's clock
+        # does not advance during a callback, even if the callback takes long.
         self._known_until = monotonic()
         self._conn: AsyncConnection[Any] | None = None
         self._stopping = False
@@ -65,7 +67,7 @@ class Revision:
         self._changed.set()
 
     async def wait_for_change(self, since: int) -> int:
-        """Wait until the revision differs from `since`, and return it."""
+        """Wait until the revision differs from `since`, and return the new revision."""
         while self._number == since:
             self._changed.clear()
             await self._changed.wait()
@@ -84,15 +86,15 @@ class Revision:
             yield
         finally:
             self._stopping = True
-            # The connection is ended first: if its network is silent, a cancellation takes ten
-            # seconds.
+            # The connection is ended before the task is cancelled: if its network is silent, a
+            # cancellation takes ten seconds.
             if self._conn:
                 disconnect(self._conn)
                 await asyncio.wait([listening], timeout=_RECONNECT_PAUSE)
             await tasks.cancel_and_wait(listening)
 
     async def _listen(self, conninfo: str) -> None:
-        """Receive notifications until the context ends, on one connection after another."""
+        """Receive notifications until `listen` ends, on one connection after another."""
         # Only the first error of an outage is logged.
         was_receiving = True
         database = availability.for_database(display_address(conninfo))
@@ -104,7 +106,8 @@ class Revision:
                     self._conn = conn
                     database.record_connection(conn)
                     await conn.execute("LISTEN record")
-                    # Notifications that were sent before LISTEN were missed.
+                    # Notifications that were sent before LISTEN were missed, so the record may have
+                    # changed.
                     self.mark_changed()
                     while True:
                         await self._probe(conn)
@@ -128,10 +131,11 @@ class Revision:
         """
         Send a probe, and receive notifications for `PROBE_INTERVAL` seconds.
 
-        Raises OperationalError if the probe does not arrive.
+        Raises OperationalError if the probe does not arrive in this time.
         """
         sent_at = monotonic()
-        # If the network is silent, neither a query nor its cancellation would end.
+        # If the network is silent, neither a query nor its cancellation would end. So after
+        # MAX_SILENCE the connection is ended.
         loop = asyncio.get_running_loop()
         disconnecting = loop.call_later(MAX_SILENCE, disconnect, conn)
         try:

@@ -5,8 +5,8 @@ The owner migrates: it owns everything, and needs no entry here. The service run
 rows to the record, and changes only the columns that a job changes; it cannot delete anything from
 the record. The reader answers the API: it reads the record.
 
-`app/database/roles.py` builds its SQL from these tables, and compares a database with them. If a
-migration creates a table or a function, add it here; otherwise a test fails.
+`app/database/roles.py` builds its SQL from `TABLES` and `FUNCTIONS` below, and compares a database
+with them. If a migration creates a table or a function, add it here; otherwise a test fails.
 """
 
 from enum import StrEnum
@@ -77,7 +77,8 @@ TABLES: dict[str, TableRights] = {
     ),
     "public.picks": TableRights(
         _ADD,
-        # A pick is renamed, or ends; its open arrives late; its baseline is corrected.
+        # A pick is renamed, or ends; its open is stored after the pick itself; its baseline is
+        # corrected.
         updates=(
             "ticker",
             "ended",
@@ -105,7 +106,7 @@ TABLES: dict[str, TableRights] = {
     ),
     "public.pick_checkpoint_metrics": TableRights(
         _ADD,
-        # The return from the open arrives late; a figure is corrected.
+        # The return from the open is stored after the rest of the metric; a figure is corrected.
         updates=(
             "current_price",
             "close_id",

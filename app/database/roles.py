@@ -2,9 +2,9 @@
 The three roles in a database: the SQL that grants their rights, and checks of a user's rights.
 
 `grant_statements` reads the catalogue and returns what `alpha-monday roles` prints or applies.
-Running the statements a second time changes nothing. `regrant` is the part that needs no
-administrator: `alpha-monday migrate` runs it after each migration, so that a new table gets its
-rights.
+Running the statements a second time changes nothing. `regrant` runs those of the statements that
+need no administrator: `alpha-monday migrate` calls it after each migration, so that the roles get
+their rights on a new table.
 `missing_grants` compares the rights of a connection's user with those that a command needs, before
 the command begins.
 
@@ -46,7 +46,8 @@ DEFAULT_NAMES = {role: f"alpha_monday_{role}" for role in Role}
 _MAX_NAME_BYTES = 63
 _RESERVED_NAMES = frozenset({"public", "none", "current_user", "session_user", "current_role"})
 
-# The first version of Postgres with the option SET of a membership.
+# From this version of Postgres on, a member of a role may SET ROLE to it only if the membership was
+# granted with the option SET.
 _FIRST_WITH_SET_OPTION = 160_000
 
 # Predefined roles of Postgres: their members can do more than any grant here allows.
@@ -66,7 +67,8 @@ _CREATE_NAMES_TABLE = (
 # table is useless.
 _OBJECT_KINDS = ("DATABASE", "SCHEMA", "TABLE", "SEQUENCE", "FUNCTION")
 
-# The purpose of a command with each need. It completes the sentence "The user cannot ...".
+# For each need, what a command with this need does. The text completes the sentence "The user
+# cannot ...".
 _PURPOSES: Mapping[Need, str] = {
     Need.READ_RECORD: "read the record",
     Need.READ_ALL: "read the record, the queue and the service's own tables",
@@ -111,7 +113,8 @@ async def stored_names(conn: AsyncConnection[Any]) -> RoleNames | None:
     """
     Return the names that `alpha-monday roles --apply` stored.
 
-    Return None if it never ran here, or if the current user may not read them.
+    Return None if the command never ran on this database, or if the current user may not read the
+    names.
     """
     cursor = await conn.execute(
         """
@@ -161,7 +164,7 @@ async def grant_statements(
     service = quote_identifier(names.service)
     return [
         # The search path decides whether Postgres writes the name of a type with its schema. The
-        # names in the statements were read with this path.
+        # names in the statements were read with this path, so the statements need it, too.
         f"SET LOCAL search_path = {SEARCH_PATH}",
         *_create_roles(names, connections),
         *membership_in_owner,
@@ -202,7 +205,7 @@ def _create_roles(names: RoleNames, connections: int) -> Iterator[str]:
             f"(SELECT FROM pg_catalog.pg_roles WHERE rolname = {_literal(name)}) "
             f"THEN CREATE ROLE {quote_identifier(name)} LOGIN{limit}; END IF; END"
         )
-        # As a literal and not in dollar quotes, which a name could end.
+        # The body is a literal: inside dollar quotes ($$...$$), a name with $$ would end the body.
         yield f"DO {_literal(body)}"
 
 
@@ -235,9 +238,9 @@ async def _list_former_owners(
     conn: AsyncConnection[Any], catalogue: Catalogue, names: RoleNames
 ) -> list[str]:
     """
-    Return the users who own tables now and will not own them afterwards.
+    Return the users who own tables now and will not own them after the statements have run.
 
-    Superusers and the current user are left out.
+    Superusers and the current user are not returned.
     """
     replaced_owners = catalogue.table_owners() - set(names.all()) - {catalogue.user}
     rows = await fetch(
@@ -305,7 +308,12 @@ def _change_owner(catalogue: Catalogue, owner: str) -> Iterator[str]:
 def _grants_on_objects(
     catalogue: Catalogue, names: RoleNames, obsolete: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Yield the statements that revoke all rights, and grant those of `app.database.rights`."""
+    """
+    Yield the statements that give the service and the reader their rights on our objects.
+
+    On each object, all rights of these two roles, of PUBLIC and of the roles `obsolete` are revoked
+    first. Then the rights of `app.database.rights` are granted.
+    """
     revoked = f"PUBLIC, {_name_list([names.service, names.reader, *obsolete])}"
     service = quote_identifier(names.service)
     for schema in rights.OWN_SCHEMAS:
@@ -488,7 +496,7 @@ async def _describe_excess(
         f"{name} has {attribute}. Remove it with ALTER ROLE {quote_identifier(name)} NO{attribute};"
         for attribute in attributes
     ]
-    # A superuser has every other right, too.
+    # A superuser has every other right, too, so no other right is described.
     if "SUPERUSER" in attributes:
         return lines
 
@@ -518,9 +526,9 @@ async def _describe_excess(
 
 async def _excess_attributes(conn: AsyncConnection[Any], name: str) -> list[str]:
     """
-    Return the attributes of a role that the service and the reader must not have.
+    Return the attributes that a role has although the service and the reader must not have them.
 
-    They have the names that ALTER ROLE uses.
+    Each attribute is named as in ALTER ROLE.
     """
     ((is_superuser, makes_roles, makes_databases, replicates, bypasses),) = await fetch(
         conn,

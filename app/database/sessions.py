@@ -1,14 +1,15 @@
 """
-Postgres sessions: how every connection is made, and which of its settings the service sets.
+Postgres sessions: how every connection is made, and which settings the service gives a session.
 
 In this module, a session is a session of Postgres: the server's side of a connection. It has
 nothing to do with the sessions of the stock exchange.
 
 A setting may come from postgresql.conf, ALTER DATABASE, ALTER ROLE, the address, libpq's
 environment or a pooler. So the service does not rely on any default that decides what a statement
-means, or whether a commit survives a crash. `SETTINGS` lists the settings that it sets, each with
-its reason. They are sent in the start-up packet, so that they apply to the first statement. They
-are set again after connecting, because a pooler may drop the packet's options.
+means, or whether a commit survives a crash. `SETTINGS` lists the settings that the service sets,
+each with its reason. These settings are sent in the start-up packet, so that they apply to the
+first statement. They are set again after connecting, because a pooler may drop the packet's
+options.
 
 The operator decides these settings, because no result depends on them:
 
@@ -48,8 +49,9 @@ from app.errors import ConfigurationError
 
 SEARCH_PATH = "public, queue"
 
-# Without these, a half-open connection could block a worker for the two hours that TCP allows. The
-# first two are in seconds, the third is a number of probes, and the last is in milliseconds.
+# Without these parameters, a half-open connection could block a worker for the two hours that TCP
+# allows. The first two are in seconds, the third is a number of probes, and the last is in
+# milliseconds.
 KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -85,7 +87,7 @@ SETTINGS = (
     ),
     Setting("default_transaction_read_only", "off", "jobs write"),
     Setting("default_transaction_deferrable", "off", "no transaction waits for a snapshot"),
-    # Timeouts. If an administrator sets a timeout for a role, it is meant for people.
+    # Timeouts. If an administrator sets a timeout for a role, it is meant for people, not for jobs.
     Setting("statement_timeout", "0", "pools that need a limit set it themselves"),
     Setting("lock_timeout", "0", "migrations set their own"),
     Setting("idle_session_timeout", "0", "a pool keeps idle connections"),
@@ -107,11 +109,11 @@ SETTINGS = (
 # The settings of a pool with `generic_plans`; `app.database.pools.make_pool` gives the reasons.
 GENERIC_PLAN_SETTINGS = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
 
-# PgBouncer sets these itself when it assigns another session to a client.
+# PgBouncer sets these settings itself when it assigns another session to a client.
 _TRACKED_BY_PGBOUNCER = ("timezone", "datestyle", "standard_conforming_strings")
 
-# SET LOCAL need not set these. BEGIN has the first three as options. The last one applies to an
-# idle session, and behind a PgBouncer such a session belongs to PgBouncer.
+# SET LOCAL need not set these settings. BEGIN has the first three as options. The last one applies
+# to an idle session, and behind a PgBouncer an idle session belongs to PgBouncer.
 _NOT_SET_LOCALLY = (
     "default_transaction_isolation",
     "default_transaction_read_only",
@@ -129,7 +131,7 @@ _SESSION_VARIABLES = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGD
 APPLICATION_PREFIX = "alpha-monday"
 
 # The path of an embedded server's socket folder, as `app/database/embedded.py` chooses it.
-_EMBEDDED_SOCKET = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
+_EMBEDDED_SOCKET = re.compile(r"/tmp/am-[0-9]+-[0-9a-f]{10}")  # noqa: S108
 
 # libpq's variables that were removed from this process's environment.
 _removed_variables: dict[str, str] = {}
@@ -164,7 +166,7 @@ def full_environment() -> dict[str, str]:
 
 
 def libpq_variables(address: str) -> list[str]:
-    """Return the names of libpq's variables that are set and apply to an address, in order."""
+    """Return the sorted names of libpq's variables that are set and apply to an address."""
     with _environment_lock:
         _remove_libpq_variables()
     if is_embedded(conninfo_to_dict(address)):
@@ -219,7 +221,7 @@ def resolve_address(address: str) -> dict[str, Any]:
                 "gssencmode": "disable",
             }
         with _visible_to_libpq(parts):
-            # A compiled default is left out, because libpq applies it in any case.
+            # `supplied` does not have compiled defaults, because libpq applies them in any case.
             supplied = {
                 option.keyword.decode(): option.val.decode()
                 for option in pq.Conninfo.get_defaults()
@@ -293,7 +295,8 @@ class UnsuitableDatabase(ConfigurationError, psycopg.OperationalError):
 
 
 # The values that `_first_statement` reads. The first three are settings. If one of them has a wrong
-# value, a second statement changes it. They cannot be in the start-up packet, for these reasons:
+# value, a second statement changes it. These three cannot be in the start-up packet, for these
+# reasons:
 #
 # - synchronous_commit: only `off` is wrong, and the operator may choose any other value;
 # - transaction_timeout: it exists only from Postgres 17 on;
@@ -461,15 +464,16 @@ class PooledSession(AsyncConnection[Any]):
             assert current
             await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await conn.set_deferrable(False)
-            # READ WRITE is requested only if the default is read-only. A server in recovery refuses
-            # BEGIN READ WRITE, with an SQLSTATE that does not count as read-only here.
+            # READ WRITE is requested only if the default is read-only and the server is not in
+            # recovery. A server in recovery refuses BEGIN READ WRITE, with an SQLSTATE that is not
+            # the one of `app.core.availability.ReadOnlyError`.
             if current[_READ_ONLY_POSITION]:
                 await conn.set_read_only(False)
 
             local = {name: settings[name] for name in settings if name not in _NOT_SET_LOCALLY}
             conn._settings_statement = _set_local_statements({**local, **_needed_changes(current)})
             conn.cursor_factory = _PooledCursor
-            # An empty transaction: if this role may not set one of the settings, it fails now.
+            # If this role may not set one of the settings, this empty transaction fails at once.
             async with conn.transaction():
                 pass
             await conn.set_autocommit(autocommit)
@@ -479,7 +483,7 @@ class PooledSession(AsyncConnection[Any]):
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[AsyncTransaction]:
-        """Begin a transaction with its settings, or a savepoint if there is a transaction."""
+        """Begin a transaction with its settings; within a transaction, begin a savepoint."""
         is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         async with super().transaction(savepoint_name, force_rollback) as transaction:
             if is_outermost:
@@ -500,7 +504,7 @@ class _PooledCursor(AsyncCursor[Any]):
     async def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
-        """Run a statement once for each of the parameters, in one transaction as in `execute`."""
+        """Run a statement for each of the parameters, in one new transaction if there is none."""
         if self.connection.info.transaction_status != TransactionStatus.IDLE:
             await super().executemany(query, params_seq, returning=returning)
             return

@@ -135,7 +135,7 @@ def next_price_retry_at(now: datetime) -> datetime | None:
     """
     Return the next time after `now` at which a missing close is requested again.
 
-    Only times of the same day in New York count; None after the last one.
+    Only times on the New York day of `now` count. Return None after the last of these times.
     """
     today = new_york_date(now)
     moments = (from_new_york(today, clock) for clock in PRICE_RETRY_TIMES)
@@ -146,7 +146,8 @@ def latest_price_request_at(now: datetime) -> datetime:
     """
     Return the latest time, not after `now`, at which a request of closes was due.
 
-    A response that was received after this time is still valid: no newer request is due yet.
+    A response that was received after this time is still valid at `now`: since this time, no other
+    request has become due.
     """
     today = new_york_date(now)
     moments = []
@@ -183,7 +184,7 @@ class Calendar:
         return is_weekday and day not in self.closed and day not in _holidays(day.year)
 
     def session_before(self, day: date) -> date:
-        """Return the last session before `day`; before a run date it is the baseline session."""
+        """Return the last session before `day`; for a run date this is the baseline session."""
         day -= _DAY
         while not self.is_session(day):
             day -= _DAY

@@ -1,17 +1,18 @@
 """
 The form of the journal: canonical JSON, and the chain of hashes.
 
-`content` is canonical JSON by RFC 8785, in UTF-8: members are sorted by UTF-16 code units, there is
-no white space, and strings are escaped as ECMAScript's `JSON.stringify` does. A member without a
-value is left out. Every other value is an object, an array or a string. These strings are:
+The `content` of an entry is canonical JSON by RFC 8785, in UTF-8: members are sorted by UTF-16 code
+units, there is no white space, and strings are escaped as ECMAScript's `JSON.stringify` does. An
+object has no member without a value. Every value is an object, an array or a string. A string is
+one of these:
 
-- numbers in plain notation at full precision
-- times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, and dates as `YYYY-MM-DD`
-- booleans as `true` and `false`
-- texts as they are
+- a number in plain notation at full precision
+- a time as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, or a date as `YYYY-MM-DD`
+- a boolean as `true` or `false`
+- a text as it is
 
-`hash` is the SHA-256, in hex, of `previous`, a line feed and `content`. docs/journal.md defines all
-of this rule by rule, for authors of independent verifiers.
+`previous` is the hash of the previous entry. `hash` is the SHA-256, in hex, of `previous`, a line
+feed and `content`. docs/journal.md has the exact rules, for authors of independent verifiers.
 """
 
 import hashlib
@@ -41,8 +42,8 @@ def next_entry(
     """
     Return the entry that follows `after`, or the first entry of a journal if `after` is None.
 
-    `recorded` are the members of the content besides `seq`, `kind` and `at`. `batch` is the id of
-    the batch to which the entry belongs.
+    `recorded` has all members of the entry's content except `seq`, `kind` and `at`. `batch` is the
+    id of the batch to which the entry belongs.
     """
     seq, previous = 1, GENESIS_HASH
     if after is not None:
@@ -97,7 +98,7 @@ def to_text(value: object) -> str | None:
     match value:
         case None:
             return None
-        # bool comes before str(): Python would write True.
+        # bool has its own case, because str() would write True and False.
         case bool():
             return format_bool(value)
         case Decimal():

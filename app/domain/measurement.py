@@ -22,12 +22,12 @@ from app.domain.tickers import TickerHistory
 
 class ShareHistory(Struct, frozen=True):
     """
-    The inputs of a share's figures besides its initial price and its current price.
+    What the figures of a share depend on, in addition to its initial price and its current price.
 
     - `tickers`: the tickers of the share.
     - `splits`: its splits in force.
-    - `used`: the readings on which the batch's figures are based, by session: the baseline's and
-      those of the computed checkpoints.
+    - `used`: the readings that the batch's figures of this share use, by session. The sessions are
+      the baseline session and those of the computed checkpoints.
     - `newest`: the newest reading of each session from the baseline session to day 14, oldest
       session first.
     - `entry_basis_date`: the basis date of the pick's entry open (see `splits.basis_date`), if the
@@ -52,9 +52,10 @@ class ShareHistory(Struct, frozen=True):
         """
         Return the basis date of the price that is used for `session` (see `splits.basis_date`).
 
-        A figure counts the splits after the basis date of the baseline, up to the basis date of the
-        later price. The basis date is the session itself, unless the reading of the session is
-        restated. If an ended pick's last session is earlier, the basis date is that last session.
+        A figure counts the splits after the basis date of the initial price, up to the basis date
+        of the current price. The basis date is the session itself, unless the reading of the
+        session is restated. If an ended pick's last session is earlier than `session`, the basis
+        date is that last session.
         """
         last = self.effective_session(session)
         if last != session:
@@ -65,15 +66,16 @@ class ShareHistory(Struct, frozen=True):
         return splits.basis_date(reading.source, session)
 
     def with_used(self, *readings: Close) -> "ShareHistory":
-        """Return this history with readings that replace the used ones of their sessions."""
+        """Return a copy in which each of `readings` is the used reading of its session."""
         return replace(self, used={**self.used, **{one.trading_day: one for one in readings}})
 
     def is_unusual(self, session: date) -> bool:
         """
         Return whether the figure of `session` contains a move that no split explains.
 
-        See `splits.has_unexplained_move`. After a forced rename, the price may belong to another
-        share, so the figure is always marked.
+        See `splits.has_unexplained_move`. A forced rename is recorded without a comparison of
+        closes. So the prices after it may belong to another share, and every figure from the
+        rename's first session on is marked.
         """
         forced_from = self.tickers.forced_from
         if forced_from is not None and forced_from <= session:
@@ -82,8 +84,8 @@ class ShareHistory(Struct, frozen=True):
         through = self.effective_session(session)
         used = [self.used[day] for day in sorted(self.used) if day <= through]
         newest = [one for one in self.newest if one.trading_day <= through]
-        # The path of an ended pick goes up to its last session. Its metrics have the recorded value
-        # instead of a close, so `used` may lack the close of that session.
+        # The moves of an ended pick are checked up to its last session. Its metrics have the
+        # recorded value instead of a close, so `used` may lack the close of that session.
         if used and newest and newest[-1].trading_day > used[-1].trading_day:
             used.append(newest[-1])
         return splits.has_unexplained_move(used, self.splits, newest)
@@ -111,7 +113,7 @@ def measure_pick(
     batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, history: ShareHistory
 ) -> dict[str, Any]:
     """
-    Return the columns of a pick's metric that follow from its price.
+    Return the columns of a pick's metric that follow from `price`, the current price of the pick.
 
     `checkpoint` must have the benchmark's figures already.
     """
@@ -183,7 +185,7 @@ def not_before_readings(
 
 
 MeasuredRow = Batch | Pick | Checkpoint | PickMetric
-# A function of a row returns a row of the same type.
+# `with_changes` returns a row of the same type as its arguments.
 R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric)
 
 

@@ -20,8 +20,8 @@ SERIES = "main"
 # The number of stocks of a batch, and the number of checkpoints after day 0.
 PICKS_PER_BATCH = 3
 CHECKPOINT_DAYS = 14
-# The greatest number of questions to the model for one Monday, the first included. A failed Monday
-# that is run again may use as many more.
+# The greatest number of questions to the model for one Monday, the first question included. Each
+# time that a failed Monday is run again, it may use the same number again.
 QUESTIONS_PER_MONDAY = 3
 
 # A ticker of the S&P 500 in the form of the record: BRK.B, never BRK-B.
@@ -43,7 +43,8 @@ class DescribedEnum(StrEnum):
 
     description: str
 
-    # The default is for type checkers: to them, a look-up such as `Action("BUY")` calls `__new__`.
+    # `description` has a default because type checkers take a look-up such as `Action("BUY")` for
+    # a call of `__new__` with the text alone.
     def __new__(cls, text: str, description: str = "") -> Self:
         """Create a value that equals its text and has a description."""
         member = str.__new__(cls, text)
@@ -165,7 +166,8 @@ class Split(Struct, frozen=True, kw_only=True):
     """
     A reading of one ticker's split: from `effective_date` on, one share is `factor` shares.
 
-    A reading with the factor 1 takes back an earlier one: the provider no longer lists the split.
+    A reading with the factor 1 takes back an earlier reading of the same split: the provider no
+    longer lists this split.
     """
 
     ticker: str
@@ -180,7 +182,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     One Monday's picks of one series, with the benchmark against which they are measured.
 
     `run_date` is the Monday in New York, and `trading_day` is the baseline session. A failed batch
-    has no prices and no trading day, but a `failure_reason` (a code) and a `failure` (a sentence).
+    has no prices and no trading day. It has a `failure_reason` (a code) and a `failure` (a
+    sentence).
     """
 
     id: UUID
@@ -221,9 +224,9 @@ class Ending(Struct, frozen=True, kw_only=True):
     """
     The end of a pick whose share stopped trading.
 
-    After `last_session` a share is worth `value`, and all later figures of the pick are computed
-    from this value. An ending is not a row of a table: only the journal has it, in a PICK_ENDED
-    entry.
+    After `last_session` a share is worth `value`, and the pick's figures for later sessions are
+    computed from this value. An ending is not a row of a table: only the journal has it, in a
+    PICK_ENDED entry.
     """
 
     pick_id: UUID
@@ -234,11 +237,13 @@ class Ending(Struct, frozen=True, kw_only=True):
 
 class Renaming(Struct, frozen=True, kw_only=True):
     """
-    A rename of a pick's share: the first session under the new ticker, and the source for it.
+    A rename of a pick's share.
 
-    `forced` says that the closes under both tickers were not compared. A renaming is not a row of a
-    table: only the journal has it, in a PICK_RENAMED entry. The PICK_RENAMED entries of earlier
-    versions have no renaming (see `app.domain.tickers`).
+    `from_session` is the first session under the new ticker, and `source` names the publication
+    that reported the rename. `forced` says that the closes under both tickers were not compared. A
+    renaming is not a row of a table: only the journal has it, in a PICK_RENAMED entry. The
+    PICK_RENAMED entries that earlier versions of the service wrote have no renaming (see
+    `app.domain.tickers`).
     """
 
     pick_id: UUID
@@ -253,7 +258,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
     A skipped checkpoint has a reason and no prices. If it is computed later, it keeps `skipped_at`
     and the reason. `benchmark_unusual_move` is None if the benchmark's move was not checked: on day
-    0, on a skipped checkpoint, and on one that was computed before the column existed.
+    0, on a skipped checkpoint, and on one that was computed before this column existed.
     """
 
     id: UUID
@@ -277,7 +282,7 @@ class PickMetric(Struct, frozen=True, kw_only=True):
     """
     The figures of one pick at one computed checkpoint of day 1 or later.
 
-    Returns are in percent. They are returns of the share: the action does not change them.
+    Returns are in percent. They are returns of the share: they are the same for BUY and SELL.
     """
 
     id: UUID
@@ -297,8 +302,9 @@ class Correction(Struct, frozen=True, kw_only=True):
     """
     A correction of a stored figure: its value before and after, and the reason.
 
-    `field` is the column. `ticker` is the pick's ticker, or None for a figure of the batch or of
-    the checkpoint itself. Figures of the baseline (initial prices) are corrected on day 0.
+    `field` is the column of the figure. `ticker` is the ticker of the pick that has the figure, or
+    None for a figure of the batch or of the checkpoint itself. A correction of the baseline's
+    figures (initial prices) belongs to the checkpoint of day 0.
     """
 
     id: UUID
@@ -315,9 +321,9 @@ class Generation(Struct, frozen=True, kw_only=True):
     """
     One question to the model, with its answer and whether it was accepted.
 
-    `attempt` is the number of the question among those of its Monday, from 1. `accepted` is None
-    while the question is open. A refused answer has a `refusal`, and so has a question that ended
-    without an answer.
+    `attempt` is the number of the question among the questions of its Monday, from 1. `accepted` is
+    None until the outcome of the question is stored; then it is true or false. `refusal` is set for
+    a refused answer, and for a question that ended without an answer.
     """
 
     id: UUID

@@ -28,7 +28,7 @@ SYSTEM_PROMPT = (
     f"{CHECKPOINT_DAYS} days."
 )
 
-# The line of a prompt after which the reasons for earlier refusals follow.
+# A line of a prompt. The lines after it are the reasons for earlier refusals.
 REFUSALS_INTRO = "Earlier answers could not be used:"
 
 TICKER_RE = re.compile(TICKER_PATTERN)
@@ -50,8 +50,8 @@ _OUTER_SPACE = "\ufeff \t\r\n"
 MAX_REASONING_LENGTH = 4000
 
 # In bytes of UTF-8. A longer answer is refused, and stored only in part. Three reasonings of the
-# greatest length have at most 48 KB; the rest is for the thoughts that a model may write before its
-# JSON. Rows and journal entries are never deleted, so their size needs a limit.
+# greatest length have at most 48 KB; the other 16 KB are for the thoughts that a model may write
+# before its JSON. Rows and journal entries are never deleted, so their size needs a limit.
 MAX_ANSWER_BYTES = 65_536
 
 
@@ -113,7 +113,7 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
 
     - a byte order mark and white space
     - the model's thoughts before the answer, up to `</think>` or a similar tag
-    - one Markdown fence around all the rest
+    - one Markdown fence around all that remains without these two
 
     An answer with any other text before or after the JSON is refused. The JSON itself is read
     strictly, and the stored answer is not changed.
@@ -133,8 +133,8 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
         reason = replace_unprintable(str(error)[:200], "?")
         raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
 
-    # If several members have the same name, the decoder takes the last of them. But the model may
-    # have meant the stock of an earlier one.
+    # If several members of an object have the same name, the decoder takes the last of them. But
+    # the model may have meant the value of an earlier one.
     if untrusted_json.has_repeated_names(text):
         raise UnusableAnswer(
             "An object of the answer had two members of one name; each name may stand there once."
@@ -192,8 +192,8 @@ def text_to_store(answer: str) -> str:
 def _extract_json(answer: str) -> str:
     """Return the JSON of an answer without the text that servers leave around it."""
     text = answer.strip(_OUTER_SPACE)
-    # If an answer begins as JSON, no thoughts stand before it. A tag in it belongs to a reasoning
-    # that quotes the tag.
+    # An answer that begins with JSON or with a fence has no thoughts before its JSON. If such an
+    # answer contains one of these tags, a reasoning quotes the tag.
     if not text.startswith(("{", "`")):
         thoughts = _THOUGHTS.match(text)
         if thoughts:
@@ -223,7 +223,7 @@ def _check_idea(idea: Idea) -> Idea:
 def parse_ticker(text: str) -> str | None:
     """Return a ticker in the form of the record, or None if the text is no ticker."""
     ticker = normalize_ticker(text)
-    # Only ASCII: upper() turns a ligature into two letters that would look like a ticker.
+    # The white space around the ticker must be ASCII, too (docs/journal.md#an-answer).
     if not text.isascii() or not TICKER_RE.fullmatch(ticker):
         return None
     return ticker
@@ -231,4 +231,7 @@ def parse_ticker(text: str) -> str | None:
 
 def normalize_ticker(ticker: str) -> str:
     """Return a ticker in the form of the record: capitals, with a dot before a class of shares."""
-    return ticker.strip().upper().replace("-", ".")
+    ticker = ticker.strip().replace("-", ".")
+    # upper() turns some other letters into those of a ticker, such as the dotless i into I. A text
+    # with such a letter must not become the ticker of another share.
+    return ticker.upper() if ticker.isascii() else ticker

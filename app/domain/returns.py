@@ -1,8 +1,9 @@
 """
 Arithmetic on prices, in functions that are short enough to check by eye.
 
-Every operation is on `Decimal` and rounds to 28 significant digits, half to even, in the order
-written. The decimal context is set here, so that the context of a caller cannot change a figure.
+Every operation is on `Decimal` and rounds to 28 significant digits, half to even. The operations
+run in the order in which a formula is written. The decimal context is set here, so that the context
+of a caller cannot change a figure.
 Formulas: docs/record.md#how-a-number-is-made.
 """
 
@@ -19,8 +20,8 @@ from app.errors import ProviderUnavailable
 DECIMAL_CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ONE = Decimal(1)
 
-# The limits of 100 digits are above those of any real price, and below those of a numeric column
-# of Postgres.
+# At most 100 digits before the point, and 100 after it: more than any real price has, and fewer
+# than a numeric column of Postgres can store.
 _PRICE = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
 # The longest value that a message quotes, in characters.
@@ -64,9 +65,9 @@ def parse_price(text: object, ticker: str, session: date, what: str = "price") -
     Return the price that a provider wrote as `text`.
 
     Raises ProviderUnavailable for everything but a finite number above zero. The message names the
-    ticker, the session, and `what` the value should be. Only plain notation is accepted: an
-    exchange never writes the other forms that `Decimal` accepts (underscores, exponents, digits of
-    other scripts).
+    ticker, the session, and `what`: the kind of value that was expected. Only plain notation is
+    accepted: an exchange never writes the other forms that `Decimal` accepts (underscores,
+    exponents, digits of other scripts).
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
         raise ProviderUnavailable(f"{ticker}, {session}: {describe_value(text)} is not a {what}.")
@@ -100,6 +101,7 @@ def format_decimal(value: Decimal) -> str:
     """
     Return `value` in plain notation at full precision, as the API and the journal write it.
 
-    Zero has no sign: Postgres stores no negative zero, and what is read back must be equal.
+    Zero has no sign. Postgres stores -0 as 0, and a value must give the same text before it is
+    stored and after it is read back.
     """
     return format(value or abs(value), "f")

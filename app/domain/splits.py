@@ -21,8 +21,8 @@ from app.domain.returns import DECIMAL_CONTEXT, ONE
 
 # Thresholds for a move from one session to the next, as a fraction of the earlier price. After a
 # suspicious move the splits are requested, and an unusual move is marked unless a split explains
-# it. Both thresholds must be equal: with a higher one for the mark, a figure that is wrong because
-# of a small split would not be marked.
+# it. Both thresholds must be equal. If UNUSUAL_MOVE were higher, for example 0.20, a move of 15 %
+# by an unknown split would make a figure wrong, and the figure would not be marked.
 SUSPICIOUS_MOVE = Decimal("0.10")
 UNUSUAL_MOVE = SUSPICIOUS_MOVE
 
@@ -94,17 +94,19 @@ def find_restated_sessions(
     `bars` are all bars of the response. `known` are the stored readings of their sessions, oldest
     first; a session is known if it has a reading. `today` is the date in New York on which the
     response was read. A provider that restates its prices divides all prices before a split by one
-    ratio:
+    ratio. So these are the rules:
 
-    - The bar of a known session may differ from the reading that was stored first. The bar is
-      restated in three cases: the previous known session has a restated bar; the bar of the next
-      known session differs by the same ratio; or no earlier session is known, and the change is too
-      large for a correction. Otherwise the provider has corrected one price.
+    - The bar of a known session may differ from the reading of this session that was stored first.
+      If it does, it is restated in three cases: the previous known session has a restated bar; the
+      bar of the next known session differs from its own first reading by the same ratio; or no
+      earlier session is known, and the difference is too large for a correction. In all other
+      cases, the provider has corrected one price.
     - The bar of an unknown session is restated if the previous known session has a restated bar,
       and if the unknown session lies before the basis date of that bar.
 
     For example, the stored closes of three sessions are 100, 102 and 104. If a response has 50, 51
-    and 52, all three bars are restated. If it has 100, 90 and 104, one price was corrected.
+    and 52, all three bars are restated. If the response has 100, 90 and 104, the provider has
+    corrected one price.
 
     See docs/record.md#where-the-prices-come-from.
     """
@@ -116,7 +118,8 @@ def find_restated_sessions(
     }
 
     restated: dict[date, date] = {}
-    # The basis date of the latest known session; None while prices are as traded.
+    # The basis date of the bar of the latest known session so far. None before the first known
+    # session, and after a bar that is as traded.
     current_basis: date | None = None
     for bar in ordered_bars:
         readings = known.get(bar.trading_day)
@@ -140,8 +143,9 @@ def _starts_restatement(
     `is_first` says that none of them is known.
     """
     first = known[bar.trading_day][0]
-    # The first reading of this session was restated already, so it cannot show where a restatement
-    # begins. Usually that is an earlier known session; if there is none, it is this session.
+    # A first reading that was restated already cannot show where a restatement begins. Usually the
+    # restatement begins at an earlier known session. If no earlier session is known, it begins at
+    # this one.
     if not _is_as_traded(first):
         return is_first
     if is_first and is_large_change(first.close, bar.close):
@@ -153,8 +157,8 @@ def _starts_restatement(
     with decimal.localcontext(DECIMAL_CONTEXT):
         ratio = first.close / bar.close
         next_ratio = next_first.close / following.close
-    # If the first reading of the next session was restated already, its ratio is smaller and cannot
-    # be compared.
+    # If the first reading of the next session was restated already, `next_ratio` does not show the
+    # whole change, so it cannot be compared with `ratio`.
     is_same_ratio = not _differs_by_ratio(ratio, next_ratio) or not _is_as_traded(next_first)
     return _differs_by_ratio(first.close, bar.close) and is_same_ratio
 
@@ -206,7 +210,7 @@ def effective_between(splits: Iterable[Split], after: date, through: date) -> li
 
 def total_factor(splits: Iterable[Split], after: date, through: date) -> Decimal:
     """
-    Return how many shares one share at the end of the day `after` is on the day `through`.
+    Return how many shares one share has become after the day `after`, up to the day `through`.
 
     This is the product of the factors of the splits between these days, multiplied oldest first.
     """
@@ -236,11 +240,12 @@ def price_path(used: Iterable[Close], newest: Iterable[Close]) -> list[Close]:
 
 def last_changed_reading_at(readings: Sequence[Close]) -> datetime | None:
     """
-    Return when a session was last read with another price than before; None if never.
+    Return the time of the last changed reading, or None if there is none.
 
-    Two prices are the same if only their rounding differs. `readings` are all readings of a ticker,
-    ordered by session and then by time. A changed price may come from a provider that restates its
-    prices after a split. Then the newest readings alone show no move.
+    A changed reading has another price than the reading before it of the same session. Two prices
+    are the same if only their rounding differs. `readings` are all readings of a ticker, ordered by
+    session and then by time. A changed price may come from a provider that restates its prices
+    after a split. Then the newest readings alone show no move.
     """
     changed = [
         after.read_at
@@ -262,15 +267,17 @@ def has_unexplained_move(
 
     A move is unusual if the price changes by 10 % or more from one session to the next. `used` are
     the readings on which a batch's figures are based, oldest first, from the baseline's reading to
-    the figure's own. `newest` are the newest readings of the sessions.
+    the reading of this figure. `newest` are the newest readings of the sessions in this period.
 
     The figure is the change from the first to the last reading of `used`, so these two prices are
-    fixed. The function searches for a path of usual moves from the first to the last, through the
-    sessions between them. After a known split, a move is usual if the split explains it.
+    fixed. The function searches for a path of usual moves from the first price to the last, through
+    the sessions between them. A move over the day of a known split is usual if the split explains
+    it.
 
     - The path must go through each session in `used`. The price of this session may be the used
-      reading, the newest reading, or one of these converted by known splits: the provider may have
-      divided a price by a later split already, or not yet by an earlier split.
+      reading, the newest reading, or one of these two converted by known splits. The provider
+      may have divided a price by a split after the session already, or may not have divided it by a
+      split before the session yet.
     - The path may go through a session that is only in `newest` (its checkpoint was skipped), or
       leave it out. Such a session can explain a move, but cannot cause one.
 
@@ -293,7 +300,7 @@ def has_unexplained_move(
                 for price in prices
                 if _is_reached(price, session, reached=reached, splits=splits)
             ]
-            # If the session may be left out, the prices reached so far stay reached.
+            # If the path may leave the session out, the prices reached so far stay reached.
             if session not in required:
                 next_reached = [*reached, *next_reached]
             reached = next_reached
@@ -303,7 +310,7 @@ def has_unexplained_move(
 
 
 def _between(first: Close, last: Close, closes: Iterable[Close]) -> dict[date, Close]:
-    """Return the closes of the sessions strictly between two others, by session."""
+    """Return the closes whose sessions lie between those of `first` and `last`, by session."""
     return {
         one.trading_day: one
         for one in closes
@@ -327,7 +334,7 @@ def _is_reached(
     reached: Iterable[tuple[date, Decimal]],
     splits: Sequence[Split],
 ) -> bool:
-    """Return whether a usual move leads to a price from a price that was reached earlier."""
+    """Return whether a usual move leads to a price from one of the prices in `reached`."""
     return any(
         not _has_moved(
             before,
@@ -340,7 +347,7 @@ def _is_reached(
 
 
 def _has_moved(before: Decimal, after: Decimal, *, factor: Decimal, threshold: Decimal) -> bool:
-    """Return whether a price changed by `threshold` (a fraction) or more, apart from a split."""
+    """Return whether a price changed by the fraction `threshold` or more, apart from `factor`."""
     return abs(after * factor - before) >= threshold * before
 
 
@@ -360,9 +367,10 @@ def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split])
     """
     Return the price of a close, and this price converted by the splits near its session.
 
-    It is multiplied by the first later split, by the first two, and so on; and it is divided by the
-    last earlier split, by the last two, and so on. `first` is the session of the baseline; splits
-    up to this day do not count.
+    The price is multiplied by the factor of the first split after its session, by the factors of
+    the first two, and so on. It is divided by the factor of the last split up to its session, by
+    the factors of the last two, and so on. `first` is the session of the baseline; splits up to
+    this day do not count.
 
     The price alone does not show whether the provider had divided it by a split when it was read.
     For example, a share closes at 100, 100 and 50, because of a 2:1 split before the third session.
@@ -371,7 +379,8 @@ def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split])
     """
     splits = list(splits)
     # A price that was read before a split came into force was not divided by it, so this split does
-    # not count. Otherwise a small split would hide a move of its size in the sessions before it.
+    # not count. If it counted, a small split would hide a move of its size in the sessions before
+    # the split.
     read_on = calendar.new_york_date(close.read_at)
     later = effective_between(splits, close.trading_day, read_on)
     earlier = effective_between(splits, first, close.trading_day)
@@ -387,9 +396,10 @@ def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split])
 
 def is_restated(used: Close, newest: Close, splits: Iterable[Split]) -> bool:
     """
-    Return whether `newest` is the price of `used`, divided by splits after the session of both.
+    Return whether `newest` has the price of `used`, divided by later splits.
 
-    Such a reading must never replace `used`: the splits would count twice.
+    Both are readings of the same session. If the result is true, `newest` must never replace
+    `used`: the splits would count twice.
     """
     with decimal.localcontext(DECIMAL_CONTEXT):
         ratio = used.close / newest.close

@@ -31,9 +31,12 @@ from msgspec import Meta, Struct
 
 DECIMAL_PLACES = 6
 
+# A line through fewer points leaves no residuals, so nothing can be said about its error.
+MIN_LINE_POINTS = 3
+
 # The sum of squared differences of equal numbers is zero, but rounding leaves a small remainder. A
 # sum counts as zero if it is at most this fraction of n m², with the number of points n and their
-# largest coordinate m (docs/record.md#every-figure-of-trackrecord).
+# largest absolute coordinate m (docs/record.md#every-figure-of-trackrecord).
 _ROUNDING_REST = 1e-20
 
 # If the difference of two sums is at most this fraction of the first sum, the difference has lost
@@ -90,9 +93,9 @@ class Estimate(Struct, frozen=True):
 
     def p_value(self) -> float | None:
         """
-        Return the probability of a value at least as far from zero, if the true value is zero.
+        Return the probability of an estimate at least as far from zero as `value`, on either side.
 
-        Both sides count. None if the error is None.
+        The true value is assumed to be zero. None if the error is None.
         """
         if self.error is None:
             return None
@@ -172,7 +175,7 @@ class Points(Struct, frozen=True):
         does not vary.
         """
         slope = self.slope()
-        if self.count < 3 or slope is None:
+        if self.count < MIN_LINE_POINTS or slope is None:
             return None
         return self._estimate(
             self.y - slope * self.x,
@@ -185,8 +188,9 @@ class Points(Struct, frozen=True):
         """
         Return the sum of the squared residuals of the least squares line.
 
-        If the points lie almost on the line, the difference of two floats would consist mostly of
-        their rounding. Then the sum is computed with whole numbers, without rounding.
+        It is the difference of two numbers. If the points lie almost on the line, the two numbers
+        are almost equal, and with floats the difference would consist mostly of rounding errors.
+        Then the sum is computed with whole numbers, without rounding.
         """
         squares = self.yy - slope * self.xy
         if not math.isfinite(squares) or squares > _CANCELLED * self.yy:
@@ -236,7 +240,7 @@ class Draws(Struct, frozen=True):
     means: Sequence[float]
 
     def share_below(self) -> float:
-        """Return the fraction of draws below the own mean; a draw that equals it counts half."""
+        """Return the fraction of draws below `own`; a draw that is equal to `own` counts half."""
         left, right = bisect_left(self.means, self.own), bisect_right(self.means, self.own)
         return (left + right) / 2 / len(self.means)
 
@@ -244,7 +248,7 @@ class Draws(Struct, frozen=True):
         """
         Return the lowest and the highest mean of the central draws.
 
-        The fraction `outside` of all draws lies beyond them, half of it on either side.
+        The fraction `outside` of all draws lies beyond this range: half of it below, half above.
         """
         skipped = int(len(self.means) * outside / 2)
         return self.means[skipped], self.means[-1 - skipped]
@@ -302,7 +306,7 @@ def wilson_interval(hits: int, count: int, outside: float) -> tuple[float, float
     scale = 1 + z * z / count
 
     low, high = (middle - reach) / scale, (middle + reach) / scale
-    # In these two cases, a bound is exactly 0 or 1, but rounding would miss it.
+    # In the next two cases, a bound is exactly 0 or 1, but rounding would miss it.
     if hits == 0:
         low = 0.0
     if hits == count:
@@ -322,10 +326,10 @@ def t_tail_probability(t: float, freedom: int) -> float:
 @lru_cache(maxsize=4096)
 def t_quantile(outside: float, freedom: int) -> float:
     """
-    Return the t beyond which Student's t lies with the probability `outside`, on both sides.
+    Return the positive t whose `t_tail_probability` is `outside`.
 
     Newton's method starts from the quantile of the normal distribution, which is nearer to zero.
-    The tail is convex, so each step comes closer from the same side.
+    The tail is convex, so each step comes closer to the result, always from the same side.
     """
     t = -NormalDist().inv_cdf(outside / 2)
     log_scale = (
@@ -385,10 +389,11 @@ def draw_random_signs(values: Sequence[float], seed: str, draws: int) -> Draws |
     """
     Return the means of `values` with random signs, drawn `draws` times.
 
-    None without values, or if the sum of their absolute values is not finite. The signs are the
-    bits of SHAKE-256. The values form groups of eight, numbered from 0. For group g, SHAKE-256 gets
-    the text `seed/g`, and byte d of its output has the signs of draw d. The lowest bit is for the
-    first value, and 1 is plus. Definition: docs/record.md#every-figure-of-trackrecord.
+    None if there are no values, or if the sum of their absolute values is not finite. The signs are
+    the bits of SHAKE-256. The values form groups of eight, numbered from 0. For group g, SHAKE-256
+    gets the text `seed/g`, and byte d of its output has the signs of draw d. The lowest bit of this
+    byte is for the first value of the group, and 1 is plus.
+    Definition: docs/record.md#every-figure-of-trackrecord.
     """
     if not values or not math.isfinite(sum(map(abs, values))):
         return None

@@ -1,9 +1,9 @@
 """
 Cleaning of texts from outside, for the place they go to: the record, a log, a terminal, a chat.
 
-Each function is pure and removes or replaces one kind of thing, for one reason. Callers combine the
-functions for each place: an operator, the record and a log get different forms of a provider's
-error.
+Each function is pure. Each cleaning function removes or replaces one kind of thing, for one reason.
+Callers combine these functions for each place: an operator, the record and a log get different
+forms of a provider's error.
 """
 
 import re
@@ -18,16 +18,16 @@ from typing import NamedTuple
 # The text that replaces a secret.
 REDACTED = "***"
 
-# In characters. A shorter key, such as "none" or "ollama", is set for a server that needs no key.
-# Such a text is not secret, and normal answers may contain it.
+# The least length of a secret, in characters. A shorter key, such as "none" or "ollama", is set for
+# a server that needs no key. Such a text is not secret, and normal answers may contain it.
 MIN_SECRET_LENGTH = 8
 
-# In characters. An operator's statement is published beside the figure that it explains, and is
-# stored for ever.
+# The greatest length of an operator's statement, in characters. Such a statement is published
+# beside the figure that it explains, and is stored for ever.
 MAX_STATEMENT_LENGTH = 1000
 STATEMENT_RULE = f"in plain text on one line, of at most {MAX_STATEMENT_LENGTH:,} characters"
 
-# In a chat, "@channel" notifies people, and "<...>" is markup.
+# In a chat, "@channel" notifies people, and "<...>" is markup. These look-alikes have no effect.
 _LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
 
 
@@ -35,14 +35,16 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     """
     Return `text` with `***` in place of every secret.
 
-    Other people read logs and the record. A secret is also found in other notations:
+    Logs and the record are read by people who must not know the secrets. A secret is found as it
+    is, and also in these notations:
 
     - with escapes of URLs, JSON or HTML for all or some of its characters, up to three levels deep
     - in hexadecimal digits
     - in base64, alone or within a longer text
 
     If secrets overlap, every character that one of them covers is hidden: otherwise the end of the
-    longer one would stay. A text of fewer than eight characters is no secret (MIN_SECRET_LENGTH).
+    longer secret would stay. A text of fewer than eight characters is no secret
+    (MIN_SECRET_LENGTH).
     """
     forms = [_forms_of(secret) for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
     if not forms:
@@ -56,7 +58,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return "".join([*parts, text[end:]])
 
 
-# How many levels of escapes are decoded, such as a URL that is quoted in JSON within JSON.
+# How many levels of escapes are decoded. A URL that is quoted in JSON within JSON has three levels.
 _MAX_LEVELS = 3
 
 # One escaped character in the notation of URLs, of JSON (or source code), or of HTML.
@@ -76,8 +78,8 @@ class _Base64(NamedTuple):
     """
     The part of a base64 text that a secret alone determines.
 
-    `before` and `after` are the numbers of characters next to it (0 or 1) that also contain bits
-    of the secret.
+    `before` and `after` are the numbers of characters (0 or 1) directly before and after this part
+    that also contain bits of the secret.
     """
 
     text: str
@@ -102,27 +104,36 @@ def _forms_of(secret: str) -> _Forms:
         secret,
         # HTML forms write a space as a plus.
         secret.replace(" ", "+"),
-        # The escapes of a URL are bytes, so decoding them one by one gives this.
+        # The escapes of a URL are bytes, and each is decoded alone: "%C3%A9" becomes the two
+        # characters U+00C3 and U+00A9, not one "é".
         data.decode("latin-1"),
-        # The escapes of JSON are UTF-16 code units, so decoding them one by one gives this.
+        # The escapes of JSON are UTF-16 code units, and each is decoded alone, too: a character
+        # beyond U+FFFF becomes two surrogates.
         "".join(map(chr, units)),
     ]
-    # If the secret itself contains escapes, they are decoded together with those around it.
+    # If the secret itself contains escapes, they are decoded together with the escapes of the text
+    # around it. So the secret is also searched for in its decoded forms.
     decoded = secret
     for _ in range(_MAX_LEVELS):
         decoded = _ESCAPE.sub(_decode_escape, decoded)
         texts.append(decoded)
     unique = dict.fromkeys(one for one in texts if len(one) >= MIN_SECRET_LENGTH)
 
-    # Base64 groups three bytes, so the text depends on the position of the secret in its group.
+    # Base64 encodes groups of three bytes. So the base64 text of a secret depends on where in a
+    # group the secret begins: after 0, 1 or 2 other bytes.
     base64 = tuple(_in_base64(data, before) for before in range(3))
     return _Forms(tuple(unique), data.hex(), base64)
 
 
 def _in_base64(data: bytes, before: int) -> _Base64:
-    """Return the base64 characters that depend on `data` alone, after `before` other bytes."""
+    """
+    Return the base64 characters that depend on `data` alone.
+
+    `before` is the number of other bytes before `data` in its first group.
+    """
     whole = b64encode(bytes(before) + data).decode()
-    # A character has six bits, so the first and the last one may also depend on other bytes.
+    # A base64 character has six bits. So the first and the last character may also depend on the
+    # bytes around `data`, and then they are not part of `text`.
     first = -(-before * 8 // 6)
     last = (before + len(data)) * 8 // 6
     return _Base64(
@@ -140,7 +151,7 @@ def _covered_parts(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, in
             for decoded in reversed(outer):
                 begin, end = decoded.original_place(begin, end)
             yield begin, end
-        # Search first: decoding costs a copy of the text.
+        # Search for an escape before decoding: to decode costs a copy of the text.
         if not _ESCAPE.search(text):
             return
         outer.append(_Decoded(text))
@@ -150,7 +161,7 @@ def _covered_parts(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, in
 
 
 class _Decoded:
-    """A text in which each escape is replaced by its character; it knows the original places."""
+    """A text with each escape replaced by its character, and the original place of each part."""
 
     def __init__(self, original: str) -> None:
         self._original = original
@@ -159,9 +170,10 @@ class _Decoded:
     @cached_property
     def _shifts(self) -> tuple[list[int], list[int]]:
         """
-        Return the places of decoded escapes, and the shifts between both texts.
+        Return the places of the characters that were escapes, and the shifts to the original text.
 
-        `shifts[n]` is how much longer the first n escapes were than their characters.
+        The places are places in the decoded text. `shifts[n]` is how much longer the first n
+        escapes were than their characters.
         """
         places, shifts = [], [0]
         for escape in _ESCAPE.finditer(self._original):
@@ -192,10 +204,10 @@ def _unescaped_parts(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, 
 
 class _Folded:
     """
-    A text in one form of base64.
+    A text that is changed so that base64 in it always has the same form.
 
-    White space is removed, because base64 is often broken into lines, and the URL alphabet is
-    replaced by the standard one.
+    White space is removed, because base64 is often broken into lines. The characters of
+    base64's URL alphabet are replaced by those of its standard alphabet.
     """
 
     def __init__(self, original: str) -> None:
@@ -204,7 +216,7 @@ class _Folded:
 
     @cached_property
     def _places(self) -> list[int]:
-        """Return the place in the original text of each character."""
+        """Return, for each character of the changed text, its place in the original text."""
         return [at for at, letter in enumerate(self._original) if not letter.isspace()]
 
     def parts(self, base64: _Base64) -> Iterator[tuple[int, int]]:
@@ -246,9 +258,9 @@ def _occurrences(text: str, secret: str) -> Iterator[tuple[int, int]]:
     begin = text.find(secret)
     while begin >= 0:
         last = begin
-        # Jump to the last occurrence that begins inside the one before. With one step for each
-        # occurrence, the search would take seconds if a secret repeated one letter and a provider
-        # sent megabytes of this letter.
+        # Jump to the last occurrence that begins inside the occurrence at `last`. With one step for
+        # each occurrence, the search would take seconds if a secret repeated one letter and a
+        # provider sent megabytes of this letter.
         while (following := text.rfind(secret, last + 1, last + 2 * len(secret) - 1)) >= 0:
             last = following
         until = last + len(secret)
@@ -275,8 +287,9 @@ def shorten_middle(text: str, most: int) -> str:
     """
     Return a text of at most `most` characters.
 
-    A longer text loses its middle. Between its two ends stands by how many characters it is too
-    long, which is a little less than the number of omitted characters.
+    In a longer text, a note takes the place of the middle. The number in the note is the length of
+    the text minus `most`. A few more characters than this number are omitted, because the note
+    needs room, too.
     """
     if len(text) <= most:
         return text
@@ -298,7 +311,8 @@ def end_sentence(text: str) -> str:
     """
     Return `text` without white space at its end, and with a full stop if it has no end mark.
 
-    So another sentence can follow. A provider's message may lack the mark, or may have been cut.
+    So another sentence can follow the text. A provider's message may lack the end mark, or may have
+    been cut.
     """
     sentence = text.rstrip()
     if sentence.endswith((".", "!", "?")):

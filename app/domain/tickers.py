@@ -20,9 +20,10 @@ class TickerPeriod(Struct, frozen=True):
     The days from `first` to `last`, both included, on which a share has `tickers`.
 
     `tickers` has one item, with one exception: earlier versions of `pick rename` recorded renames
-    without a date. Then the old and the new ticker belong to the same period: the readings of both
-    count, and requests use the new one, which comes last. `forced` says that the period begins with
-    a forced rename: the closes under both tickers were not compared.
+    without a date. After such a rename, the old and the new ticker belong to the same period: the
+    readings of both count, and requests use the new one, which comes last. `forced` says that the
+    period begins with a forced rename: the closes under the tickers before and after the rename
+    were not compared.
     """
 
     tickers: tuple[str, ...]
@@ -83,7 +84,7 @@ class TickerHistory(Struct, frozen=True):
         """
         Return the newest reading of each of this share's splits, oldest split first.
 
-        Only readings under a ticker that the share has on their effective date count. If the
+        A reading counts only if the share has the reading's ticker on its effective date. If the
         provider took back a split, its newest reading has the factor 1.
         """
         return splits.newest_by_effective_date(
@@ -144,7 +145,7 @@ def compare_closes(
     Compare the closes of a share before a rename with those under its new ticker.
 
     `old` and `new` are closes by session, oldest first; `old` has at least one. `factors` are the
-    splits of the new ticker. The last old close decides. The closes fit in two cases:
+    splits of the new ticker. Only the last old close is compared. The closes fit in two cases:
 
     - The provider has moved the history of the share to the new ticker: in the session of the last
       old close, the new ticker has a close that differs from it by a cent at most.

@@ -2,26 +2,27 @@
 The track record: a summary of all picks of a series, and whether they show skill or luck.
 
 A batch is **scored** if it is completed, has a result, and was not late. Late batches, and
-completed batches without a result (**unresolved** ones), are counted, but no other figure includes
-them. The picks of scored batches are **finished**. Counts, means, medians, sums and extremes are
-exact: they are Decimals, computed as in `returns`. Estimates are floats (`statistics`), rounded to
-six decimal places. docs/record.md#every-figure-of-trackrecord defines every figure.
+completed batches without a result (**unresolved** ones), are counted, but no figure besides these
+counts includes them. The picks of scored batches are **finished**. Counts, means, medians, sums and
+extremes are exact: they are Decimals, computed as in `returns`. Estimates are floats
+(`statistics`), rounded to six decimal places. docs/record.md#every-figure-of-trackrecord defines
+every figure.
 
 **The weekly excess.** Neither picks nor batches are independent: fortnights of neighbouring Mondays
 overlap, tickers repeat, and shares move together. A t-test that assumes independence finds skill
 too often. So the picks are combined into the calendar-time portfolio (Fama, E. F. (1998), Market
 efficiency, long-term returns, and behavioral finance. Journal of Financial Economics 49, 283-306,
-section 3). Its weeks do not overlap, and they are the observations.
+section 3). Its weeks do not overlap, and they are the observations that are tested.
 
 Each pick is held for two weeks: from its baseline to its middle, and from there to its result. The
-**middle** is the checkpoint of the last session of its first week. A pick's figure of a week is the
+**middle** is the checkpoint of the last session of the first week. A pick's figure of a week is the
 change of its alpha in that week. For example, a pick with an alpha of 2 at the middle and of 5 at
 the result has 2 in its first week and 3 in its second. The excess of a week is the mean over all
 picks that were held in that week.
 
 **A batch without a middle.** If the checkpoint of the last session of the first week was skipped,
 no other day replaces it, as no other day replaces a result. The batch is not part of the weeks, but
-the other figures include it.
+the figures that are not weekly include it.
 
 **Beta.** Some shares move more than the benchmark. While the benchmark rises, a BUY of such a share
 has a positive alpha without any skill. So the weekly excess is regressed on the benchmark's change
@@ -31,17 +32,17 @@ benchmark does not move. The verdict is about the intercept.
 
 **The verdict** is about the whole series. It is made in interim analyses (a `Look` of the API), on
 dates that follow from the first Monday: every 52 weeks after it. An interim analysis counts the
-batches whose fortnight was over by its date. It uses their figures as they are now, later
-corrections included. An interim analysis with fewer than 30 scored batches has no finding. Between
-two interim analyses, the finding of the last one stands.
+batches whose fortnight was over by its date. It uses the figures of these batches as they are now,
+with the corrections made after its date. An interim analysis with fewer than 30 scored batches has
+no finding. Between two interim analyses, the finding of the earlier one remains valid.
 
 **The risk of a wrong finding.** If a record is tested often enough, it passes a test at some time
 by luck alone. So all interim analyses share a risk of 5 %, for both sides, better and worse. The
-k-th may be wrong with the probability 5 % / (k (k + 1)): 2.5 % for the first, 0.83 % for the
-second. The sum over all k is 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete
-sequential boundaries for clinical trials. Biometrika 70, 659-663). By Boole's inequality, the sum
-is an upper bound of the whole risk, also for dependent tests. If an interim analysis has no
-finding, its share of the risk is not used again.
+k-th analysis may be wrong with the probability 5 % / (k (k + 1)): 2.5 % for the first, 0.83 % for
+the second. The sum over all k is 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983),
+Discrete sequential boundaries for clinical trials. Biometrika 70, 659-663). By Boole's inequality,
+the sum is an upper bound of the whole risk, also for dependent tests. If an interim analysis has no
+finding, no later analysis uses its share of the risk.
 
 **Random actions** are the control: the same picks, each with BUY or SELL at random, many times.
 """
@@ -80,15 +81,17 @@ from app.errors import RecordDamaged
 
 # The risk that an interval misses the true value, and the risk of a wrong verdict.
 SIGNIFICANCE = 0.05
-# With fewer scored batches, an interim analysis has no finding.
+# With fewer scored batches than this, an interim analysis has no finding.
 MIN_SCORED_BATCHES = 30
 DRAW_COUNT = 1000
 BIN_COUNT = 20
-# How many draws lie outside the interval of random actions on either side.
+# How many draws lie outside the interval of random actions on each side.
 DRAWS_OUTSIDE = int(DRAW_COUNT * SIGNIFICANCE / 2)
-# How many of the newest points and weeks are listed: ten years. Figures use all of them.
+# How many points of the curve, and how many weeks, are listed: the newest ten years of each. The
+# figures use all points and all weeks.
 MAX_LISTED = 520
-# A record with more batches (a century) is refused: each batch takes time and memory to compute.
+# A record with more batches than this (a century) is refused: each batch takes time and memory to
+# compute.
 MAX_BATCHES = 5_200
 WEEKS_BETWEEN_LOOKS = 52
 
@@ -104,15 +107,15 @@ class Finding(DescribedEnum):
 
     BETTER = (
         "BETTER",
-        "The picks did better than luck explains: the whole interval lies above zero.",
+        "The picks did better than luck explains: the whole `Look.interval` lies above zero.",
     )
     WORSE = (
         "WORSE",
-        "The picks did worse than bad luck explains: the whole interval lies below zero.",
+        "The picks did worse than bad luck explains: the whole `Look.interval` lies below zero.",
     )
     UNDECIDED = (
         "UNDECIDED",
-        "The picks cannot be distinguished from luck: the interval contains zero.",
+        "The picks cannot be distinguished from luck: `Look.interval` contains zero.",
     )
 
 
@@ -157,7 +160,7 @@ class TrackedPick(Struct, frozen=True, array_like=True):
 
 class TrackedBatch(Struct, frozen=True, array_like=True):
     """
-    A batch with the benchmark's change at its middle and at its result.
+    A batch with the benchmark's change from the baseline to the middle, and to the result.
 
     A change is None if its checkpoint is not computed. It is NaN if a computed checkpoint has no
     change: such a row is damaged. `has_all_days` is false for a completed batch that does not have
@@ -177,7 +180,7 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
         """
         Raise RecordDamaged if a row that a figure needs is missing or damaged.
 
-        `is_filtered` says that only some of the picks were selected, so the batch may have fewer.
+        `is_filtered` says that only picks with one action were selected, so some may be missing.
         """
         self._check_rows(is_filtered=is_filtered)
         for pick in self.picks:
@@ -430,8 +433,8 @@ class Week(Struct, frozen=True):
     picks: Annotated[
         int,
         Meta(
-            description="The number of picks that were held in the week: those of its own Monday "
-            "and of the Monday before."
+            description="The number of picks that were held in the week: those of the week's "
+            "Monday and of the Monday before it."
         ),
     ]
     excess_pct: Annotated[
@@ -474,7 +477,7 @@ class WeeklyExcess(Struct, frozen=True):
         Interval | None,
         Meta(
             description="The 95 % t-interval of `meanPct`, in percentage points. Null for fewer "
-            "than two weeks, or if all weeks are equal."
+            "than two weeks, or if all weeks have the same excess."
         ),
     ]
     beta: Annotated[
@@ -488,9 +491,9 @@ class WeeklyExcess(Struct, frozen=True):
     beyond_beta_pct: Annotated[
         Decimal | None,
         Meta(
-            description="The intercept of the same line: the weekly excess that `beta` does not "
-            "explain, in percentage points, to six decimal places. Null for fewer than three "
-            "weeks, or if the benchmark's change does not vary."
+            description="The intercept of the line whose slope is `beta`: the weekly excess that "
+            "`beta` does not explain, in percentage points, to six decimal places. Null for fewer "
+            "than three weeks, or if the benchmark's change does not vary."
         ),
     ]
     beyond_beta_interval: Annotated[
@@ -498,7 +501,7 @@ class WeeklyExcess(Struct, frozen=True):
         Meta(
             description=(
                 "The 95 % t-interval of `beyondBetaPct`, in percentage points. Null if "
-                "`beyondBetaPct` is null, or if all weeks lie on one line."
+                "`beyondBetaPct` is null, or if all weeks lie exactly on the least squares line."
             )
         ),
     ]
@@ -560,8 +563,8 @@ class RandomActions(Struct, frozen=True):
     below_pct: Annotated[
         Decimal,
         Meta(
-            description="The percentage of draws whose mean alpha is below the record's own, to "
-            "six decimal places. A draw with an equal mean counts half."
+            description="The percentage of draws whose mean alpha is below the record's mean "
+            "alpha, to six decimal places. A draw with an equal mean counts half."
         ),
     ]
     interval: Annotated[
@@ -589,8 +592,9 @@ class Look(Struct, frozen=True):
     One interim analysis: the yearly test of skill or luck for the whole series, on a date that the
     series' first Monday fixes. It is made when two conditions hold: the series has a batch on or
     after that date, and each batch that the analysis counts is completed or failed. Late batches do
-    not matter for this. Before that, this analysis and later ones are not listed. Its figures are
-    computed from the record as it is now, later corrections included.
+    not matter for this. Until both conditions hold, this analysis and later ones are not listed.
+    Its figures are computed from the record as it is now, with the corrections made after that
+    date.
     """
 
     number: Annotated[int, Meta(description="The number of the interim analysis, from 1.")]
@@ -636,7 +640,7 @@ class Look(Struct, frozen=True):
         Meta(
             description="The t-interval of `beyondBetaPct`, in percentage points, with a "
             "confidence of 100 % minus `sharePct`. Null if `beyondBetaPct` is null, or if "
-            "all weeks lie on one line."
+            "all these weeks lie exactly on the line through them."
         ),
     ]
     finding: Annotated[
@@ -780,7 +784,7 @@ def compute_track_record(
     Return the track record of these batches of a series.
 
     `is_part` says that a part of the series was selected, so there is no verdict. If none of a
-    batch's picks was selected, the batch is counted, but no other figure includes it.
+    batch's picks was selected, the batch is counted, but no figure besides this count includes it.
     """
     all_batches = sorted(batches, key=lambda one: one.run_date)
     scored = [one for one in all_batches if one.is_scored and one.picks]
@@ -905,7 +909,7 @@ def best_and_worst(scored: Sequence[TrackedBatch]) -> tuple[PickScore | None, Pi
     """
     Return the picks with the highest and the lowest alpha.
 
-    Of picks with an equal alpha, the first one by run date and ticker.
+    If several picks have the same alpha, the first one by run date and ticker is returned.
     """
     scores = []
     for batch in scored:
@@ -959,9 +963,10 @@ def deepest_fall(sums: Iterable[Decimal]) -> Decimal:
 
 def combine_weeks(parts: Iterable[BatchWeek]) -> Sequence[Week]:
     """
-    Return the calendar-time portfolio: the mean over all picks held in each week, oldest first.
+    Return the calendar-time portfolio: the weeks in which picks were held, oldest first.
 
-    The benchmark's change is the mean over the same picks.
+    The excess of a week is the mean over all picks that were held in it, and the benchmark's change
+    is the mean over the same picks.
     """
     by_monday: dict[date, list[BatchWeek]] = {}
     for part in parts:
@@ -1060,9 +1065,9 @@ def significance_spent(number: int) -> float:
 
 def interim_analyses(all_batches: Sequence[TrackedBatch]) -> Iterator[Look]:
     """
-    Yield the interim analyses of a whole series that were held so far, in order.
+    Yield the interim analyses of a whole series that were made so far, in order.
 
-    `all_batches` is sorted by run date, and has at least one batch. An interim analysis is held
+    `all_batches` is sorted by run date, and has at least one batch. An interim analysis is made
     when two conditions hold: a batch has a run date on or after the date of the analysis, and none
     of the batches whose run date is at least 14 days before that date is still active. Late batches
     do not matter. The last week before the date contains only picks of the newest batch that the
@@ -1177,7 +1182,7 @@ def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) 
     """
     Return a sentence about the last interim analysis in `held`.
 
-    If `held` is empty, the sentence says that it is too early.
+    If `held` is empty, the sentence says that it is too early for a verdict.
     """
     if not held:
         batches = sum(one.is_scored for one in all_batches)
@@ -1193,8 +1198,8 @@ def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) 
         )
     if not last.finding or last.beyond_beta_pct is None or last.interval is None:
         return (
-            f"The look of {last.on} found weeks that are all alike, or a benchmark that never "
-            "moved: no verdict."
+            f"The look of {last.on} found too few weeks with figures, or weeks that do not differ "
+            "enough: no verdict."
         )
     value = f"{last.beyond_beta_pct:+.2f}"
     low, high = f"{last.interval.low:+.2f}", f"{last.interval.high:+.2f}"

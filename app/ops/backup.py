@@ -6,8 +6,9 @@ each table, in the format of Postgres's COPY. Its last file is `manifest.json`, 
 was cut off has no manifest. The backup does not contain the queue: a restore defers the jobs that
 the record needs.
 
-A restore inserts a row after the rows that it refers to, and the journal in its own order. It
-changes no row. So the triggers that protect the record stay switched on, and check every row again.
+A restore inserts a row after the rows that the row refers to, and the entries of the journal in
+the order of their numbers. It changes no row. The triggers that protect the record allow that. So
+they stay switched on, and check every row again.
 """
 
 import re
@@ -166,9 +167,9 @@ async def restore(
     """
     Fill the empty database at `address` from a backup, in one transaction. Return the manifest.
 
-    1. Every byte is compared with the manifest.
+    1. Every byte of the tables' files is compared with the manifest.
     2. The schema is migrated to the backup's migration, and the rows are inserted.
-    3. The missing migrations are applied.
+    3. The migrations after the backup's are applied.
     4. The record is verified with the exchange's `sessions`, unless `unverified` is set.
     5. The jobs of the checkpoints that the record still needs are deferred.
 
@@ -208,7 +209,8 @@ async def _prepare_schema(conn: AsyncConnection[Any], manifest: Manifest, now: d
     # This creates the tables, which are then locked against another restore. Afterwards the schema
     # goes back to the migration of the backup.
     await migrations.migrate_connection(conn, now)
-    # Checked again, because another restore may have created and filled the tables first.
+    # Checked again, because another restore may have created and filled the tables before this one
+    # could lock them.
     await _refuse_filled(conn)
     # A service that waits for its first Monday has stored no rows yet. Without this check it would
     # continue with the restored record. Another restore waits for the locks, so its session does
@@ -242,7 +244,7 @@ async def _last_migration(conn: AsyncConnection[Any], address: str) -> int:
 
 
 async def _existing_tables(conn: AsyncConnection[Any]) -> list[str]:
-    """Return the tables of TABLES that exist, in that order."""
+    """Return the tables of TABLES that exist, in the order of TABLES."""
     cursor = await conn.execute(
         "SELECT name FROM unnest(%s::text[]) WITH ORDINALITY known (name, place) "
         "WHERE to_regclass(name) IS NOT NULL ORDER BY place",
@@ -263,8 +265,8 @@ def _member_info(name: str, modified_at: datetime) -> ZipInfo:
 
 async def _copy_out(conn: AsyncConnection[Any], table: str, member: IO[bytes]) -> BackedUpTable:
     """Copy a table into a file of the archive."""
-    # Ordered by the first column, because a trigger of the journal accepts entries only in their
-    # order.
+    # Ordered by the first column, which is the number of an entry in the journal's table. A trigger
+    # of this table accepts entries only in the order of their numbers.
     statement = sql.SQL("COPY (SELECT * FROM {} ORDER BY 1) TO STDOUT (HEADER, ENCODING 'UTF8')")
     digest = sha256()
     async with conn.cursor() as cursor:

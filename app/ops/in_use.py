@@ -1,9 +1,11 @@
 """
-Checks whether a service uses a database, before tables are dropped, filled or migrated back.
+Checks whether a service uses a database, before tables are dropped or filled, or migrations are
+taken back.
 
 A process (a web server, a worker, a rehearsal, or a command such as `backup`) is recognized by its
-sessions: their names in pg_stat_activity begin with `alpha-monday`. Behind a PgBouncer a session
-may not be listed. A worker is then recognized by its heartbeats in the queue.
+sessions: their names in pg_stat_activity begin with `alpha-monday`. If a process connects through a
+PgBouncer, its sessions may be missing in pg_stat_activity. Then only a worker is recognized: by its
+heartbeats in the queue.
 """
 
 import asyncio
@@ -33,9 +35,10 @@ _PAUSE = 0.25  # seconds
 
 async def refuse_in_use(conn: AsyncConnection[Any], *, ignore: str | None = None) -> None:
     """
-    Raise Refused while another process of the service uses the database of a connection.
+    Raise Refused if another process of the service uses the database of `conn`.
 
-    Sessions with the name `ignore` do not count. The message names the processes.
+    The error is raised only if a process still uses it after three seconds. Sessions with the name
+    `ignore` do not count as use. The message names the processes.
     """
     for _ in range(_ATTEMPTS):
         users = await _list_users(conn, ignore)
@@ -50,11 +53,12 @@ async def refuse_in_use(conn: AsyncConnection[Any], *, ignore: str | None = None
 
 
 async def _list_users(conn: AsyncConnection[Any], ignore: str | None) -> list[str]:
-    """Return a description of each process that uses the database."""
+    """Return a description of each other process that uses the database."""
     ignored = None if ignore is None else sessions.application_name(ignore)
     async with conn.transaction():
         await conn.execute("SET LOCAL lock_timeout = '10s'")
-        # A transaction would otherwise see the same sessions at every attempt.
+        # Postgres reads the list of sessions once in a transaction. Without this statement, every
+        # attempt would see the same list if the caller has begun a transaction.
         await conn.execute("SELECT pg_stat_clear_snapshot()")
         cursor = await conn.execute(_SESSIONS, [sessions.APPLICATION_PREFIX, ignored])
         rows = await cursor.fetchall()

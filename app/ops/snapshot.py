@@ -4,8 +4,8 @@ The status snapshot: the state of the service at one moment, as Postgres knows i
 `alpha-monday status` and `/metrics` both read it with this module. `StatusSnapshot` holds the parts
 that a person and a machine both need. `OperatorSnapshot` adds what only a person needs: lists of
 jobs and checkpoints, messages, and what went wrong before. `MetricsSnapshot` adds counts over the
-whole record. Each is read in one read-only transaction. The result is the same in every process and
-after a restart.
+whole record. Each snapshot is read in one read-only transaction. What is read from Postgres is the
+same in every process and after a restart.
 
 `/health` shows less. Each process determines for itself whether the database responds, and whether
 its own worker is alive.
@@ -72,7 +72,7 @@ MONDAY_STATES = (NOT_BEGUN, ABSENT, UNDER_WAY, *BatchStatus)
 _MISSED_PERIOD = timedelta(weeks=13)
 _DELAYED_PERIOD = timedelta(weeks=4)
 
-# A batch is delayed if it was stored more than ten minutes after its due time. (Its mark `late` is
+# A batch is delayed if it was stored more than ten minutes after its due time. (Its field `late` is
 # something else: it depends on the open of the market.) A checkpoint is delayed only after half a
 # day. Until then, it may wait for a close that the provider does not have yet.
 _MAX_BATCH_DELAY = timedelta(minutes=10)
@@ -192,9 +192,9 @@ class PendingCheckpoint(Struct, frozen=True):
 
 class FailedJob(Struct, frozen=True):
     """
-    A job that failed. `owed` is true if the record still needs its work.
+    A job that failed.
 
-    There are three such cases:
+    `owed` is true if the record still needs the job's work. There are three such cases:
 
     - Today's Monday has no batch, and no other job makes it.
     - A checkpoint of an active batch has no row, and no other job takes it.
@@ -223,8 +223,8 @@ class WorkState(Struct, frozen=True):
     Checkpoints and jobs that may need attention.
 
     - `next_checkpoints` are due next, all at the same time.
-    - `next_figures` are the next ones that can have figures, because the day before is a session. A
-      checkpoint after any other day is always skipped.
+    - `next_figures` are the next checkpoints that can have figures. The day before such a
+      checkpoint is a session. If the day before is not a session, the checkpoint is always skipped.
     - `overdue` are due and have no row.
     - `skipped` were skipped because a price was missing.
     - `stalled` are the ids of the jobs whose worker has stopped.
@@ -242,8 +242,9 @@ class MessageState(Struct, frozen=True):
     """
     The state of the alerts, or of the heartbeats.
 
-    `enabled` is true if their address is set in this process. `last_at` is the time at which the
-    last message was created; its `outcome` is None while it waits.
+    `enabled` is true if the address that they are sent to is set in this process. `waiting` is the
+    number of messages that wait to be sent. The other fields are about the last message: `last_at`
+    is the time at which it was created, and `outcome` is None while it waits.
     """
 
     enabled: bool = field(name="on")
@@ -262,7 +263,7 @@ class Messages(Struct, frozen=True):
 
 class ModelState(Struct, frozen=True):
     """
-    The model of the settings. `ends_on` is its announced last day, or None if none is announced.
+    The model of the settings. `ends_on` is its announced last day, or None if no day is announced.
     """
 
     name: str
@@ -327,7 +328,7 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a machine: `/metrics`.
 
-    `waiting_since` is the due time of the job that has been ready to run for the longest time.
+    `waiting_since` is the time at which the job that has waited longest became ready to run.
     """
 
     waiting_since: datetime | None
@@ -342,7 +343,8 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
             return monday.batch.status
         if monday.job:
             return UNDER_WAY
-        # An empty record has missed no earlier Monday. Only today's Monday counts as absent.
+        # If the record is empty, only today's Monday can be absent: earlier Mondays do not belong
+        # to the record.
         if self.totals.mondays or monday.run_date == calendar.new_york_date(self.at):
             return ABSENT
         return NOT_BEGUN
@@ -415,8 +417,8 @@ async def metrics_reader(
     """
     Provide the reader for `/metrics`.
 
-    It has a connection that neither the jobs nor the API use, so `/metrics` responds also when they
-    use all of theirs. The connection is made at the first request.
+    It has a connection that neither the jobs nor the API use. So `/metrics` also responds when all
+    connections of the jobs and the API are in use. The connection is made at the first request.
     """
     pool = pools.make_pool(
         resolve_database_url(settings.database_url),
@@ -458,7 +460,7 @@ class Health(Struct, frozen=True):
 
     @property
     def is_well(self) -> bool:
-        """Return whether no part is unavailable; a worker that is switched off does not count."""
+        """Return whether no part is unavailable; a worker that is switched off is no problem."""
         return PartHealth.UNAVAILABLE not in (self.database, self.worker)
 
 
@@ -625,10 +627,11 @@ def _owed_subjects(
     record: RecordState, pending: Sequence[PendingCheckpoint], today: date
 ) -> set[_Subject]:
     """
-    Return the Mondays and checkpoints whose failed job a person must know of.
+    Return the Mondays and checkpoints whose failed job a person must know of:
 
-    These are today's Monday and the `pending` checkpoints if they have no job, and the checkpoints
-    that were skipped because a price was missing.
+    - today's Monday, if it has neither a batch nor a job
+    - the `pending` checkpoints that have no job
+    - the checkpoints that were skipped because a price was missing
     """
     without_job = [checkpoint for checkpoint in pending if checkpoint.job is None]
     owed: set[_Subject] = {(checkpoint.run_date, checkpoint.day) for checkpoint in without_job}
@@ -680,7 +683,7 @@ def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
     """
     Return the state of one kind of message.
 
-    `receiver` is the address that the messages are sent to, empty if none is set.
+    `receiver` is the address that the messages are sent to, empty if no address is set.
     """
     if last is None:
         return MessageState(enabled=bool(receiver))
@@ -697,7 +700,7 @@ async def _read_past(conn: Conn, at: datetime) -> PastProblems:
     today = calendar.new_york_date(at)
     recorded_mondays = await batches.list_run_dates(conn, SERIES)
     first_monday = min(recorded_mondays, default=today)
-    # Every Monday since the first one of the record, except today.
+    # Every Monday since the first Monday of the record, except today.
     past_mondays = {
         first_monday + timedelta(days=days) for days in range(0, (today - first_monday).days, 7)
     }
@@ -735,5 +738,5 @@ def _is_delayed_checkpoint(checkpoint: ComputedCheckpoint) -> bool:
 
 
 def delay_of_batch(batch: Batch) -> timedelta:
-    """Return how long after its due time (nine o'clock in New York) a batch was stored."""
+    """Return the time from nine o'clock in New York, when a batch is due, until it was stored."""
     return batch.created_at - calendar.due_at(batch.run_date)

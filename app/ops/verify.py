@@ -3,9 +3,10 @@ The two sources that `alpha-monday verify` can read: a database and an API.
 
 Both give the same entries and rows, in the form of the journal.
 
-The database is read in one snapshot. While an API is read, its service continues to record. So the
-journal is read first, then the rows, and then the entries that were added in the meantime. A row
-that differs from its last mention must be equal to a mention in one of these entries.
+The database is read in one snapshot. While an API is read, its service continues to record, so a
+row may change after the journal was read. Therefore the journal is read first, then the rows, and
+then the entries that were added in the meantime. If a row differs from its last mention in the
+entries that were read first, it must be equal to a mention in one of the added entries.
 """
 
 import re
@@ -59,7 +60,7 @@ _ENTRIES_PER_PAGE = 100
 _BATCHES_PER_PAGE = 4
 _READINGS_PER_PAGE = 100
 
-# A request that a busy server refuses is repeated, up to this number of attempts. Before each
+# A request that a busy server refuses is repeated, up to `_ATTEMPTS` attempts. Before each
 # repetition there is a wait, in seconds: the server's Retry-After, but at most `_MAX_WAIT`. Without
 # a Retry-After, the wait is `_DEFAULT_WAIT`.
 _BUSY_STATUSES = (429, 503)
@@ -73,7 +74,7 @@ _TIMEOUT = 30.0
 # In bytes: more than the longest answer that a service gives (api.lengths.MAX_LONG_RESULT_BYTES).
 LARGEST_BODY = 100_000_000
 
-# The error codes of a page that is too large, or that takes the server too long.
+# The error codes for a page that is too large, and for a page whose query takes too long.
 _TOO_LARGE_CODES = (TOO_LARGE, "OPERATION_TOO_LARGE")
 
 # The advice that older servers give about a damaged record, instead of DAMAGE_ADVICE.
@@ -102,7 +103,11 @@ class RecordSource(Protocol):
         ...
 
     def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
-        """Yield the rows of the record, each with its table; `state` is that of the journal."""
+        """
+        Yield the rows of the record, each with its table.
+
+        `state` has the series and the tickers that the journal mentions.
+        """
         ...
 
 
@@ -294,7 +299,8 @@ class ApiRecord:
         """Yield the pages of a list with at most `first` nodes each, beginning after a cursor."""
         has_more, size = True, first
         while has_more:
-            # After a page that had to be smaller, the next one may be twice as large.
+            # If a page was requested with fewer than `first` nodes, the next page may have twice as
+            # many.
             page, size = await self._page(
                 field, to_rows, min(2 * size, first), after=after, **variables
             )
@@ -343,8 +349,8 @@ class ApiRecord:
             )
         try:
             if has_repeated_names(response.text):
-                # JSON does not define which of the two members counts: another reader of the same
-                # response may use the other one.
+                # JSON does not define which of two members with the same name counts: another
+                # reader of the response may use a different one than this program.
                 raise ConfigurationError(
                     f"{self.display_url} answers with an object that has two members of one name."
                 )
@@ -409,17 +415,21 @@ class ApiRecord:
             )
             async with aclosing(parts):
                 content = b"".join([part async for part in parts])
-        headers = {}
-        for name in ("Location", "Retry-After"):
-            if name in response.headers:
-                headers[name] = response.headers[name]
+        # The headers are copied as bytes. A response may have characters outside ASCII in a header,
+        # and httpx refuses such a header if it is passed as a str.
+        headers = [
+            (name, value)
+            for name, value in response.headers.raw
+            if name.lower() in (b"location", b"retry-after")
+        ]
         return httpx.Response(response.status_code, headers=headers, content=content)
 
 
 def _wait_before_retry(response: httpx.Response) -> float:
     """Return how long to wait before a refused request is repeated, in seconds."""
     retry_after = response.headers.get("Retry-After", "")
-    if not retry_after.isdecimal():
+    # Python also reads the digits of other scripts; HTTP has only those of ASCII.
+    if not retry_after.isascii() or not retry_after.isdecimal():
         return _DEFAULT_WAIT
     return min(float(retry_after), _MAX_WAIT)
 
@@ -591,7 +601,7 @@ def _field_name(column: str) -> str:
 
 
 def _fields(table: str, *left_out: str) -> str:
-    """Return a selection of all columns of a table, except those that are left out."""
+    """Return a selection of all columns of a table, except the columns `left_out`."""
     fields = []
     for column in TABLES[table].__struct_fields__:
         if column in left_out:

@@ -1,5 +1,5 @@
 """
-A client of Alpha Vantage: raw daily bars, one request per ticker, and the splits that it lists.
+A client of Alpha Vantage: raw daily bars and listed splits, each with one request per ticker.
 
 `TIME_SERIES_DAILY` with `outputsize=compact` returns the latest 100 raw bars, each with its own
 date. `SPLITS` returns a ticker's splits, and apparently its spin-offs, with factors of four
@@ -60,8 +60,9 @@ SPLITS = "SPLITS"
 SOURCE = "alphavantage TIME_SERIES_DAILY"
 SPLITS_SOURCE = "alphavantage SPLITS"
 
-# A grant older than this is not used: if the process was suspended after the grant, its request
-# would collide with requests that the ledger has granted since.
+# A grant is the ledger's permission to send one request now. A grant that is older than this
+# constant is not used: if the process was suspended after it got the grant, its request would
+# collide with requests that the ledger has granted since then.
 GRANT_LIFETIME_SECONDS = 1.0
 
 MAX_ATTEMPTS = 5
@@ -80,7 +81,7 @@ T = TypeVar("T")
 
 
 class RowReader(Protocol[T]):
-    """A function that returns the rows of a response's body, and its rows that cannot be read."""
+    """A function that returns the rows of a response's body: the readable and the unreadable."""
 
     def __call__(
         self, body: bytes, ticker: str, key: str, now: datetime
@@ -90,14 +91,14 @@ class RowReader(Protocol[T]):
 
 log = structlog.get_logger()
 
-# httpx logs every address at INFO, and ours contain the key. The filter is set here, so that it
-# holds however the process configures its logging.
+# httpx logs the address of every request at INFO, and the addresses of our requests contain the
+# key. The filter is set here, so that it works with every configuration of the process's logging.
 logging.getLogger("httpx").addFilter(lambda record: "apikey=" not in record.getMessage())
 
 
 class BarsAnswer(Struct, frozen=True):
     """
-    The bars of one ticker, oldest first, and the rows that cannot be read.
+    The bars of one ticker, oldest first, and the rows of the response that cannot be read.
 
     The caller has to store the outcome of the request under `grant`.
     """
@@ -109,9 +110,10 @@ class BarsAnswer(Struct, frozen=True):
 
 class SplitsAnswer(Struct, frozen=True):
     """
-    The splits that are listed for one ticker, oldest first, and the rows that cannot be read.
+    The splits that are listed for one ticker, oldest first.
 
-    The caller has to store the outcome of the request under `grant`.
+    `unreadable` are the rows of the response that cannot be read. The caller has to store
+    the outcome of the request under `grant`.
     """
 
     grant: Grant
@@ -123,8 +125,8 @@ class AlphaVantage:
     """
     A client for one key, within the limits of its ledger.
 
-    `attempts` is the maximum number of attempts at one request. `base_url` is the address of a
-    server other than Alpha Vantage's.
+    `attempts` is the maximum number of attempts at one request. `base_url` is the server's address;
+    if it is empty, the server is Alpha Vantage's.
     """
 
     def __init__(
@@ -143,8 +145,8 @@ class AlphaVantage:
         self.http = httpx.AsyncClient(
             timeout=httpx.Timeout(10.0),
             follow_redirects=False,
-            # No cookies: the client would store one that is not ASCII, and every later request
-            # would fail.
+            # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
+            # request would fail.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers=bodies.HEADERS,
         )
@@ -161,16 +163,16 @@ class AlphaVantage:
         """
         Return the latest bars of `ticker`, or AlreadyAnswered if any job got them after `since`.
 
-        In the second case that job has stored the bars. The caller stores the outcome of a
-        BarsAnswer in the transaction that stores its bars.
+        If the result is AlreadyAnswered, that job has stored the bars. The caller stores the
+        outcome of a BarsAnswer in the transaction that stores its bars.
 
-        `needed_since` is when the bars were first needed (default: `since`). The attempts of all
-        jobs and processes since then count together. A job that starts when all attempts are used
-        up still makes one.
+        `needed_since` is when the bars were first needed (default: `since`). The attempts that all
+        jobs and processes have made since then are counted together. A job that starts when all
+        attempts are used up still makes one attempt.
 
-        Raises ConfigurationError and QuotaSpent at once. After the last attempt, it raises
-        UnknownTicker if in each of the newest five attempts the provider answered that it does not
-        know the ticker. Otherwise it raises ProviderBusy or ProviderUnavailable.
+        Raises ConfigurationError and QuotaSpent without another attempt. After the last attempt, it
+        raises UnknownTicker if in each of the newest five attempts the provider answered that it
+        does not know the ticker. Otherwise it raises ProviderBusy or ProviderUnavailable.
         """
         answer = await self._request(
             DAILY,
@@ -249,8 +251,8 @@ class AlphaVantage:
             await self.ledger.store_failure(grant, RequestOutcome.QUOTA_SPENT, error.at)
             raise
         except ProviderBusy as error:
-            # The pause is at most an hour, even if the response asks for a longer one: one wrong
-            # response must not cost a Monday.
+            # The pause is at most an hour, even if the response asks for a longer one: a single
+            # wrong response must not make a Monday fail.
             latest = self.clock.now() + COOLDOWN
             paused_until = error.until and min(error.until, latest)
             await self.ledger.store_failure(grant, RequestOutcome.FAILED, paused_until)
@@ -276,7 +278,7 @@ class AlphaVantage:
         try:
             rows, unreadable = reader(body, ticker, key=self.key, now=self.clock.now())
         except ProviderUnavailable as error:
-            # The error may quote the response.
+            # The error may quote the response, and the response may contain the key.
             raise type(error)(self._redact(str(error))) from None
         # The response could be read, so this spelling is right.
         self._spellings[ticker] = symbol
@@ -289,9 +291,9 @@ class AlphaVantage:
         """
         Return the spelling of `ticker` for the next request.
 
-        Only class shares such as BRK.B have two: with a dash, and with a dot. The first attempt
-        uses the spelling that worked last. Whenever the provider answers that the ticker is
-        unknown, the next attempt uses the other spelling.
+        Only class shares such as BRK.B have two spellings: with a dash, and with a dot. The first
+        attempt uses the spelling that worked last, or the dash if none has worked yet. Whenever the
+        provider answers that the ticker is unknown, the next attempt uses the other spelling.
         """
         spellings = [ticker.replace(".", "-"), ticker]
         if spellings[0] == ticker:
@@ -308,8 +310,8 @@ class AlphaVantage:
                 request = self.http.build_request(
                     "GET", f"{self.base_url}/query", params={**parameters, "apikey": self.key}
                 )
-                # Checked directly before the request is sent, because the process may have been
-                # suspended at any point before.
+                # The age of the grant is checked directly before the request is sent, because the
+                # process may have been suspended at any point since the grant.
                 if monotonic() - grant.granted_at_monotonic > GRANT_LIFETIME_SECONDS:
                     raise ProviderUnavailable(
                         "This process stood still between its leave to ask and the request."
@@ -349,8 +351,8 @@ def _final_error(
     Return the error to raise after the last attempt.
 
     It is UnknownTicker only if bars were requested, and if in each of the newest `MAX_ATTEMPTS`
-    attempts the provider answered that it does not know the ticker. `failures` are the outcomes,
-    newest first.
+    attempts the provider answered that it does not know the ticker. `failures` are the outcomes of
+    the failed attempts, newest first.
     """
     if not isinstance(error, MaybeUnknownTicker):
         return error

@@ -1,16 +1,16 @@
 """
 The interpretation of Alpha Vantage's responses: pure functions of their bytes.
 
-Alpha Vantage reports its own errors with HTTP 200, too, so only the members of the JSON object show
-whether a response is data, a notice or an error. There are three rules:
+Alpha Vantage sends HTTP 200 with an error, too, so only the members of the JSON object show whether
+a response is data, a notice or an error. There are three rules:
 
 - Readable data is used, even if the response contains a notice as well. A row that cannot be read
   affects only its own day.
 - A ConfigurationError is raised only if the notice proves that the same request will fail again:
   the key is invalid, or the function is for premium keys. Alpha Vantage advertises its premium
   plans in every notice, so the word "premium" alone proves nothing.
-- A single response proves nothing if it says that the ticker is unknown, or if it is empty (see
-  MaybeUnknownTicker).
+- If a response is empty or says that the ticker is unknown, this single response proves nothing
+  (see MaybeUnknownTicker).
 """
 
 import decimal
@@ -51,10 +51,11 @@ _MAX_NOTICE_LENGTH = 200
 # The meaning of a notice is in its first sentences; the longest known one has some 400 characters.
 _MAX_NOTICE_READ = 2000
 # If the relative difference of two factors of one date is smaller than this, one may be a rounding
-# of the other, for example 4 of 4.0001 (see `_is_rounding_of`). No two different events of one date
-# are known whose factors were so close.
+# of the other, for example 4 of 4.0001 (see `_is_rounding_of`). We know no date with two different
+# events whose factors were so close.
 _ROUNDING_TOLERANCE = Decimal("0.005")
-# Digits of precision, more than the longest factor that `app.domain.returns.parse_price` reads.
+# The precision of a comparison of two factors, in digits. No factor that
+# `app.domain.returns.parse_price` reads has so many digits.
 _ROUNDING_PRECISION = 300
 _DATE_IN_OTHER_SPELLING = re.compile(
     r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])"
@@ -92,8 +93,8 @@ def read_bars(
     """
     Return the bars of a response, oldest first, and the rows that cannot be read.
 
-    If there are no bars, raises the error that the response reports. `key` is removed from its
-    text.
+    If there are no bars, raises the error that the response reports. `key` is removed from the text
+    of the error.
     """
     answer = _decode_object(body, ticker)
     try:
@@ -112,7 +113,7 @@ def read_splits(
     Return the splits of a response, oldest first, and the rows that cannot be read.
 
     If there is no list of splits, raises the error that the response reports. `key` is removed from
-    its text.
+    the text of the error.
     """
     answer = _decode_object(body, ticker)
     try:
@@ -183,12 +184,14 @@ def _plain_name(name: str) -> str:
 
 def _normalized(symbol: str) -> str:
     """Return a symbol in one spelling: BRK-B and brk.b are both BRK.B."""
-    return symbol.upper().replace("-", ".")
+    spelling = symbol.replace("-", ".")
+    # upper() turns some other letters into those of a ticker, such as the dotless i into I.
+    return spelling.upper() if spelling.isascii() else spelling
 
 
 def _refuse_other_time_zone(answer: dict[str, Any], ticker: str) -> None:
     """
-    Raise ProviderUnavailable if the days of the bars are days of another time zone.
+    Raise ProviderUnavailable if the days of the bars are not days of New York's time zone.
 
     A zone whose name is unknown is ignored.
     """
@@ -248,7 +251,7 @@ def _read_bar(name: str, values: object, ticker: str) -> Bar | UnreadableRow:
     try:
         opening = parse_price(values.get("1. open"), ticker, day)
     except ProviderUnavailable:
-        # Few figures need the opening price, and they wait for a reading that has one.
+        # Few figures need the opening price, and these wait for a reading that has it.
         opening = None
     return Bar(trading_day=day, open=opening, close=close)
 
@@ -272,8 +275,8 @@ def _read_splits(
         for day, factors in sorted(texts.items())
         if day not in incomplete_days
     ]
-    # A row without a day could be about any day. If there is nothing but such rows, the list says
-    # nothing about any split, so it is an error, and the request is repeated.
+    # A row without a day could be about any day. If there are only such rows, the list says nothing
+    # about any split. So an error is raised, and the request is repeated.
     if unreadable and not listed and all(row.day is None for row in unreadable):
         raise ProviderUnavailable(unreadable[0].reason)
     return listed, unreadable
@@ -307,7 +310,8 @@ def _combine(day: date, texts: Sequence[str]) -> ListedSplit:
     for text in sorted(texts, key=lambda text: (len(text), text)):
         text_by_value.setdefault(splits.intended_factor(Decimal(text)), text)
 
-    # The factor with the most decimals comes first: its roundings are left out, and it remains.
+    # The factor with the most decimals comes first. So it is added to `factors`, and its roundings,
+    # which come later, are not.
     most_exact_first = sorted(
         text_by_value,
         key=lambda value: (_decimal_places(text_by_value[value]), value),
@@ -352,8 +356,8 @@ def _limit_undated_rows(
     Return the rows, with the latest possible day for each row that has no day.
 
     The provider lists the newest row first, so a row without a day is not newer than the row above
-    it. If the rows that have a day are in another order, this does not hold, and the rows are
-    returned unchanged.
+    it. If the rows that have a day are not in this order, the place of a row does not show its
+    latest possible day, and the rows are returned unchanged.
     """
     days = [_row_day(row) for row in rows]
     dated = [day for day in days if day]
@@ -388,7 +392,7 @@ def _unreadable_rows(rows: Sequence[Row | UnreadableRow], ticker: str) -> list[U
     """
     Return the unreadable rows, ordered by day.
 
-    Raises ProviderUnavailable if there are too many.
+    Raises ProviderUnavailable if there are more than _MAX_UNREADABLE.
     """
     unreadable = [row for row in rows if isinstance(row, UnreadableRow)]
     if len(unreadable) > _MAX_UNREADABLE:
@@ -416,9 +420,9 @@ def _parse_day(text: object) -> date | None:
 
 def _guess_day(text: object) -> date | None:
     """
-    Return the day that a text in another spelling probably names, or None.
+    Return the day that a text probably names if `_parse_day` does not accept its spelling, or None.
 
-    It is only used to decide whether a figure needs the row.
+    This day is only used to decide whether a figure needs the row.
     """
     if not isinstance(text, str):
         return None
@@ -558,7 +562,7 @@ def _classify_notice(text: str, ticker: str, now: datetime) -> AlphaMondayError:
     """
     Return the error that a notice reports.
 
-    The order of the tests matters: notices about limits also advertise premium plans.
+    The tests for limits come first, because notices about limits also advertise premium plans.
     """
     words = " ".join(text[:_MAX_NOTICE_READ].casefold().split())
     notice = text[:_MAX_NOTICE_LENGTH]
@@ -587,7 +591,7 @@ def _classify_notice(text: str, ticker: str, now: datetime) -> AlphaMondayError:
 
 def _requested_pause(words: str) -> timedelta:
     """
-    Return how long the notice asks us to wait, at most a day.
+    Return how long the notice asks us to wait, plus one second, but at most a day.
 
     If the notice names no time to wait, the pause is two seconds after a notice about a limit per
     second, and 61 seconds after any other notice.

@@ -1,11 +1,11 @@
 """
 Size limits for response bodies from other servers, enforced while a body is read.
 
-A client library reads a whole body, decompresses it without a limit, and decodes the text of an
-error with any charset that its header names. One megabyte of gzip took 6.2 GB of memory, and
-`charset=zlib` decompresses a body a second time. So every body passes through `bounded_parts`
-before a library or our own code reads it. The limit applies to the bytes on the wire and to the
-decompressed bytes.
+A client library reads a whole body, and decompresses it without a limit. It decodes the body of an
+error response with any charset that the response's header names. One megabyte of gzip took 6.2 GB
+of memory, and `charset=zlib` decompresses a body a second time. So every body passes through
+`bounded_parts` before a library or our own code reads it. The limit applies to the bytes on the
+wire, and also to the decompressed bytes.
 """
 
 import asyncio
@@ -18,18 +18,19 @@ from app.errors import BodyTooLong, ProviderUnavailable
 # decompress to any size.
 HEADERS = {"Accept-Encoding": "identity"}
 
-# Servers and proxies that compress a body nevertheless use one of these. The other methods (br,
-# zstd) need libraries.
+# Some servers and proxies compress a body in spite of this header. Python's own zlib decompresses
+# these methods. All other methods (br, zstd) are refused, because they need more libraries.
 _DEFLATE_CODINGS = ("gzip", "x-gzip", "deflate")
-# zlib detects by the first bytes which of the two formats it reads.
+# With this value, zlib detects by the first bytes of a body whether its format is gzip or zlib.
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
-# In bytes: a smaller part of a body counts as this many. A server can send every byte as a separate
-# chunk, and even the smallest chunk costs some 30 µs of CPU. So this limits the CPU time of a body,
-# too. A server that sends its answer token by token stays far below the limit.
+# In bytes: a part of a body counts as at least this many bytes. A server can send every byte as a
+# separate chunk, and even the smallest chunk costs some 30 µs of CPU. So the limit of bytes also
+# limits the CPU time of a body. A server that sends its answer token by token stays far below the
+# limit.
 _MIN_PART_SIZE = 32
-# After this many parts the event loop runs other tasks. Otherwise parts that arrived together would
-# be processed without a pause.
+# After this many parts of a body, the event loop runs other tasks. Otherwise parts that arrived
+# together would be processed without a pause.
 _PARTS_PER_TURN = 64
 
 
@@ -39,9 +40,9 @@ async def bounded_parts(
     """
     Yield the parts of a body as they arrive, decompressed.
 
-    `sender` is the subject of an error's sentence. Raises BodyTooLong for a body of more than
-    `max_bytes` bytes, compressed or decompressed. Raises ProviderUnavailable for a body that is
-    damaged or compressed with an unsupported method.
+    `sender` is the name with which an error's sentence begins. Raises BodyTooLong for a body of
+    more than `max_bytes` bytes, compressed or decompressed. Raises ProviderUnavailable for a body
+    that is damaged or compressed with an unsupported method.
     """
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", *_DEFLATE_CODINGS):
@@ -66,8 +67,8 @@ async def bounded_parts(
             await asyncio.sleep(0)
 
         if decompressor is not None:
-            # Bytes after the end of the compressed data are dropped: the decompressor would
-            # collect them in memory.
+            # Bytes after the end of the compressed data are not passed to the decompressor: it
+            # would collect them in memory.
             if decompressor.eof:
                 continue
             # Decompress at most one byte more than the limit allows, not the whole part.

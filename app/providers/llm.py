@@ -1,9 +1,9 @@
 """
 Questions to a language model, through OpenAI's chat completions or any compatible server.
 
-One question is one request. The queue repeats failed questions, so the library's own retries are
-switched off. The model's text is returned unchanged; `app.domain.prompt` decides whether it can
-become ideas.
+One question is one request. The queue repeats failed questions, so the retries of the `openai`
+library are switched off. The model's text is returned unchanged; `app.domain.prompt` decides
+whether it can become ideas.
 
 Only the text is required. Compatible servers differ in every other member of a completion, so each
 member is read on its own: a model's name, a request id or a token count that cannot be read is
@@ -32,21 +32,24 @@ from app.providers.retry_after import parse_retry_after
 # The default of OPENAI_TIMEOUT.
 DEFAULT_TIMEOUT_SECONDS = 180.0
 
-# Three picks with their reasons have some 2 KB, and the text of a model that reasons before it
-# answers seldom has more than 100 KB. A longer body could not be used, so it is not read to its
-# end.
+# Three picks with their reasons have about 2 KB, and the text of a model that reasons before it
+# answers seldom has more than 100 KB. A body above this limit of 1 MB is no usable answer, so the
+# rest of it is not read.
 MAX_BODY_BYTES = 1_000_000
-# The subject of an error's sentence, "The model's provider answered ...".
+# The name with which an error's sentence begins: "The model's provider answered ...".
 _SENDER = "The model's provider"
 
 # We ask for one choice, but a body could contain tens of thousands.
 _MAX_CHOICES = 10
 
-# Longer texts are cut to these numbers of characters, in this order: a body that is not a
-# completion, a provider's own words in an answer, a name or an id, and the text of an error.
+# The next constants are the greatest lengths of texts, in characters; longer texts are cut. First,
+# a body that is not a completion.
 MAX_ODD_BODY_LENGTH = 2000
+# The text of an error or of a refusal in a response with status 200.
 MAX_REASON_LENGTH = 500
+# A model's name, or a request id.
 MAX_NAME_LENGTH = 200
+# The text of an error that the library raises.
 _MAX_ERROR_LENGTH = 300
 
 # The columns of the token counts are 32-bit integers.
@@ -71,8 +74,8 @@ _FILTERED_QUESTION = re.compile(
 )
 
 # With these statuses the same request will fail again, unless the error's text says otherwise.
-# `_classify` checks 401, 403, 404 and 429 before. With any other status, the request may succeed
-# later.
+# `_classify` checks 401, 403, 404 and 429 before it uses this list. With any other status, the
+# request may succeed later.
 _PERMANENT_STATUSES = (400, 402, 405, 406, 410, 411, 413, 414, 415, 422, 431, 451)
 _TEMPORARY = re.compile(
     r"re-?try\b|try(ing)? again|temporar|overload|at capacity|timed? ?-?out|\bbusy\b", re.I
@@ -137,8 +140,8 @@ class ModelClient:
         Raises ConfigurationError (key, model, billing, or a request that the server does not
         accept), ProviderBusy and ProviderUnavailable.
         """
-        # Imported here and in a thread: the import takes 1.5 seconds and 50 MB, which nothing needs
-        # before the first question.
+        # Imported here and in a thread: the import takes 1.5 seconds and 50 MB of memory, and
+        # nothing needs the library before the first question.
         openai = await asyncio.to_thread(importlib.import_module, "openai")
         if self._client is None:
             openai_client = importlib.import_module("app.providers.openai_client")
@@ -171,7 +174,8 @@ class ModelClient:
         return parse_completion(response.content, response.headers.get("x-request-id"), self.key)
 
     async def _create_completion(self, system: str, user: str) -> Any:
-        # Some model families refuse any temperature except their own.
+        # Some model families accept only their default temperature. So a temperature is sent only
+        # if it is set.
         options = {}
         if self.temperature is not None:
             options["temperature"] = self.temperature
@@ -262,8 +266,9 @@ def parse_completion(body: bytes, request_id: str | None, key: str) -> ModelAnsw
     """
     Return the answer in the body of a response with status 200.
 
-    We ask for one choice, but a server may return several. Then only the first ten are examined:
-    the first usable one is used. If none is usable, the answer is the first one, with the reason.
+    We ask for one choice, but a server may return several. Then the first usable choice of the
+    first ten is the answer. If none of the ten is usable, the answer is the first choice, with the
+    reason why it cannot be used.
     """
     completion, unusable_reason = _decode(body)
     choices = _choices(completion)
@@ -297,8 +302,8 @@ def _decode(body: bytes) -> tuple[Any, str | None]:
     except RecursionError:
         return None, "The provider's answer was JSON that is nested too deeply."
     except ValueError:
-        # Every error of a decoder is a ValueError. The first character shows which of the usual
-        # cases it is.
+        # `decode` raises ValueError for every body that is not JSON. The first character of the
+        # body shows which of the usual cases it is.
         start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start == b"":
         return None, "The provider's answer was empty."
@@ -320,7 +325,7 @@ def _explain_missing_choices(completion: Any, choices: Any, key: str) -> str:
         return "The provider answered with JSON that is no completion."
     if choices is AMBIGUOUS:
         return _DUPLICATE_MEMBER.format("list of choices")
-    # Servers without a member `error` put its words into one of these.
+    # Servers without a member `error` put the text of the error into one of these members.
     alternatives = (completion.get("message"), completion.get("detail"))
     error = _describe_error(completion, key, alternatives)
     if error and not choices:
@@ -466,7 +471,7 @@ def _parse_name(value: Any, key: str) -> str | None:
     """
     Return a model's name or a request id, or None if the value is not a text.
 
-    The name is shown within our own sentences, on a terminal and in a log, so characters that are
+    The value is shown within our own sentences, on a terminal and in a log, so characters that are
     not printable, such as controls and marks of text direction, are replaced.
     """
     if not isinstance(value, str) or not value:
@@ -485,7 +490,11 @@ def _token_count(usage: Any, names: Sequence[str]) -> int | None:
 
 
 def _parse_count(value: Any) -> int | None:
-    """Return a whole number that fits the column, or None: a count is never estimated."""
+    """
+    Return a whole number that fits the column of a token count.
+
+    Return None for any other value: a count is never estimated.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not 0 <= value < _TOKENS_LIMIT or value != int(value):

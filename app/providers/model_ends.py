@@ -1,11 +1,11 @@
 """
 Announced shutdown dates of OpenAI's models.
 
-The installed library (openai 3.54.0) lists the dates in the docstring of its type ChatModel. Their
-source is https://developers.openai.com/api/docs/deprecations. The table is a copy of that
-docstring, because a docstring is not an interface, and because importing the library takes a second
-and a half. A test compares the copy with the docstring, so that an upgrade of the library shows
-what has changed.
+The installed library (openai 3.54.0) lists the dates in the docstring of its type ChatModel. The
+source of these dates is https://developers.openai.com/api/docs/deprecations. This module has a copy
+of the dates and does not read the docstring: a docstring is not an interface, and importing the
+library takes a second and a half. A test compares the copy with the docstring, so that an upgrade
+of the library shows which dates have changed.
 """
 
 import re
@@ -68,7 +68,7 @@ def _by_model() -> dict[str, date]:
 ANNOUNCED_ENDS = _by_model()
 
 # The name of a snapshot ends with its date, in OpenAI's form or in the form of other platforms.
-_SNAPSHOT_DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
+_SNAPSHOT_DATE = re.compile(r"-([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})$")
 
 log = structlog.get_logger()
 
@@ -77,9 +77,10 @@ def announced_end(model: str) -> date | None:
     """
     Return the day on which OpenAI shuts down a model, or None if no day is announced.
 
-    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") are ignored, and so is the case.
-    A fine-tuned model ("ft:gpt-4o:acme::id") has the date of its base model. A snapshot that the
-    table does not list has the date of its model: "gpt-5.1-2030-01-31" that of "gpt-5.1".
+    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") are ignored. Capital letters
+    count as small ones. A fine-tuned model ("ft:gpt-4o:acme::id") has the date of its base model. A
+    snapshot that the table does not list has the date of its model. For example,
+    "gpt-5.1-2030-01-31" has the date of "gpt-5.1".
     """
     name = model.strip().lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
     return ANNOUNCED_ENDS.get(name) or ANNOUNCED_ENDS.get(_SNAPSHOT_DATE.sub("", name))
@@ -87,7 +88,7 @@ def announced_end(model: str) -> date | None:
 
 def end_warning(model: str, today: date) -> str | None:
     """
-    Return a sentence that warns of a model's end, or None if none is needed.
+    Return a sentence that warns of a model's end, or None if no warning is needed.
 
     The warning begins WARNING_PERIOD before the end of a model, and continues after its end.
     """

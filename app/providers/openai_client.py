@@ -20,9 +20,9 @@ class _BoundedStream(httpx2.AsyncByteStream):
     """
     The body of a response, limited in its length; it replaces the stream of the library.
 
-    If the body is too long or damaged, reading it raises ProviderUnavailable. There is one
-    exception: the body of an error response only ends early, because the status of the error
-    matters more than its body.
+    If the body is too long or damaged, reading it raises ProviderUnavailable. An error response is
+    a special case: its body ends early and nothing is raised, because its status matters more than
+    its body.
     """
 
     def __init__(self, response: httpx2.Response, max_bytes: int, sender: str) -> None:
@@ -52,7 +52,8 @@ def make_client(
     """
     Return a client that reads at most `max_bytes` bytes of any response body.
 
-    `timeout` is in seconds. `sender` is the subject of an error's sentence.
+    `timeout` is in seconds. `sender` is the name with which an error's sentence begins, for example
+    "The model's provider".
     """
 
     async def limit_body(response: httpx2.Response) -> None:
@@ -73,7 +74,8 @@ def make_client(
         http_client=openai.DefaultAsyncHttpxClient(
             # A redirect would lead to a server that is not in the settings.
             follow_redirects=False,
-            # The client would store a cookie that is not ASCII, and every later request would fail.
+            # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
+            # request would fail.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             # A hook gets a response before its body is read. (With a transport instead of a hook,
             # the library would ignore the proxies of the environment.)

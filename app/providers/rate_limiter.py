@@ -7,14 +7,15 @@ pure function `next_allowed_at` computes when the limits allow the next request,
 the earlier requests.
 
 The ledger also knows which requests are open and which were answered recently, so that one request
-serves all jobs that need it. It knows how often a request has failed, and until when the provider
-wants no requests.
+serves all jobs that need its response. It knows how often a request has failed, and until when the
+provider wants no requests.
 
-The ledger trusts the clock. If a stored request lies more than a minute in the future, the clock
-was set back since then, by at least that much. The stored times are then moved back, too; otherwise
-jobs would wait for hours without need. If the clock is set forward, requests look older than they
-are, and the provider may answer that its limit is exceeded. Then no request is sent for the time
-that the provider asks for.
+The ledger trusts the clock. If the stored time of a request is more than a minute in the future,
+the clock was set back after the request was stored. All stored times in the future are then moved
+back, too, equally far: the latest one becomes the present time. Otherwise jobs would wait for hours
+without need. If the clock is set forward, requests look older than they are. Then the ledger may
+allow too many requests, and the provider may answer that its limit is exceeded. After such an
+answer no request is sent for the time that the provider asks for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,9 @@ from app.errors import QuotaSpent
 # A job waits at most this long for a grant. If it must wait longer, it goes back to the queue.
 MAX_WAIT = timedelta(seconds=62)
 
-# A request that has no outcome after this time was cut off: its process has ended. It is also how
-# far in the future a stored request may lie before the clock counts as set back.
+# A request that has no outcome after this time was cut off: its process has ended. The same time is
+# a limit for stored requests in the future: if one is further in the future than this, the clock
+# was set back.
 CUT_OFF_AFTER = timedelta(seconds=60)
 
 # The number of requests that may be open at once, in all processes. The client of each process
@@ -48,7 +50,7 @@ CUT_OFF_AFTER = timedelta(seconds=60)
 MAX_IN_FLIGHT = 3
 
 # For this time no requests are sent after the provider says that the day's quota is spent, even if
-# our own count disagrees. It is also the longest pause that the provider can ask for.
+# our own count says that it is not. It is also the longest pause that the provider can ask for.
 COOLDOWN = timedelta(hours=1)
 
 log = structlog.get_logger()
@@ -98,11 +100,7 @@ class UnreadableRow(Struct, frozen=True):
     not_after: date | None = None
 
     def may_fall_within(self, after: date, through: date) -> bool:
-        """
-        Return whether the row may be about a day in the period.
-
-        The period begins on the day after `after` and ends with the day `through`.
-        """
+        """Return whether the row's day may be after `after` and not after `through`."""
         if self.day:
             return after < self.day <= through
         return self.not_after is None or after < self.not_after
@@ -110,9 +108,9 @@ class UnreadableRow(Struct, frozen=True):
 
 class AlreadyAnswered(Struct, frozen=True):
     """
-    The result if no request is needed, because the same one was answered recently.
+    The result of `acquire` if no request is needed, because the same one was answered recently.
 
-    `unreadable` are the rows of that response that could not be read.
+    `unreadable` are the rows that could not be read in the response to that earlier request.
     """
 
     unreadable: tuple[UnreadableRow, ...] = ()
@@ -126,7 +124,7 @@ class _NotYet(Struct, frozen=True):
 
 class RemainingRequests(Struct, frozen=True):
     """
-    How many requests each limit still allows, and when the next one is allowed.
+    How many requests each limit still allows, and when the next request is allowed.
 
     `requests` is in the order of the ledger's limits.
     """
@@ -139,7 +137,8 @@ def rate_limits(per_second: int, per_minute: int, per_day: int) -> list[RateLimi
     """
     Return a provider's limits, the longest period last.
 
-    The periods are a little longer than nominal: clocks and networks are not exact.
+    The periods are a little longer than a second, a minute and a day, because clocks and networks
+    are not exact.
     """
     return [
         RateLimit(per_second, timedelta(seconds=1.1)),
@@ -173,8 +172,8 @@ def _exhausted_until(times: Sequence[datetime], limits: Sequence[RateLimit]) -> 
     """
     Yield the time at which each limit allows the next request.
 
-    A limit that allows more requests than `times` has is left out. A time that is past means that
-    the limit allows a request now.
+    If a limit allows more requests than there are `times`, no time is yielded for that limit. A
+    yielded time that is past means that its limit allows a request now.
     """
     for limit in limits:
         if len(times) >= limit.requests:
@@ -206,8 +205,8 @@ class RequestLedger:
         """
         Wait until a request for `function` and `symbol` is allowed, and return its grant.
 
-        Return AlreadyAnswered if the same request was answered after `since`. Raises QuotaSpent if
-        the wait would be longer than MAX_WAIT.
+        Return AlreadyAnswered if the newest request for `function` and `symbol` was answered at or
+        after `since`. Raises QuotaSpent if the wait would be longer than MAX_WAIT.
         """
         while True:
             decision = await self._decide(function, symbol, since)
@@ -241,7 +240,8 @@ class RequestLedger:
                 ):
                     return AlreadyAnswered(_unreadable_rows(unreadable))
                 case (at, None, *_) if abs(now - at) < CUT_OFF_AFTER:
-                    # The same request is open: its response will serve this job, too.
+                    # A request for this function and symbol is open: its response will serve this
+                    # job, too.
                     return _NotYet(now + timedelta(seconds=1))
             if await self._count_open(conn, now) >= MAX_IN_FLIGHT:
                 return _NotYet(now + timedelta(seconds=1))
@@ -268,7 +268,7 @@ class RequestLedger:
         self, conn: AsyncConnection[Any], grant: Grant, outcome: RequestOutcome
     ) -> None:
         """
-        Store the outcome of a request, unless it has one.
+        Store the outcome of a request, unless an outcome of this request is already stored.
 
         The outcome ANSWERED is stored in the transaction that stores the content of the response.
         """
@@ -284,7 +284,8 @@ class RequestLedger:
         """
         Store that a request was answered, and the `unreadable` rows that a figure may need.
 
-        Return the rows to log: those that the previous response to the same request did not have.
+        Return the rows to log: those of `unreadable` that the response to the previous request for
+        the same function and symbol did not have.
         """
         cursor = await conn.execute(
             """
@@ -324,7 +325,8 @@ class RequestLedger:
                 "UPDATE operations.provider_requests SET rest_until = %s WHERE id = %s",
                 (paused_until, grant.id),
             )
-        # Several open requests may get the same response; only the first of them logs the pause.
+        # The provider may ask for a pause in the responses to several open requests. Only the first
+        # of these responses is logged.
         if previously_paused_until is None or previously_paused_until <= self.clock.now():
             log.warning(
                 "provider requests paused",
@@ -356,8 +358,8 @@ class RequestLedger:
         """
         Return the outcomes of the failed attempts at a request, newest first.
 
-        These are the attempts of all processes since `since`, or since the last attempt that was
-        answered if that is later.
+        These are the attempts of all processes since `since`. If an attempt was answered after
+        `since`, only the attempts after that one count.
         """
         async with self.pool.connection() as conn:
             cursor = await conn.execute(
@@ -380,7 +382,7 @@ class RequestLedger:
         return list(takewhile(lambda outcome: outcome != RequestOutcome.ANSWERED, outcomes))
 
     async def remaining(self, conn: AsyncConnection[Any], now: datetime) -> RemainingRequests:
-        """Return how many requests are left at `now`. It does not reserve them."""
+        """Return how many requests each limit allows at `now`. This reserves no request."""
         times = await self._request_times(conn)
         paused_until = await self._paused_until(conn)
         remaining = []
@@ -456,7 +458,7 @@ class RequestLedger:
         return int(count)
 
     async def _request_times(self, conn: AsyncConnection[Any]) -> list[datetime]:
-        """Return the times of the newest requests, newest first, as many as any limit needs."""
+        """Return the times of the newest requests, newest first: as many as the largest limit."""
         cursor = await conn.execute(
             "SELECT at FROM operations.provider_requests WHERE provider = %s "
             "ORDER BY at DESC LIMIT %s",

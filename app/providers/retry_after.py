@@ -8,11 +8,14 @@ _MAX_WAIT = timedelta(days=1)
 
 def parse_retry_after(text: str, now: datetime) -> datetime | None:
     """
-    Return the time until which a `Retry-After` header asks us to wait, one day at most.
+    Return the time until which a `Retry-After` header asks us to wait: at most a day after `now`.
 
     `text` is a number of seconds or an HTTP date. Return None for a time that has passed and for a
     text that cannot be parsed.
     """
+    # Python also reads the digits of other scripts; HTTP has only those of ASCII.
+    if not text.isascii():
+        return None
     try:
         if text.isdecimal():
             until = now + timedelta(seconds=int(text))

@@ -2,7 +2,7 @@
 Outgoing HTTP messages: alerts to a webhook, and requests to a heartbeat monitor.
 
 An address may contain a secret. So no error text of this module contains the address, and the log
-lines of the HTTP libraries about these requests are suppressed. Redirects are not followed: a
+lines of the HTTP libraries about these messages are suppressed. Redirects are not followed: a
 message is sent only to the configured host. Only the head of a response is read.
 """
 
@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 10.0
 _RETRY_STATUSES = (408, 425, 429)
 
 # True while a request of this module runs. A log record of a library does not say which module sent
-# the request, so the filter reads this variable.
+# the request, so the filter of these libraries' loggers reads this variable.
 _is_our_request: ContextVar[bool] = ContextVar("ours", default=False)
 for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
     logging.getLogger(_name).addFilter(lambda _: not _is_our_request.get())
@@ -37,10 +37,10 @@ for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy
 
 class WebhookReceiver:
     """
-    The server at the address of one setting.
+    The server at the address that one setting contains.
 
-    `setting` is the name of the setting, for error texts. With an empty `url` nothing can be sent,
-    and `is_configured` is False.
+    `setting` is the name of the setting, for error texts, and `url` is the address. If `url` is
+    empty, nothing can be sent, and `is_configured` is False.
     """
 
     def __init__(self, setting: str, url: str, clock: Clock) -> None:
@@ -69,7 +69,11 @@ class WebhookReceiver:
         return await self._send("POST", content=msgspec.json.encode(message), headers=headers)
 
     async def get(self, headers: Mapping[str, str] = MappingProxyType({})) -> int:
-        """Send a GET request with `headers`, and return the status. Raises the errors of `post`."""
+        """
+        Send a GET request with `headers`, and return the status of the response.
+
+        Raises the same errors as `post`.
+        """
         return await self._send("GET", headers=headers)
 
     async def _send(self, method: str, **options: Any) -> int:
@@ -105,7 +109,7 @@ class WebhookReceiver:
             _is_our_request.reset(token)
 
     def _check_status(self, status: int, retry_after: str) -> int:
-        """Return the status if it is one of success; otherwise raise the error for that status."""
+        """Return the status if it means success; otherwise raise the error for that status."""
         if 200 <= status < 300:
             return status
         sentence = f"{self.setting} answered {status}"
@@ -126,13 +130,18 @@ def _make_client() -> httpx.AsyncClient:
         timeout=httpx.Timeout(TIMEOUT_SECONDS),
         follow_redirects=False,
         headers={"User-Agent": "alpha-monday"},
-        # No cookies: one that is not ASCII would make every later request fail.
+        # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
+        # request would fail.
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
 
 
 def _retryable_error(sentence: str, until: datetime | None) -> ProviderBusy | ProviderUnavailable:
-    """Return the error for a failed request that may succeed later."""
+    """
+    Return the error for a failed request that may succeed later.
+
+    `until` is the time before which the receiver wants no other request, or None.
+    """
     if until:
         return ProviderBusy(f"{sentence}.", until)
     return ProviderUnavailable(f"{sentence}.")

@@ -3,8 +3,9 @@ Simulated time: real time minus a lag. While a rehearsal runs, the lag only beco
 
 Simulated time runs at the pace of real time while any job is at work. When every job waits, it
 jumps ahead to the first moment at which a job is due. When the lag is 0, simulated time is real
-time, and the same process continues as a live service. With an end (`until`) the time stops there.
-All processes that share the database share one simulated time, and any of them may make the jump.
+time, and the same process continues as a live service. A rehearsal may have an end (`until`): then
+simulated time stops at this end. All processes that share the database share one simulated time,
+and any of them may make the jump.
 
 The schema `told` of a rehearsal's database contains the clock: the table `told.clock`, and the
 functions `told.now` (the simulated time) and `told.leap` (the jump). Procrastinate's fetch function
@@ -34,10 +35,10 @@ from app.errors import ConfigurationError, TryAgainAt
 from jobs import queue_tables
 from jobs.queue import MAX_TICK_DELAY, MIDDLEWARE, Queue
 
-# This is the only SQL on the queue's tables outside `jobs.queue_tables`. Only the database of a
-# rehearsal gets it. Its first statements change how the queue's own fetch function reads the time.
-# The function `told.leap` must read the jobs inside Postgres: after it has locked the clock, and
-# before it changes the lag.
+# This is the only SQL on the queue's tables outside `jobs.queue_tables`. It is installed only in
+# the database of a rehearsal. The first statements change how Procrastinate's fetch function reads
+# the time. The function `told.leap` must read the jobs inside Postgres: after it has locked the
+# clock, and before it changes the lag.
 INSTALL_SQL = f"""
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
@@ -58,10 +59,10 @@ END $$;
 -- Jump to the first event, and return the lag after the jump. An event is the next tick, the time
 -- at which a job is due, or the end of a job's sleep.
 --
--- There is no jump while something may be at work. Then the first event is in the past, or it is
--- the epoch. There are three such cases:
+-- There is no jump while something may be at work. In these three cases the first event is in the
+-- past (or is the epoch, 1970), and so the lag stays the same:
 --
--- - A job runs, and does not sleep or its sleep has ended.
+-- - A job runs and does not sleep, or it runs and its sleep has ended.
 -- - A job is due. (A job that waits for the lock of another job does not count.)
 -- - A round of reconciliation runs. It holds an advisory lock.
 CREATE OR REPLACE FUNCTION told.leap(tick timestamptz) RETURNS float8 LANGUAGE plpgsql AS $$
@@ -95,9 +96,10 @@ INSERT INTO told.clock (lag, seen)
 SELECT greatest(0, extract(epoch FROM clock_timestamp() - %s::timestamptz)), clock_timestamp()
 WHERE NOT EXISTS (SELECT FROM told.clock)
 """
-# A rehearsal that stopped at its end continues from there. Any other rehearsal continues five
-# seconds after the time at which its clock was `seen` last, even if it was stopped for days. With
-# lag 0 the database is live already: nothing is changed, so that the pause counts as a real outage.
+# How a stopped rehearsal continues. If it had reached its end `until`, it continues from `until`.
+# Otherwise at most five seconds of simulated time have passed since its clock was `seen` last, even
+# if it was stopped for days. With lag 0 the database is live already: nothing is changed, so that
+# the pause counts as a real outage.
 _CONTINUE = """
 UPDATE told.clock
 SET lag = CASE
@@ -113,15 +115,16 @@ _SET_END = "UPDATE told.clock SET until = %s WHERE lag > 0"
 _LAG = "SELECT lag FROM told.clock"
 _JUMP = "SELECT told.leap(%s)"
 
-# Simulated time waits for the jobs of a dead process, so a rehearsal detects a dead process sooner
-# than production does.
+# Simulated time does not jump while a dead process seems to run a job. To make this wait short, a
+# rehearsal detects a dead process sooner than production does.
 STALLED_AFTER_SECONDS = 6.0
 HEARTBEAT_SECONDS = 1.0
 CONCURRENCY = 32
 
-# How often the clock tries to jump.
+# The pause between two attempts to jump. Code that sleeps checks the time after the same pause.
 POLL_SECONDS = 0.003
-# Once the time is real there are no jumps, so code that sleeps checks the time less often.
+# When simulated time has reached real time, there are no more jumps. So code that sleeps checks the
+# time less often.
 _REAL_POLL_SECONDS = 0.5
 # The longest jump, so that reconciliation gets its turns.
 MAX_JUMP = timedelta(hours=6)
@@ -131,8 +134,8 @@ class SimulatedClock:
     """
     The clock of a rehearsal: one simulated time for every process that shares the database.
 
-    `finished` is done when simulated time has reached real time or its end. If the clock has
-    failed, `finished` has its exception. `restart_worker` is called when simulated time has reached
+    `finished` is done when simulated time has reached real time or `until`. If the clock has
+    failed, `finished` has the exception. `restart_worker` is called when simulated time has reached
     real time, because the worker then needs other options.
     """
 
@@ -185,7 +188,7 @@ class SimulatedClock:
         self._is_stopped = True
 
     def worker_options(self) -> dict[str, Any]:
-        """Return the worker's additional options while the time is simulated."""
+        """Return additional options for the worker; none if the time is real."""
         if not self.lag:
             return {}
         return {
@@ -200,8 +203,8 @@ class SimulatedClock:
         """
         Begin at `begin`, or continue where an earlier rehearsal of this database stopped.
 
-        If `until` is set, raises ConfigurationError if the earlier rehearsal has passed `until` or
-        has reached the present.
+        Raises ConfigurationError if the rehearsal cannot stop at `until`: the earlier rehearsal has
+        passed `until`, or simulated time has reached the present.
         """
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.SIMULATED_CLOCK,))
@@ -224,7 +227,7 @@ class SimulatedClock:
             )
 
     async def run(self) -> None:
-        """Defer periodic jobs and jump ahead until the time is real or has reached its end."""
+        """Defer periodic jobs and jump ahead, until simulated time is real time or `until`."""
         # The worker would defer periodic jobs by real time. With `max_delay` 0 it defers none, and
         # only `_step` defers them.
         defaults = self.queue.periodic_defaults
@@ -239,8 +242,8 @@ class SimulatedClock:
                     await self._step(deferrer)
                 await asyncio.sleep(POLL_SECONDS)
         except Exception as error:
-            # Without this task nothing jumps any more, so the code that waits for the end must get
-            # the error.
+            # This task ends here, so there are no more jumps, and the end is never reached. So the
+            # code that waits for the end must get the error.
             self._fail(error)
         finally:
             self.queue.periodic_defaults = defaults
@@ -312,7 +315,7 @@ class SimulatedClock:
 
 
 async def has_rehearsal_to_continue(pool: Pool) -> bool:
-    """Return whether the database has a rehearsal that was started before."""
+    """Return whether a rehearsal has already been started in the database."""
     async with pool.connection() as conn:
         if not await rehearsed.is_rehearsed_on_connection(conn):
             return False

@@ -10,8 +10,8 @@ a request chooses its fault:
      {"provider": "openai", "fault": "refusal", "times": 2}]
 
 `function`, `symbol`, `since`, `until` and `times` are optional. Without them a rule matches every
-function and symbol, at any time, without a limit. `since` and `until` are times with their offset
-from UTC. A request at `until` does not match any more.
+function and symbol, at any time, and any number of requests. `since` and `until` are times with
+their offset from UTC. A request at `until` does not match any more. `times` is at least 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -102,9 +102,10 @@ class SimulatedRequest(Struct, frozen=True, kw_only=True):
 
 
 Fault = Callable[[SimulatedReply, SimulatedRequest], SimulatedReply]
-# The daily series of an answer, newest first: the members of a bar by the day of its session.
+# The daily series of an answer, newest session first: it maps the day of a session to the members
+# of the session's bar.
 Series = dict[str, dict[str, str]]
-# The list of splits of an answer, newest first.
+# The list of splits of an answer, newest split first.
 Splits = list[dict[str, str]]
 # The picks in the answer of a model.
 Picks = list[dict[str, Any]]
@@ -164,7 +165,7 @@ def change_picks(change: Callable[[Picks], object]) -> Fault:
 
 
 def change_choice(change: Callable[[dict[str, Any], Picks], Any]) -> Fault:
-    """Return a fault that calls `change` to change the model's choice in place."""
+    """Return a fault that calls `change`. It changes the first choice of the answer in place."""
 
     def fault(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
@@ -244,7 +245,7 @@ def _set_content(content: str | None) -> Fault:
 
 
 def _add_surrogate(choice: dict[str, Any], picks: Picks) -> None:
-    """Begin the first reasoning with half of a surrogate pair, which is not a character."""
+    """Begin the first pick's reasoning with half of a surrogate pair, which is not a character."""
     text = msgspec.json.encode({"picks": picks}).decode()
     text = text.replace('"reasoning":"', '"reasoning":"\\ud800 ', 1)
     choice["message"]["content"] = text
@@ -336,7 +337,8 @@ class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
     symbol: str | None = None
     since: _TimeWithOffset | None = None
     until: _TimeWithOffset | None = None
-    times: int | None = None
+    # With less than 1 the rule could never apply.
+    times: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def matches(self, request: SimulatedRequest) -> bool:
         """Return whether this rule applies to a request. `times` is not taken into account."""
@@ -354,13 +356,20 @@ def read_script(text: bytes, known: Mapping[str, Mapping[str, Fault]]) -> list[F
     Return the rules of a script.
 
     Raises ConfigurationError if the script is not a list of valid rules: a time without an offset,
-    for example, is not valid. Raises it also for a provider or a fault that is not in `known`.
+    for example, is not valid, and neither is a rule whose period is empty. Raises it also for a
+    provider or a fault that is not in `known`.
     """
     try:
         rules = msgspec.json.decode(text, type=list[FaultRule])
-    except msgspec.DecodeError as error:
+    # Bytes that are no UTF-8 raise a UnicodeError.
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise ConfigurationError(f"The fault script cannot be read: {error}.") from None
-    for rule in rules:
+    for index, rule in enumerate(rules):
+        if rule.since and rule.until and rule.since >= rule.until:
+            raise ConfigurationError(
+                f"The fault script has a rule that never applies: its since is not before its "
+                f"until - at `$[{index}]`."
+            )
         if rule.provider not in known:
             raise ConfigurationError(
                 f"{rule.provider!r} is not a provider. Choose one of: {', '.join(known)}."
@@ -387,7 +396,7 @@ class FaultScript:
         Return the name of the fault of a request, or None.
 
         The first rule that matches, and whose `times` are not used up, chooses the fault. This uses
-        up one of the rule's `times`.
+        up one of the rule's `times`. If there is no such rule, a `seed` chooses at random.
         """
         for index, rule in enumerate(self.rules):
             is_used_up = rule.times is not None and self._used[index] >= rule.times
@@ -406,16 +415,18 @@ class FaultScript:
             return rng.choice(_PASSING_FAULTS)
         if request.function != "SPLITS":
             return self._draw_fault_of_morning(request)
-        # Whether a ticker's splits are listed late does not change with time.
+        # The splits of a ticker are listed late in every answer or in none, so the seed of this
+        # draw does not contain the time.
         is_late = Random(f"{self.seed}/{request.symbol}").random() < 0.3  # noqa: S311
         return "late_split" if is_late else None
 
     def _draw_fault_of_morning(self, request: SimulatedRequest) -> str | None:
         """
-        Return the fault of a ticker's bars, or None. All requests of a morning get the same result.
+        Return the fault of a ticker's bars, or None.
 
-        Some newest bars arrive only in the afternoon, and a few only on a later day. Some answers
-        contain a bar of the day itself, whose session is not over.
+        All requests for a ticker on one morning get the same result. Some newest bars arrive only
+        in the afternoon, and a few only on a later day. Some answers contain a bar of the day of
+        the request, whose session is not over.
         """
         day = calendar.new_york_date(request.at)
         draw = Random(f"{self.seed}/{request.symbol}/{day}").random()  # noqa: S311
@@ -427,8 +438,8 @@ class FaultScript:
         return None
 
 
-# Faults of any request for prices. `hang` is left out, because it takes real time even in a
-# rehearsal.
+# The faults that any request for prices or splits may get at random. `hang` is not one of them,
+# because it takes real time even in a rehearsal.
 _PASSING_FAULTS = (
     "burst",
     "http_500",

@@ -2,8 +2,8 @@
 A simulated market: real tickers and real sessions, with generated prices that look real.
 
 Every price depends only on the ticker, the session and the arguments of `Market`, so the market is
-the same in every process and every run. The move of a share is the move of the market times its
-beta, plus a random move. Prices are rounded to cents, as on an exchange.
+the same in every process and every run. The move of a share is the move of the market times the
+beta of the share, plus a random move. Prices are rounded to cents, as on an exchange.
 """
 
 from bisect import bisect_right
@@ -18,8 +18,8 @@ from msgspec import Struct
 from app.domain.calendar import Calendar
 from app.domain.splits import intended_factor
 
-# The chance of a split per share and session: higher than in reality, so that a rehearsal of some
-# weeks has one.
+# The chance of a split per share and session: higher than in reality, so that a split happens in a
+# rehearsal of some weeks.
 _SPLIT_CHANCE = 0.0025
 # Factors of splits. Expensive shares have a split, cheap shares a reverse split, and others a
 # spin-off.
@@ -39,8 +39,8 @@ class MarketShare(Struct, frozen=True):
     """
     A share of the simulated market.
 
-    `price` is the first price in dollars. `tailwind` and `headwind` are reasons that the simulated
-    model gives for and against it.
+    `price` is the first price in dollars. `tailwind` is a reason that the simulated model gives for
+    the share, and `headwind` a reason against the share.
     """
 
     name: str
@@ -222,8 +222,8 @@ class Market:
 
     def _make_bar(self, ticker: str, day: date, previous_close: str | None) -> MarketBar:
         share = SHARES[ticker]
-        # Each bar has its own random generator. The order of the draws must not change: in another
-        # order, the same seed would give other prices.
+        # Each bar has its own random generator. The order of the calls of `rng` must not change: in
+        # another order, the same seed would give other prices.
         rng = Random(f"{self.seed}/{ticker}/{day}")  # noqa: S311
         is_benchmark = ticker == BENCHMARK_TICKER
         drift = rng.gauss(0, 0.0 if is_benchmark else 0.011)

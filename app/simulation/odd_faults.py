@@ -58,9 +58,9 @@ ERROR_UNHEARD_OF = (
     "Our data warehouse is being refreshed. Please retry your request in a few moments."
 )
 
-# With the fault "very_late_split", a split is not listed until this long after its day. (With
-# "late_split" of `app.simulation.faults` it is five days.) So on the second Sunday of a fortnight,
-# the splits of the first Tuesday and of all later days are not listed yet.
+# With the fault "very_late_split", a split is listed only when its day is longer ago than this.
+# (With "late_split" of `app.simulation.faults`, the delay is five days.) So on the second Sunday of
+# a fortnight, the splits of the first Tuesday and of all later days are not listed yet.
 VERY_LATE_SPLIT_DELAY = timedelta(days=12)
 
 # The amount by which the provider corrects a close, in the currency of the bars.
@@ -71,7 +71,8 @@ CORRECTED_BY = Decimal("0.03")
 THINKING_SECONDS = 90.0
 
 # These factors are roundings of 1/15 and 1/3. A program that reads the answer takes them as exactly
-# 1/15 and 1/3. No two factors with four decimals have the product 1/15 or 1/3.
+# 1/15 and 1/3. No two factors with four decimals have the product 1/15 or 1/3, so the fault
+# "split_in_two" leaves such a factor unchanged, and adds two rows (`_rows_with_same_product`).
 _ROUNDED_FACTORS = ("0.0667", "0.3333")
 
 TextChange = Callable[[str, dict[str, Any], SimulatedRequest], str]
@@ -193,7 +194,8 @@ def _restate(series: Series, request: SimulatedRequest) -> Series:
     """
     Return the series restated for splits.
 
-    As soon as the series has the session of a split, every bar before it is divided by the factor.
+    As soon as the series has the session of a split, every bar before that session is divided by
+    the split's factor.
     """
     if request.market is None or not series:
         return series
@@ -214,7 +216,7 @@ def _divide(bar: dict[str, str], day: date, listed: list[tuple[date, str]]) -> d
 
 
 def _correct_baseline(series: Series, request: SimulatedRequest) -> Series:
-    """Return, from Tuesday on, the series with a changed close of the week's baseline session."""
+    """Change the close of the week's baseline session. On Monday, return the series unchanged."""
     today = calendar.new_york_date(request.at)
     monday = today - timedelta(days=today.weekday())
     sessions = [day for day in series if day < str(monday)]
@@ -240,9 +242,10 @@ def _split_in_two(listed: Splits, _: SimulatedRequest) -> Splits:
 
 def _rows_with_same_product(split: dict[str, str]) -> Splits:
     """
-    Return a split as two rows of one day whose product is its factor.
+    Return a split as two rows of one day; the product of their factors is the split's factor.
 
-    For a rounded factor there are three rows: the factor itself, and two whose product is 1.
+    For one of the `_ROUNDED_FACTORS` there are three rows: one with the factor itself, and two with
+    factors whose product is 1.
     """
     if split["split_factor"] in _ROUNDED_FACTORS:
         factors = [split["split_factor"], "8.0000", "0.1250"]
@@ -257,13 +260,13 @@ def _without_very_late_splits(listed: Splits, request: SimulatedRequest) -> Spli
 
 
 def _add_old_splits(*factors: str) -> Fault:
-    """Return a fault that adds splits of one day long ago, one for each factor."""
+    """Return a fault that adds splits of one day in 1999, one for each factor."""
     old = [{"effective_date": "1999-06-28", "split_factor": factor} for factor in factors]
     return change_splits(lambda listed, _: [*listed, *old])
 
 
 def _break_utf_8(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
-    """Return the answer with a byte of another encoding in its last text."""
+    """Return the answer with a byte that is not UTF-8 in its last text."""
     place = good.body.rindex(b'"')
     return replace(good, body=good.body[:place] + b"\xe9" + good.body[place:])
 

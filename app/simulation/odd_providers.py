@@ -1,5 +1,6 @@
 """
-Chooses odd faults at random. The same seed chooses the same faults.
+Chooses odd faults (`app/simulation/odd_faults.py`) at random. The same seed chooses the same
+faults.
 
 There are three kinds of faults:
 
@@ -10,7 +11,7 @@ There are three kinds of faults:
   close.
 - A permanent fault lasts for at least a day. No retry on that day helps, so the fault can make a
   Monday fail. `PERMANENT` lists these faults. A ticker stays delisted or unknown for a quarter of a
-  year. A key stays refused, or a quota spent, for a day.
+  year. A key is refused for a day, and a quota stays spent for a day.
 
 A Monday has three questions to the model. The third one never gets a passing fault that makes the
 answer unusable: three such faults in a row would be an outage, which a fault script can simulate.
@@ -116,7 +117,11 @@ class OddProviders:
         return lasting + passing
 
     def listed_after(self, ticker: str) -> timedelta:
-        """Return how long after its day a split of `ticker` is first listed."""
+        """
+        Return the delay with which the provider lists a split of `ticker`.
+
+        The delay counts from the day of the split.
+        """
         draw = self._draw("listed", _symbol(ticker))
         if draw < FAULT_CHANCE:
             return timedelta(days=6)
@@ -163,7 +168,7 @@ class OddProviders:
             allowed = METADATA
         # A year has few questions, so the faults are drawn like cards from a deck: none repeats
         # before each has occurred. There is one exception: if the deck has no fault that a third
-        # question may get, a new deck begins earlier.
+        # question may get, a new deck begins before the old one is used up.
         if not set(self._deck) & set(allowed):
             self._deck = rng.sample((*METADATA, *SLIPS), len(METADATA) + len(SLIPS))
         name = next(fault for fault in self._deck if fault in allowed)

@@ -3,12 +3,12 @@ Simulators of both providers: a process on loopback that responds with their pro
 
 `GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY` and `SPLITS`, its limits,
 and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI.
-The prices are those of the simulated market, and the ideas are written like a model's.
-`app.simulation.faults` describes the faults that can be injected.
+The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a model
+does. `app.simulation.faults` describes the faults that can be injected.
 
 The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
-Every request is logged to a file before it is answered, one JSON object per line, so that no
-request is missing from the file if the process is killed.
+Every request of these two kinds is logged to a file before it is answered, one JSON object per
+line, so that no request is missing from the file if the process is killed.
 
     alpha-monday standins --port 8090 --now 2026-11-23T14:00:00+00:00 --faults faults.json
 """
@@ -49,7 +49,13 @@ from app.simulation.faults import (
     json_reply,
     read_script,
 )
-from app.simulation.market import BENCHMARK_TICKER, SHARES, Market, alpha_vantage_bar
+from app.simulation.market import (
+    BENCHMARK_TICKER,
+    FIRST_DAY,
+    SHARES,
+    Market,
+    alpha_vantage_bar,
+)
 from app.simulation.odd_faults import ALL_FAULTS
 from app.simulation.odd_providers import SPLIT_CHANCE, NamedFault, OddProviders
 from jobs.context import RealClock
@@ -58,16 +64,22 @@ from jobs.context import RealClock
 PER_DAY = 25
 GAP = timedelta(seconds=1)
 
-# The environment variable with the address of the database whose simulated time is used. It is not
-# an argument, because every user of the machine can read the arguments of a process.
+# The environment variable with the address of the database whose simulated time is used. The
+# address is not an argument, because every user of the machine can read a process's arguments.
 CLOCK_VARIABLE = "REHEARSAL_CLOCK"
 
 # How long the fault `hang` waits for the client to disconnect, and the pause between two bytes of
 # the fault `slow`; in seconds.
 HANG_SECONDS = 120.0
 TRICKLE_SECONDS = 0.2
-# How long a request waits for a database that is unavailable.
+# How long a request waits for the simulated time while that database is unavailable.
 _DATABASE_TIMEOUT = timedelta(seconds=5)
+
+# The days on which simulators can start. On a day before the first of them, the market has no past
+# bars. The last one is far enough before the end of the exchange's calendar, and keeps the series
+# short enough to be computed for a request.
+_EARLIEST_DAY = FIRST_DAY + timedelta(days=1)
+_LATEST_DAY = date(2099, 12, 31)
 
 Now = Callable[[], Awaitable[datetime]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -78,8 +90,9 @@ class ProviderSimulators:
     An ASGI app that answers like both providers.
 
     `now` returns the time of a request. `script` chooses the fault of a request; if it chooses
-    none, `odd` does. `pass_time` lets simulated time pass before a slow answer; without it, slow
-    answers are sent at once. If `limits` is False, Alpha Vantage's limits do not apply.
+    none, `odd` chooses the faults. `pass_time` lets simulated time pass before an answer with the
+    fault "thinks"; without `pass_time`, such an answer is sent at once. If `limits` is False, Alpha
+    Vantage's limits do not apply.
     """
 
     def __init__(
@@ -105,7 +118,7 @@ class ProviderSimulators:
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request, correctly or with its faults."""
+        """Answer one request: correctly, or with the faults that are chosen for it."""
         if scope["type"] != "http":
             return
         now = await self.now()
@@ -121,7 +134,7 @@ class ProviderSimulators:
         await _send_reply(reply, request_id, receive=receive, send=send)
 
     def reply(self, scope: Any, body: bytes, now: datetime) -> SimulatedReply:
-        """Return the reply to a request, and log the request."""
+        """Return the reply to a request, and log the request if it is for one of the providers."""
         match scope["method"], scope["path"]:
             case "GET", "/query":
                 request = self._parse_price_request(scope, now)
@@ -161,7 +174,7 @@ class ProviderSimulators:
         return []
 
     def _answer_alpha_vantage(self, request: SimulatedRequest) -> tuple[str | None, SimulatedReply]:
-        """Return the name of the refusal, or None, and the reply without faults."""
+        """Return why the request is refused (None if it is not), and the reply without faults."""
         if not request.key:
             return "bad_key", json_reply({"Error Message": BAD_KEY})
         if self._is_burst(request.at):
@@ -185,9 +198,9 @@ class ProviderSimulators:
 
     def _daily(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
         """
-        Return the latest 100 bars, newest first.
+        Return the latest 100 bars of a ticker, newest first.
 
-        The newest is yesterday's: the service never needs a bar of today.
+        No bar is newer than yesterday: the service never needs a bar of today.
         """
         bars = self.market.bars(ticker, new_york_date(now) - timedelta(days=1))
         return {
@@ -202,7 +215,7 @@ class ProviderSimulators:
         }
 
     def _splits(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
-        """Return the splits up to today, newest first."""
+        """Return the splits of a ticker up to today, newest first."""
         listed = reversed(self.market.splits(ticker, new_york_date(now)))
         data = [{"effective_date": str(day), "split_factor": factor} for day, factor in listed]
         return {"symbol": symbol, "data": data}
@@ -210,7 +223,7 @@ class ProviderSimulators:
     def _answer_openai(
         self, body: bytes, request: SimulatedRequest
     ) -> tuple[str | None, SimulatedReply]:
-        """Return the name of the refusal, or None, and the reply without faults."""
+        """Return why the request is refused (None if it is not), and the reply without faults."""
         if not request.key:
             refusal = answer_error(401, "You didn't provide an API key.")
             return "bad_key", refusal(json_reply({}), request)
@@ -239,9 +252,9 @@ class ProviderSimulators:
         """
         Return the seed of the model's ideas.
 
-        With `odd`, the price simulator answers for some tickers that it does not know them, also if
-        it is asked again. So each question of a day must get other ideas: the same ideas would fail
-        again.
+        With `odd`, the price simulator does not know some tickers, even if their prices are
+        requested again. So the model must have new ideas for each question of a day: ideas with the
+        same tickers would fail again.
         """
         earlier_questions = self.odd.questions_on(day) if self.odd else 0
         if not earlier_questions:
@@ -293,13 +306,13 @@ async def _send_reply(reply: SimulatedReply, request_id: str, receive: Any, send
                 await asyncio.wait_for(receive(), TRICKLE_SECONDS)
                 return
         body = body[count:]
-    # With `cut`, this is only half of the body. `more_body` is then true, so that the connection
-    # ends without the other half.
+    # With `cut`, this is only half of the body. `more_body` is then true: it promises the other
+    # half, which is never sent. So uvicorn closes the connection.
     await send({"type": "http.response.body", "body": body, "more_body": reply.cut})
 
 
 def _bearer_key(scope: Any) -> str:
-    """Return the key in the Authorization header, empty without one."""
+    """Return the key in the Authorization header, or an empty text if there is no key."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
 
@@ -349,9 +362,10 @@ def database_time(conninfo: str) -> Now:
     """
     Return a function that returns the simulated time of a rehearsal's database.
 
-    While the database is unavailable, a request waits for up to five seconds, because simulated
-    time may have jumped in the meantime. After that, the time is computed from the last known lag:
-    the time by which the simulated clock is behind the real one.
+    The lag is the time by which the simulated clock is behind the real one. Simulated time may have
+    jumped since the lag was last read, so the last known lag may be wrong. Therefore a request
+    waits up to five seconds for a database that is unavailable. After five seconds, the time is
+    computed from the last known lag.
     """
     lag = timedelta(0)
     connection: psycopg.AsyncConnection[Any] | None = None
@@ -381,8 +395,9 @@ def simulated_sleep(conninfo: str) -> Sleep:
     """
     Return a function that lets seconds of a rehearsal's simulated time pass.
 
-    It moves the clock forward and does not wait: while a job waits for an answer, simulated time
-    runs at the pace of real time, so waiting would take as long in real time.
+    The returned function moves the clock forward and does not wait. While a job waits for an
+    answer, simulated time runs at the pace of real time, so a wait of 90 simulated seconds would
+    take 90 real seconds.
     """
 
     async def sleep(seconds: float) -> None:
@@ -392,7 +407,7 @@ def simulated_sleep(conninfo: str) -> Sleep:
                 await connection.execute(
                     "UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,)
                 )
-        # Meanwhile the service reads the new lag.
+        # During this pause, the service reads the new lag.
         await RealClock().sleep(0.3)
 
     return sleep
@@ -415,10 +430,10 @@ async def serve(
     """
     Answer requests until the process is stopped.
 
-    With `until_input_ends`, it also stops when standard input ends. Standard input is then a pipe
-    from the parent process, so the simulators end when the parent ends.
+    With `until_input_ends`, the server also stops when standard input ends. Standard input is then
+    a pipe from the parent process, so the simulators end when the parent ends.
     """
-    # uvicorn would log injected faults as errors.
+    # With a log level below `critical`, uvicorn would log injected faults as errors.
     config = uvicorn.Config(
         app,
         log_level="critical",
@@ -443,11 +458,15 @@ def _port(text: str) -> int:
 
 
 def _moment(text: str) -> datetime:
-    with suppress(ValueError):
+    # Near Python's first and last date, a time may have no date in New York.
+    with suppress(ValueError, OverflowError):
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo:
+        if moment.tzinfo and _EARLIEST_DAY <= new_york_date(moment) <= _LATEST_DAY:
             return moment
-    raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-16T09:00:00-05:00")
+    raise ArgumentTypeError(
+        f"{text!r} is not a time such as 2026-11-16T09:00:00-05:00, of a day in New York from "
+        f"{_EARLIEST_DAY} to {_LATEST_DAY}"
+    )
 
 
 def _seed(text: str) -> str:
@@ -486,7 +505,7 @@ def _make_parser() -> ArgumentParser:
         help="a fault script in JSON: a list of rules with provider and fault, and optionally "
         "function, symbol, since, until, times",
     )
-    # Each of these two chooses all random faults, so they exclude each other.
+    # `--hostile` and `--odd` each choose all random faults, so the two options exclude each other.
     random_faults = parser.add_mutually_exclusive_group()
     random_faults.add_argument(
         "--hostile",
@@ -498,8 +517,8 @@ def _make_parser() -> ArgumentParser:
         "--odd",
         type=_seed,
         metavar="SEED",
-        help="inject many kinds of faults, at random: one request in four gets a fault of its own, "
-        "and other faults last for a time or never end; the market has more splits",
+        help="inject many kinds of faults, at random: one request in four gets a short fault, and "
+        "other faults continue for a morning or longer; the market has more splits",
     )
     parser.add_argument(
         "--log", type=Path, help="the file to which requests are logged, one JSON object per line"

@@ -39,12 +39,12 @@ from jobs.context import Context, RealClock
 
 REQUEST_LOG = Path(".alpha-monday") / "requests.jsonl"
 # The setting with a provider's address, by the provider's name in a fault script. If the setting is
-# set, the rehearsal uses that server instead of a simulator.
+# set, the rehearsal uses the server at that address instead of a simulator.
 ADDRESS_SETTINGS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
 # On this Monday the simulated market has a little more than the hundred bars that a provider lists.
 EARLIEST_MONDAY = date(2023, 6, 5)
 # With a real price provider, its bars decide how early a rehearsal can begin. This bound only keeps
-# dates within what all parts of the service can represent.
+# all dates in the range that each part of the service can represent.
 _OLDEST_MONDAY = date(1970, 1, 5)
 _SIMULATED_KEY = "rehearsed-key-of-nobody"
 # The seed of the faults of an ordinary rehearsal.
@@ -73,9 +73,10 @@ def choose_span(
     """
     Return the span of `weeks` Mondays.
 
-    The last Monday is the newest one at the end of the day `until`, or now if `until` is None. With
-    simulated prices, the span begins on EARLIEST_MONDAY or later. With a real provider, its bars
-    decide: `refuse_out_of_reach` requests them later.
+    The last Monday is the newest one at the end of the day `until`. If `until` is None, it is the
+    newest one at the time `now`. With simulated prices, the span begins on EARLIEST_MONDAY or
+    later. With a real price provider, its bars decide how early the span may begin:
+    `refuse_out_of_reach` requests them later.
 
     Raises ConfigurationError if `until` is not before today, or if the span begins too early.
     """
@@ -155,7 +156,7 @@ def _has_record(conn: psycopg.Connection[Any]) -> bool:
     """
     Return whether a service works on the database, or has worked.
 
-    Its queue counts, too: the service may still wait for its first Monday.
+    A queue with a job or a worker counts, too: the service may still wait for its first Monday.
     """
     (has_rows,) = conn.execute(
         "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
@@ -193,8 +194,8 @@ def refuse_address_without_key(settings: Settings) -> None:
         if _value_of(settings, address_setting) and not _value_of(settings, key_setting):
             raise ConfigurationError(
                 f"{address_setting} is set, so {key_setting} must be set, too, to the key for that "
-                f"server; a server that checks no key takes any, such as {key_setting}=abc123. To "
-                f"rehearse with a simulated provider, unset {address_setting}."
+                f"server. If the server checks no keys, set any key, such as {key_setting}=abc123. "
+                f"To rehearse with a simulated provider, unset {address_setting}."
             )
 
 
@@ -222,10 +223,11 @@ def running_simulators(
     Start simulators of the providers without an address; yield the rehearsal's settings.
 
     `address` is the address of the database. With the seed `odd`, many kinds of faults are
-    injected: one request in four gets a fault of its own, and some faults last
-    (`app.simulation.odd_providers`). Without it, typical faults are injected into some requests,
-    unless `calm`. The fault script `faults` adds its own faults. Alerts and heartbeats are sent
-    only if the environment has their address. Otherwise the address in `settings` is removed.
+    injected: one request in four gets a short fault, and other faults continue for a morning or
+    longer (`app.simulation.odd_providers`). Without `odd`, typical faults are injected into some
+    requests, unless `calm`. The faults of the script `faults` are added. Alerts and heartbeats are
+    sent only if an environment variable has their address. If only a settings file has it, the
+    address is removed from the settings.
 
     Raises ConfigurationError if the simulators do not start or the script cannot be read.
     """
@@ -271,7 +273,7 @@ def _simulators_command(
     elif not calm:
         command += ["--hostile", _FAULT_SEED]
     if faults:
-        # Read here too: this process can report a bad script in one line.
+        # This process reads the script, too, because it can report a bad script in one line.
         read_script(faults.read_bytes(), ALL_FAULTS)
         command += ["--faults", str(faults)]
     return command
@@ -311,8 +313,8 @@ async def refuse_out_of_reach(
             # The bars were checked when the rehearsal began.
             return
         clock = SimulatedClock(pool, queue.app, span.until)
-        # Started for the check, because a price server may use the rehearsal's time, as the
-        # simulators of `alpha-monday standins` can.
+        # The clock is started before the check, because a price server may use the rehearsal's
+        # time, as the simulators of `alpha-monday standins` can.
         await clock.start(span.begin)
         is_in_reach = False
         try:
@@ -323,7 +325,8 @@ async def refuse_out_of_reach(
                 oldest, newest = bars[0].trading_day, bars[-1].trading_day
                 is_in_reach = oldest <= baseline <= newest
         finally:
-            # Also after an unexpected error: the next start must check again.
+            # The start is forgotten after an unexpected error, too: otherwise the next start would
+            # not check the bars.
             if not is_in_reach:
                 await _forget_start(pool, span)
     if newest < baseline:
@@ -353,7 +356,8 @@ async def _fetch_benchmark_bars(
     """
     Return the benchmark's bars.
 
-    Raises ConfigurationError with the last reason if there are none after the last of `pauses`.
+    Raises ConfigurationError if the last attempt, after the last of `pauses`, fails too. The
+    message has the reason of that attempt.
     """
     ledger, start = context.prices.ledger, monotonic()
     # The client makes one attempt per call. The pauses are made here, so that the user sees each of
@@ -370,7 +374,8 @@ async def _fetch_benchmark_bars(
             try:
                 answer = await prices.bars(context.benchmark, since=context.now())
                 if isinstance(answer, BarsAnswer):
-                    # These bars are not stored, so no job may use this request instead of its own.
+                    # These bars are not stored. If this request counted as answered, a job would
+                    # look for the bars in the record instead of requesting them.
                     await ledger.store_failure(answer.grant, RequestOutcome.REJECTED)
                     return answer.bars
                 reason = "Another process of this rehearsal sent the same request."

@@ -24,8 +24,8 @@ from app.domain.tickers import TickerHistory
 from app.store import journal
 from app.store.rows import Conn, insert_row, select_row, select_rows
 
-# For a first run. This clause names no constraint: a Monday's batch always has the same id, so two
-# transactions may conflict on the id as well as on the run date.
+# For the first run of a Monday. This clause names no constraint: a Monday's batch always has the
+# same id, so two transactions may conflict on the id as well as on the run date.
 _KEEP_EXISTING = "ON CONFLICT DO NOTHING"
 
 # If a failed Monday is run again, its row is replaced. A row with another status is never replaced.
@@ -48,7 +48,7 @@ class CompletedBatch(Struct, frozen=True):
     """
     The id and the run date of a completed batch.
 
-    It has no other columns, so that a damaged batch does not prevent the others from being read.
+    It has no other columns, so that a batch can be read even if another of its columns is damaged.
     """
 
     id: UUID
@@ -73,7 +73,7 @@ async def insert(
     """
     if not await _insert_batch(conn, batch, rerun=rerun):
         return False
-    # After the batch: the rows of picks and checkpoints refer to it.
+    # The batch was inserted first, because the rows of picks and checkpoints refer to it.
     for pick in picks:
         await insert_row(conn, "picks", pick)
     await insert_row(conn, "checkpoints", baseline)
@@ -87,7 +87,7 @@ async def insert(
 
 async def insert_failed(conn: Conn, batch: Batch, *, rerun: bool = False) -> bool:
     """
-    Insert a Monday that has no picks, with the reason, and the journal entry.
+    Insert a Monday that has no picks, with the reason why, and the journal entry.
 
     Return False if its series already has a batch for that run date. With `rerun`, a batch that
     failed before is replaced.
@@ -202,7 +202,8 @@ async def count_by_status(conn: Conn, series: str) -> dict[tuple[str, str], int]
 
 async def lock_for_update(conn: Conn, id: UUID) -> Batch:
     """Lock a batch until the transaction ends, and return its current row."""
-    # For FOR UPDATE, the right to update a single column is enough: see `app.database.rights`.
+    # The right to update a single column is enough for SELECT ... FOR UPDATE: see
+    # `app.database.rights`.
     (batch,) = await select_rows(
         conn, Batch, table="batches", where="WHERE id = %s FOR UPDATE", values=(id,)
     )
@@ -214,9 +215,10 @@ async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
     Lock every batch that uses a ticker, and return their rows.
 
     The lock lasts until the transaction ends. A batch uses the ticker for its benchmark, for a
-    pick, or for a pick before that pick was renamed. Failed batches are left out.
+    pick, or for a pick before that pick was renamed. Failed batches are not locked.
     """
-    # In the order of their ids, so that two transactions that lock several batches cannot deadlock.
+    # The batches are locked in the order of their ids, so that two transactions that lock several
+    # batches cannot deadlock.
     return await select_rows(
         conn,
         Batch,
@@ -265,8 +267,8 @@ async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool
 
     Return False if this is recorded already.
     """
-    # If two transactions record an ending, only one of them changes the row: the condition is false
-    # for the other.
+    # If two transactions record an ending, only one of them changes the row: for the other one,
+    # `NOT ended` is false.
     cursor = await conn.execute(
         "UPDATE picks SET ended = true WHERE id = %s AND NOT ended", (pick.id,)
     )
@@ -295,7 +297,7 @@ async def rename_pick(
 
 
 async def get_endings(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
-    """Return the ending of each pick of a batch that ended, by the pick's id."""
+    """Return the ending of each ended pick of a batch, by the pick's id."""
     contents = await journal.list_contents(conn, batch_id, JournalKind.PICK_ENDED)
     endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in contents]
     # The oldest entry comes first, so the newest ending of a pick replaces an earlier one.

@@ -25,7 +25,7 @@ from app.store.rows import Conn, insert_row, row_factory, select_row, select_row
 
 class DueCheckpoint(Struct, frozen=True):
     """
-    A checkpoint of a batch by its day, and when it is due.
+    The checkpoint of a batch on one day, and the time at which it is due.
 
     It may have no row yet, or a row that says that it was skipped.
     """
@@ -108,8 +108,9 @@ async def insert(
     """
     Insert a checkpoint with its metrics, and the journal entry.
 
-    Return False if that day of the batch is stored already. If it was the last missing day, the
-    batch becomes completed in the same transaction, and the journal entry has the batch, too.
+    Return False if that day of the batch is stored already. If no other day of the batch is missing
+    now, the batch becomes completed in the same transaction, and the journal entry has the batch,
+    too.
     """
     # If two transactions stored the last two missing days without the lock, neither would see the
     # other's day, and the batch would never be completed.
@@ -141,13 +142,14 @@ async def retake(
     changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
 ) -> bool:
     """
-    Turn a skipped checkpoint into a computed one. Return False if it is no longer skipped.
+    Turn a skipped checkpoint into a computed one.
 
-    It also returns False if the checkpoint was skipped because the market was closed. The row keeps
-    the time and the reason of the skip. The journal gets another entry, after the one of the skip.
+    Return False if the checkpoint is no longer skipped, or if it was skipped because the market was
+    closed. The row keeps the time and the reason of the skip. The journal gets another entry, after
+    the entry of the skip.
     """
     await batches.lock_for_update(conn, checkpoint.batch_id)
-    # The condition lets only one of several retakes change the row.
+    # The WHERE clause lets only the first of several retakes change the row.
     cursor = await conn.execute(
         """
         UPDATE checkpoints
@@ -299,13 +301,15 @@ async def list_dependent_readings(
     conn: Conn, ticker: str, sessions: Sequence[date], since: date
 ) -> list[CheckpointReading]:
     """
-    Return the readings of a ticker's sessions on which figures depend, each with its checkpoint.
+    Return the readings of a ticker in `sessions` that figures depend on.
 
-    If several figures of a checkpoint depend on a reading, it is returned several times. The
-    reading of a pick's initial price belongs to day 0. Only batches with a run date of `since` or
-    later are searched. The newest batch comes first, with its days in order.
+    Each reading is returned with the checkpoint of the figure. If several figures of a checkpoint
+    depend on a reading, it is returned several times. The reading of a pick's initial price belongs
+    to day 0. Only batches with a run date of `since` or later are searched. The newest batch comes
+    first, with its days in order.
     """
-    # If no pick uses the reading, the benchmark does, and a benchmark cannot be renamed.
+    # A row without a pick is about the benchmark. A benchmark cannot be renamed, so the ticker of
+    # its reading is its current ticker.
     async with conn.cursor(row_factory=row_factory(CheckpointReading)) as cursor:
         await cursor.execute(
             """
@@ -413,7 +417,8 @@ async def get_lateness(conn: Conn, bounds: Sequence[float]) -> dict[str, Latenes
 
     `bounds` are the upper bounds of the histogram's buckets, in seconds. The first status is
     "computed" or "skipped". If a checkpoint was skipped at first, the time of the skip counts, even
-    if the checkpoint was computed later: a counter of the metrics must never decrease.
+    if the checkpoint was computed later: `/metrics` shows these numbers as counters, and a counter
+    must never decrease.
     """
     # Postgres converts 09:00 in New York for each date, because of daylight saving time.
     cursor = await conn.execute(

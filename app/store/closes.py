@@ -55,7 +55,7 @@ async def list_newest(conn: Conn, tickers: TickerHistory, first: date, last: dat
 
     The sessions are those from `first` to `last` that have a reading. A period of the history may
     list several tickers. If a session has readings of more than one of them, the newest reading of
-    the last ticker is used.
+    the ticker that the period lists last is used.
     """
     newest: dict[date, Close] = {}
     for period in tickers.periods:
@@ -107,9 +107,11 @@ async def insert_new(
     """
     Insert a reading for each of `bars` that is new or differs from its session's newest reading.
 
-    Return the readings that differ from an earlier one. `all_bars` are all bars of the provider's
-    response (`bars` if empty). They show whether the provider restated a session after a split. The
-    source of such a reading names the day on which the restated price was first read.
+    Return the inserted readings whose session had a reading before, each with the newest reading
+    before it. `all_bars` are all bars of the provider's response. If `all_bars` is empty, the
+    response has only `bars`. All bars of the response together show whether the provider restated a
+    session after a split. The source of a restated reading names the day on which the restated
+    price was first read.
     """
     response_bars = all_bars or bars
     known = await _list_by_session(conn, ticker, [bar.trading_day for bar in response_bars])

@@ -42,11 +42,12 @@ async def apply(
     """
     Correct one checkpoint, and append the journal entry.
 
-    `rows` are pairs: the stored row, and the row with the new figures. They include the
-    checkpoint's own row, even if it does not change. The new figures depend on `readings` and
-    `splits`.
+    `rows` are pairs: the stored row, and the row with the new figures. One pair is for the row of
+    the checkpoint itself, even if that row does not change. The new figures depend on `readings`
+    and `splits`.
     """
-    # The corrections come first: a trigger refuses to change a figure that has no correction yet.
+    # The corrections are stored before the figures are changed: a trigger refuses to change a
+    # figure that has no correction yet.
     for correction in corrections:
         await insert_row(conn, "corrections", correction)
 
@@ -58,8 +59,8 @@ async def apply(
         await update_row(conn, _TABLES[type(after)], before=stored, after=after)
         changed.append(after)
 
-    # The entry has the checkpoint even if only a pick changed: the checkpoint shows which figures
-    # the entry is about.
+    # The journal entry contains the checkpoint even if only the row of a pick changed: the
+    # checkpoint shows which figures the entry is about.
     checkpoint = next(
         with_changes(stored, computed)  # type: ignore[type-var]
         for stored, computed in rows

@@ -72,8 +72,8 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     function returns False.
     """
     # A statement sees only what was committed before it started. The UPDATE must also see a batch
-    # that was committed while this transaction waited for the lock, so it is a second statement,
-    # which starts when the lock is held.
+    # that was committed while this transaction waited for the lock. So the UPDATE is a second
+    # statement, which starts when this transaction has the lock.
     await lock_for_update(conn, generation.id)
     # A question that was given up without an answer cannot get an answer afterwards, because its
     # `accepted` is false, and no longer null.

@@ -29,7 +29,8 @@ async def append(
     """
     await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
     # The head is read by a separate statement, because a statement sees only what was committed
-    # before it started. So it sees entries that were committed while this transaction waited.
+    # before it started. This statement starts after the wait for the lock, so it sees the entries
+    # that were committed during the wait.
     last = await head(conn)
     entry = journal.next_entry(last, kind=kind, at=at, recorded=recorded, batch=batch_id)
     await insert_row(conn, "journal", entry)

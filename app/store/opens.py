@@ -1,7 +1,8 @@
 """
 The open of a pick's first session: the first price at which a reader could have bought or sold.
 
-It becomes known when the price of that session is read.
+A pick's first session is the first one on or after the run date. The open becomes known when the
+price of that session is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ async def find_picks_with_open(
     for pick in picks:
         if pick.entry_open is not None:
             continue
-        # If the share was renamed, it may have had another ticker on that session.
+        # If the share was renamed, it may have had another ticker in that session than now.
         reading = await closes.get_newest(conn, tickers[pick.id].ticker_on(session), session)
         if reading and reading.open:
             picks_with_open[pick.id] = replace(

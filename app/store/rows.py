@@ -61,7 +61,7 @@ async def insert_row(conn: Conn, table: str, row: Struct, *, on_conflict: str = 
     """
     Insert `row` into `table`. Return False if a conflict prevented it.
 
-    `on_conflict` is the statement's ON CONFLICT clause. Without one, a conflict raises an error.
+    `on_conflict` is the statement's ON CONFLICT clause. If it is empty, a conflict raises an error.
     """
     statement = sql.SQL("INSERT INTO {table} ({columns}) VALUES ({values}) {on_conflict}").format(
         table=sql.Identifier(table),
@@ -145,7 +145,8 @@ async def find_unreadable_time(conn: Conn, type_: type[Struct], table: str) -> s
     Return a description of a row of `table` that has a time which Python cannot represent.
 
     The description is a part of a sentence for a message; it is empty if there is no such row.
-    Dates count, too. Times are read as text, because psycopg raises an error for such a value.
+    Dates count, too. Times are read as text, because psycopg raises an error for a time that Python
+    cannot represent.
     """
     names = [
         name

@@ -59,7 +59,7 @@ async def for_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[
 
 
 def _entry_basis_date(entries: Mapping[UUID, Close], pick: Pick) -> date | None:
-    """Return the basis date of a pick's `entry_open` (see `basis_date`); None if it has none."""
+    """Return the basis date of a pick's `entry_open`; None if the pick has no `entry_open`."""
     if pick.entry_close_id is None:
         return None
     reading = entries[pick.entry_close_id]
@@ -99,7 +99,7 @@ async def for_metric(
 
 
 async def _readings_by_session(conn: Conn, ids: Iterable[UUID | None]) -> dict[date, Close]:
-    """Return the readings with these ids by their session. Their tickers may differ."""
+    """Return the readings with these ids by session. The readings may have different tickers."""
     readings = await closes.list_by_ids(conn, ids)
     return {reading.trading_day: reading for reading in readings}
 
@@ -117,7 +117,7 @@ async def list_newest_closes(conn: Conn, batch: Batch, tickers: TickerHistory) -
 
 
 async def list_readings(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
-    """Return all readings of a ticker's sessions from a batch's baseline to its day 14."""
+    """Return all readings of a ticker for the sessions from a batch's baseline to its day 14."""
     assert batch.trading_day
     readings = await closes.list_by_ticker(
         conn,
@@ -129,5 +129,5 @@ async def list_readings(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
 
 
 def _only_sessions(readings: Iterable[Close]) -> list[Close]:
-    # Older versions stored bars of any day that the provider's response had.
+    # Older versions stored prices of any day in the provider's response, also if it was no session.
     return [reading for reading in readings if _CALENDAR.is_session(reading.trading_day)]

@@ -1,5 +1,5 @@
 """
-Readings of splits. All batches share them, and none is ever changed.
+Readings of splits. All batches share them, and no reading is ever changed.
 
 If a ticker's split was read several times for the same date, the newest reading is in force.
 """
@@ -13,7 +13,7 @@ async def list_in_force(conn: Conn, tickers: TickerHistory) -> list[Split]:
     """
     Return the splits of one share that are in force, oldest first.
 
-    A split counts under the ticker that the share has on the split's effective date.
+    Only readings under a ticker that the share has on the split's effective date count.
     """
     # SQL need not sort the readings: `splits_in_force` chooses the newest ones and sorts them.
     readings = await select_rows(
@@ -38,5 +38,5 @@ async def list_readings(conn: Conn, ticker: str) -> list[Split]:
 
 
 async def insert(conn: Conn, split: Split) -> bool:
-    """Insert a reading. Return False if a reading of this split at that time is already stored."""
+    """Insert a reading. Return False if one of this split with the same time is already stored."""
     return await insert_row(conn, "splits", split, on_conflict="ON CONFLICT DO NOTHING")

@@ -27,7 +27,7 @@ _MINUS_OF_A_NUMBER = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
 # them: it would be a programming error of ours.
 TOO_LARGE_ERRORS = (decimal.DecimalException, OverflowError)
 
-# The default context has 28 digits, and figures of the record may have more.
+# The default context of `decimal` has 28 digits, and figures of the record may have more.
 _CONTEXT = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
@@ -133,7 +133,7 @@ def _replace_date(match: re.Match[str]) -> str:
 
 
 def ticker_label(pick: Mapping[str, Any]) -> str:
-    """Return the ticker of a pick's share; if it was renamed, also the ticker that was picked."""
+    """Return the ticker of a pick's share; after a rename, also the ticker that was picked."""
     ticker, picked_as = pick["ticker"], pick["pickedAs"]
     if ticker == picked_as:
         return str(ticker)

@@ -4,9 +4,9 @@ A stream of server-sent events that tells an open page that the journal has a ne
 An event contains the newest entry's number, hash, kind and time; its `id` is the entry's `seq`.
 Several new entries may share one event. The client then reads the other entries from the API. One
 task waits for commits and wakes all streams, so a stream holds no connection to the database. The
-number of streams is limited, in total and for each address. A client above `MAX_STREAMS` or
-`MAX_STREAMS_PER_ADDRESS` is refused; the script of the pages then checks for changes from time to
-time.
+number of streams is limited, in total (`MAX_STREAMS`) and for each address
+(`MAX_STREAMS_PER_ADDRESS`). A stream that would exceed a limit is refused; the script of the page
+then checks for changes from time to time.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ RETRY_DELAY = 1.0
 _MAX_SEQ_DIGITS = 18
 
 # A key in a request's scope. Its value is a function that ends the stream: the server calls this
-# function when the server stops, because a stream does not end otherwise.
+# function when the server stops, because a stream does not end by itself.
 END_STREAM = "alpha_monday.end"
 
 # The journal's newest entry as the API returns it; an empty mapping if the journal is empty.
@@ -95,7 +95,7 @@ class JournalStream:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Run the task that reads the journal's head after each change, inside the context."""
+        """In the context, run the task that reads the journal's head after each change."""
         task = asyncio.create_task(self._update_head())
         try:
             yield
@@ -111,8 +111,8 @@ class JournalStream:
             revision = await self._wait_for_change(revision)
             while (head := await self._read_head()) is None:
                 await asyncio.sleep(RETRY_DELAY)
-            # The revision also changes after a lost connection was replaced. Then there may be no
-            # new entry.
+            # The revision also changes after a lost connection to Postgres was replaced. Then there
+            # may be no new entry.
             if head_seq(head) > head_seq(self._head):
                 self._head = head
                 self._head_changed.set()
@@ -124,7 +124,7 @@ class JournalStream:
 
         @asgi(JOURNAL_STREAM.path, copy_scope=False)
         async def stream(scope: Any, receive: Any, send: Any) -> None:
-            """Send an event for each change of the journal until either side ends the stream."""
+            """Send events about new entries until the client or the server ends the stream."""
             if scope["method"] not in JOURNAL_STREAM.methods:
                 allowed = ", ".join(JOURNAL_STREAM.methods)
                 raise MethodNotAllowedException(headers={"allow": allowed})
@@ -150,7 +150,7 @@ class JournalStream:
         return self._open.total
 
     def _refusal(self, client: str) -> bytes:
-        """Return the response text that refuses a stream to a client; empty if it is allowed."""
+        """Return the text that refuses a stream to a client; empty if the stream is allowed."""
         if self.streams >= self.max_streams:
             return _TOO_MANY
         if self._open.count_for(client) >= MAX_STREAMS_PER_ADDRESS:
@@ -215,10 +215,11 @@ async def _wait_for_first(first: asyncio.Event, second: asyncio.Event, seconds: 
 
 def last_seen_seq(scope: Any) -> int:
     """
-    Return the number of the last journal entry that the client knows; 0 if it sends none.
+    Return the number of the last journal entry that the client knows; 0 if it sends no number.
 
-    A browser that connects again sends the number of the last event in a header. A page that
-    connects for the first time sends, in the query string, the number of the head that it shows.
+    A browser that connects again sends, in the header Last-Event-ID, the number of the last event
+    that it received. A page that connects for the first time sends, in the query string, the number
+    of the head that it shows.
     """
     headers = dict(scope["headers"])
     query = parse_qs(scope["query_string"].decode("latin-1"))

@@ -30,12 +30,13 @@ _OTHER_TASK = "other"
 # The lateness for a status that no checkpoint has.
 _NO_LATENESS = Lateness(dict.fromkeys(LATENESS_BUCKETS, 0))
 
-# The numbers of a metric. A key is a tuple of the labels' values, in the order of the labels.
+# The numbers of a metric, by the values of its labels. A key is a tuple of these values, in the
+# order of the labels.
 Samples = Mapping[Any, float]
 
 
 def gauge(name: str, description: str, samples: Samples, *, labels: Sequence[str] = ()) -> Metric:
-    """Return a gauge of this service. `name` has no prefix; `labels` are the labels' names."""
+    """Return a gauge. `name` is without the prefix `alpha_monday_`; `labels` are label names."""
     family = GaugeMetricFamily(f"alpha_monday_{name}", description, labels=labels)
     for values, number in samples.items():
         family.add_metric(values, float(number))
@@ -43,7 +44,7 @@ def gauge(name: str, description: str, samples: Samples, *, labels: Sequence[str
 
 
 def counter(name: str, description: str, samples: Samples, *, labels: Sequence[str] = ()) -> Metric:
-    """Return a counter of this service. `name` has neither the prefix nor the suffix `total`."""
+    """Return a counter. `name` is without the prefix `alpha_monday_` and without "_total"."""
     family = CounterMetricFamily(f"alpha_monday_{name}", description, labels=labels)
     for values, number in samples.items():
         family.add_metric(values, float(number))
@@ -51,7 +52,7 @@ def counter(name: str, description: str, samples: Samples, *, labels: Sequence[s
 
 
 def one_label(numbers: Mapping[str, float]) -> Samples:
-    """Return the samples of a metric with one label. The keys of `numbers` are its values."""
+    """Return the samples of a metric with one label. `numbers` has the label's values as keys."""
     return {(value,): number for value, number in numbers.items()}
 
 
@@ -157,7 +158,8 @@ def _queue_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     jobs = Counter(dict.fromkeys(product(sorted(our_tasks), QUEUE_STATUSES), 0))
     for row in snapshot.queue.jobs:
         # Another program may have deferred a job with any task name. Such a name must not become
-        # the value of a label. "other" has series only while there are such jobs, which is rare.
+        # the value of a label. Samples with the label "other" exist only while there are such jobs,
+        # which is rare.
         task = row.task
         if task not in our_tasks:
             task = _OTHER_TASK
@@ -236,8 +238,8 @@ def _model_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "refused": generations.refused,
         "failed": generations.failed,
     }
-    # Not a counter, because a number can fall: an accepted answer is refused later if one of its
-    # tickers has no price.
+    # Not a counter, because the number of accepted answers can fall: an accepted answer is refused
+    # later if one of its tickers has no price.
     yield gauge(
         "generations",
         "Questions to the model by outcome.",

@@ -1,11 +1,12 @@
 """
 `/metrics`, in Prometheus's text format: what this process counts, and what Postgres knows.
 
-No label has a value that comes from outside. The time series of counters exist from the beginning,
-with the value 0, so that the first error is an increase that an alert can see. There is one
-exception, `graphql_requests`: from the beginning it has only the outcomes `answered` and
+No label has a value that comes from outside the service. The time series of counters exist from the
+beginning, with the value 0, so that the first error is an increase that an alert can see. There is
+one exception, `graphql_requests`: from the beginning it has only the outcomes `answered` and
 `SERVICE_UNAVAILABLE`, and each other error code is added with its first error. Times and ages are
-in seconds of the service's own clock. Requests within three seconds share one result.
+in seconds of the service's own clock. Requests for `/metrics` within three seconds share one
+result.
 """
 
 import asyncio
@@ -109,7 +110,7 @@ class Metrics:
         rendering = self._rendering
         if rendering is None or (rendering.done() and monotonic() >= self._fresh_until):
             rendering = self._rendering = asyncio.create_task(self._render())
-        # Shielded: a client that disconnects must not cancel the result for the others.
+        # Shielded: a client that disconnects must not cancel the result for the other clients.
         return await asyncio.shield(rendering)
 
     async def _render(self) -> bytes:
@@ -143,7 +144,7 @@ class Metrics:
     def _request_families(self, cache: ResponseCache) -> Iterator[Metric]:
         """Yield the counts of requests, and of the response cache."""
         # The cache counts hits and refusals of all paths. `_requests` already has those of other
-        # paths than the API's, so only the API's own must be added.
+        # paths than the API's, so only the hits and refusals of the API are added.
         hits = cache.hits - self._cached_elsewhere["2xx"]
         refusals = cache.refusals - self._cached_elsewhere["5xx"]
 
@@ -234,7 +235,7 @@ def _process_families(state: ProcessState) -> Iterator[Metric]:
     if state.worker:
         yield gauge("worker_up", "Whether this process's worker runs.", {(): state.worker.is_alive})
     stats = {pool_name: pool.get_stats() for pool_name, pool in state.pools.items()}
-    # The second column is the name in the statistics of psycopg_pool.
+    # `statistic` is the name of the number in the statistics of psycopg_pool.
     for name, statistic, description in (
         ("pool_connections", "pool_size", "Connections to the database."),
         ("pool_limit_connections", "pool_max", "The most connections that the pool opens."),

@@ -6,8 +6,8 @@ has, and reports the request to the metrics. If the client or the proxy sent an 
 has only plain characters, this is the id of the request. Otherwise the id is random.
 
 The middleware is installed behind the response cache, so a cached response costs none of this work.
-A cached response already has the headers, causes no log line, and is counted by the cache. The
-cache also counts its refusals, and adds the headers to them.
+A cached response already has these headers, causes no log line, and is counted by the cache. The
+cache also counts its own refusals, and adds the headers to them.
 """
 
 import re
@@ -43,7 +43,7 @@ class RequestObserver(Protocol):
         Count a request with the metrics label of its route, and the status of its response.
 
         `outcome` is the outcome of a GraphQL request (`api.http.OUTCOME`); None for other requests.
-        `seconds` is the time until the response began.
+        `seconds` is the time from the request until its response began.
         """
 
 
@@ -56,7 +56,7 @@ _NO_WEBSOCKET = (
 
 
 class RequestMiddleware:
-    """ASGI middleware that gives requests an id, adds headers to responses, and counts both."""
+    """ASGI middleware that gives requests an id, adds headers to responses, and counts requests."""
 
     def __init__(
         self,
@@ -64,7 +64,12 @@ class RequestMiddleware:
         on_request: RequestObserver,
         extra_headers: Mapping[str, str] = {},
     ) -> None:
-        """Wrap `app`. `extra_headers` are added to every response, also to refusals and errors."""
+        """
+        Wrap `app`.
+
+        Each of `extra_headers` is added to every response that does not have this header yet, also
+        to refusals and errors.
+        """
         self.app = app
         self.on_request = on_request
         self.extra_headers: Headers = encode_headers(extra_headers)
@@ -86,7 +91,8 @@ class RequestMiddleware:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # The time is measured until here, so that a slow client does not count.
+                # The time is measured until here, so that it does not contain the time in which a
+                # slow client reads.
                 seconds = perf_counter() - started_at
                 headers = self._response_headers(message, id)
                 message = {**message, "headers": with_security_headers(headers, https=https)}
@@ -94,7 +100,8 @@ class RequestMiddleware:
 
         name, value = WEBSOCKET
         app = _refuse_websocket if request_headers.get(name) == value else self.app
-        # structlog's context manager would cost four times as much as these two calls.
+        # structlog's context manager would cost four times as much as the calls of
+        # `bind_contextvars` and `reset_contextvars`.
         tokens = bind_contextvars(request=id.decode())
         try:
             await app(scope, receive, send_with_headers)
@@ -126,7 +133,7 @@ def request_id(headers: dict[bytes, bytes]) -> bytes:
 
 
 async def _refuse_websocket(scope: Any, receive: Any, send: Any) -> None:
-    """Refuse the handshake of a WebSocket, on any path, with an error in the form of the API's."""
+    """Refuse the handshake of a WebSocket, on any path, with an error like those of the API."""
     result = error_result(api_error("BAD_REQUEST", _NO_WEBSOCKET))
     scope[OUTCOME] = result.error_code
     accept = dict(scope["headers"]).get(b"accept", b"").lower()

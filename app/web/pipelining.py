@@ -1,16 +1,16 @@
 """
-Pipelined requests: requests that a client sends without waiting for the responses before them.
+Pipelined requests: a client sends them without waiting for the responses to its earlier requests.
 
 uvicorn parses everything that has arrived, queues the requests, and continues to read after each
 response. So one client could fill the memory with waiting requests. And when a client disconnects,
-uvicorn tells only the newest request of the connection. So a stream with another request after it
-would continue without a reader until a write fails.
+uvicorn reports this only to the newest request of the connection. So a stream would continue
+without a reader until a write fails, if another request has arrived after the stream's request.
 
 The protocol in this module divides the bytes that have arrived into small pieces, and parses one
-piece after the other. While a request waits, the protocol neither parses nor reads. There is one
-exception: if the response that is being sent is a stream, the protocol reads up to a limit. When
-nothing is read, TCP slows the client down. Each request is still answered, also if the client
-closes its half of the connection after the last request.
+piece after the other. While a request waits, the protocol neither parses nor reads, and TCP slows
+the client down. There is one exception: if the response that is being sent is a stream, the
+protocol reads up to a limit, but does not parse. If the client closes its half of the connection
+after the last request, each request is still answered, unless a stream is being sent.
 
 If a client reads too slowly, uvicorn pauses writing. Until uvicorn writes again, the next request
 of the connection is not started. Otherwise its response would be computed and would wait in memory,
@@ -29,7 +29,7 @@ from app.web.journal_stream import END_STREAM
 # possible and all of them wait, they take less than a megabyte.
 PIECE = 4096
 
-# A key in a request's scope: the protocol of the connection on which the request came.
+# A key in a request's scope. Its value is the protocol of the connection on which the request came.
 CONNECTION = "alpha_monday.connection"
 
 
@@ -37,15 +37,16 @@ class PipelineProtocol(HttpToolsProtocol):
     """
     uvicorn's protocol with a limit of waiting requests.
 
-    When the client disconnects, the active request is told, and waiting requests are dropped.
+    When the client disconnects, the active request learns of it, and waiting requests are dropped.
     """
 
-    # The request that is being answered, or the last one that was answered. uvicorn's `cycle` is
-    # the request that arrived last, which may still be waiting.
+    # The request that is being answered, or, if there is none, the last request that was answered.
+    # uvicorn's `cycle` is the request that arrived last, which may still be waiting.
     _answered: RequestResponseCycle | None = None
-    # The bytes that have arrived and are not parsed yet. While there are any, nothing more is read.
+    # The bytes that have arrived and are not parsed yet. While there are any, nothing more is read,
+    # except if a stream is being sent.
     _arrived = b""
-    # A request, with its application, that waits for the client to read the responses before it.
+    # A request, with its application, that waits until the client reads the earlier responses.
     _waiting: tuple[RequestResponseCycle, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -58,12 +59,12 @@ class PipelineProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self.pipeline.clear()
         self._waiting = None
-        # uvicorn tells only the request that arrived last.
+        # uvicorn reports the disconnect only to the request that arrived last.
         if self._answered and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
         # The parser and the requests refer to this object and this object refers to them: without
-        # these lines, all of them stay in memory until the next full garbage collection.
+        # the next lines, all of them stay in memory until the next full garbage collection.
         self._ignore_the_rest()
         self.headers, self.url = [], b""
         self.cycle = self._answered = None  # type: ignore[assignment]
@@ -123,7 +124,7 @@ class PipelineProtocol(HttpToolsProtocol):
             FlowControl.resume_reading(self.flow)
 
     def _has_room(self) -> bool:
-        """Return whether no request waits, and the application has read most of the body."""
+        """Return whether no request waits, and most of the newest request's body was read."""
         if self.pipeline:
             return False
         cycle = self.cycle
@@ -134,7 +135,7 @@ class PipelineProtocol(HttpToolsProtocol):
         Parse a piece of the bytes. A subclass implements this, and answers invalid requests.
 
         After an invalid request, uvicorn's own implementation would close the connection before the
-        earlier requests are answered.
+        requests that arrived earlier are answered.
         """
         raise NotImplementedError
 
@@ -163,9 +164,9 @@ class PipelineProtocol(HttpToolsProtocol):
 
 class _PipelineFlowControl(FlowControl):
     """
-    Resumes reading only when everything that arrived before is parsed and no request waits.
+    Resumes reading only when everything that has arrived is parsed and no request waits.
 
-    Behind a stream, it always resumes reading.
+    There is one exception: if the response that is being sent is a stream, it resumes at once.
     """
 
     def __init__(self, protocol: PipelineProtocol) -> None:

@@ -1,11 +1,12 @@
 """
 Limits the memory of requests that have arrived in part or completely and are not answered yet.
 
-Each request has limits of its own (64 KB for a head, 64 KB for a body). But if three thousand
-clients (`app.web.timeouts.MAX_CONNECTIONS`) each sent almost a whole request, these would take
-almost 400 MB. A counter adds up the bytes of all connections of the process. Above its limit, it
-makes room: it finds the address with the most bytes. Of this address's connections with an
-incomplete request, it closes the one that has been counted for the longest time.
+The head and the body of one request have limits (64 KB for a head, 64 KB for a body). But if three
+thousand clients (`app.web.timeouts.MAX_CONNECTIONS`) each sent almost a whole request, these
+requests would take almost 400 MB. A counter adds up the bytes of all connections of the process.
+If the sum exceeds its limit, the counter makes room: it finds the address with the most bytes. Of
+this address's connections with an incomplete request, it closes the one that has been counted for
+the longest time.
 """
 
 import asyncio
@@ -32,7 +33,11 @@ class ReceivedCounter(ClientCounter):
         self.connections: dict[str, dict[ReceivedProtocol, None]] = {}
 
     def set_size(self, connection: "ReceivedProtocol", size: int) -> None:
-        """Record that a connection has `size` bytes of unanswered requests; 0 removes it."""
+        """
+        Record that a connection has `size` bytes of unanswered requests.
+
+        If `size` is 0, the connection is not counted any more.
+        """
         address = connection.address
         self.add(address, size - connection.counted)
         connection.counted = size
@@ -48,8 +53,8 @@ class ReceivedCounter(ClientCounter):
         """
         Disconnect clients of the address with the most bytes, until all bytes are within the limit.
 
-        `new` is the connection that has just received bytes. It is disconnected if the address has
-        no connection with an incomplete request.
+        `new` is the connection that has just received bytes. It is disconnected if the address with
+        the most bytes has no connection with an incomplete request.
         """
         while self.total > MAX_RECEIVED:
             largest = max(self.by_client, key=self.count_for)
@@ -86,7 +91,7 @@ class ReceivedProtocol(UnsentProtocol):
             RECEIVED.set_size(self, 0)
 
     def data_received(self, data: bytes) -> None:
-        """Parse the bytes, and count the connection if it has more than a small request."""
+        """Parse the bytes, and count the connection if it has more than SMALL_REQUEST."""
         self._received += len(data)
         super().data_received(data)
         if self._received <= SMALL_REQUEST or self.transport.is_closing() or self._is_discarded():

@@ -19,7 +19,8 @@ def error_response(request: Request[Any, Any, Any], result: GraphQLResult) -> Re
     Return the response that explains why a resource cannot be sent. It has the form of API errors.
 
     GraphQL over HTTP prescribes the status 200 for some of these errors. The status of this
-    response is never 200: a client of a feed or a picture would take the error for the resource.
+    response is never 200: with that status, a client of a feed or a picture would use the error as
+    if it were the resource.
     """
     accept = request.headers.get("accept", "").lower().encode()
     status, headers = response_head(result, request.method, accept)

@@ -1,18 +1,18 @@
 """
 Parses requests within limits, answers invalid ones, and ignores offers to upgrade the protocol.
 
-A client offers another protocol by the header Upgrade. Java's HttpClient and `curl --http2` make an
-offer with the first request of every connection. A server may ignore the offer (RFC 9110, section
-7.8), and this one speaks only HTTP/1.1.
+A client offers another protocol by the header Upgrade. Java's HttpClient and `curl --http2` make
+such an offer with the first request of every connection. A server may ignore the offer (RFC 9110,
+section 7.8), and this one speaks only HTTP/1.1.
 
 But llhttp, the parser that uvicorn uses, cannot be told to ignore an offer. It reports a request
 with an offer as complete at the end of the head, and parses the body as the next request. So the
 body would be lost. And a client that controls only the body of a request could make the server run
 a second request (https://github.com/Kludex/uvicorn/issues/2722).
 
-So the head of such a request is parsed a second time, without the offer, by a new parser. That
-parser then reads the body by Content-Length or Transfer-Encoding. Any other request is parsed only
-once, and costs no more than in uvicorn's own class.
+So the head of a request with an offer is parsed a second time, without the offer, by a new parser.
+That parser then reads the body by Content-Length or Transfer-Encoding. A request without an offer
+is parsed only once, and costs no more than in uvicorn's own class.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEAD_KB = MAX_HEAD_BYTES // 1024
 # The response text for a head that exceeds this limit.
 HEAD_TOO_LARGE = f"A head has at most {_MAX_HEAD_KB} KB: the request line and all headers."
-# The response text for a body with more bytes around its chunks.
+# The response text for a body with more bytes than this limit around its chunks.
 FRAMING_TOO_LARGE = f"Trailers and the extensions of chunks have at most {_MAX_HEAD_KB} KB."
 # The most headers of a head, and the most trailers of a body. Each takes about two microseconds,
 # however short it is: six thousand of them, which fit into 64 KB, delayed all other requests by
 # milliseconds. Browsers and proxies send about 30.
 MAX_HEADERS = 500
 TOO_MANY_HEADERS = f"A head has at most {MAX_HEADERS} headers."
-# The bytes around each chunk that do not count against the limit: its size, the ends of two lines,
-# and some zeros before the size.
+# The bytes around each chunk that do not count against MAX_HEAD_BYTES: the size of the chunk, the
+# ends of two lines, and some zeros before the size.
 _FREE_BYTES_PER_CHUNK = 16
 
 INVALID = "Invalid HTTP request received."
@@ -51,9 +51,10 @@ NO_TUNNELS = "This server opens no tunnels."
 class RequestParsingProtocol(PipelineProtocol):
     """uvicorn's protocol with limits for requests, and without upgrades to another protocol."""
 
-    _head_bytes = 0  # the bytes that have arrived of a head that is not complete yet
-    _framing_bytes = 0  # the bytes after a head that do not belong to the content of its body
-    _exceeded_limit = ""  # the response text if our callback has stopped the parser, else empty
+    _head_bytes = 0  # how many bytes of an incomplete head have arrived
+    _framing_bytes = 0  # the bytes after a head that do not belong to the content of the body
+    # The response text if `on_headers_complete` has stopped the parser, else empty.
+    _exceeded_limit = ""
 
     def _parse(self, piece: bytes) -> None:
         """Parse a piece of what has arrived, and refuse the request if it breaks a limit."""
@@ -70,26 +71,27 @@ class RequestParsingProtocol(PipelineProtocol):
 
         receiving = self.cycle
         if receiving is None or not receiving.more_body:
-            # The piece may contain the end of an earlier request before the head. So one more piece
-            # is allowed here, and `on_headers_complete` computes the exact size of the head.
+            # The piece may contain the end of an earlier request before the head. So the limit here
+            # is larger by one piece, and `on_headers_complete` computes the exact size of the head.
             self._head_bytes += len(piece)
             if self._head_bytes > MAX_HEAD_BYTES + PIECE:
                 self._refuse(431, HEAD_TOO_LARGE)
                 return
         elif receiving is cycle and not cycle.response_complete:
-            # After the response is complete, uvicorn discards the body. Then the bytes around the
-            # chunks cannot be distinguished from the body, and are not limited.
+            # After the response is complete, uvicorn discards the rest of the request's body. Then
+            # the bytes around the chunks cannot be distinguished from the body: they have no limit.
             self._framing_bytes += len(piece) - (len(cycle.body) - body_before)
             if self._framing_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, FRAMING_TOO_LARGE)
                 return
-        # `self.headers` are those of an incomplete head, or incomplete trailers. One more than the
-        # limit is allowed here, because our own header WEBSOCKET may have been added.
+        # This check is for an incomplete head and for trailers: `on_headers_complete` checks only
+        # complete heads. But `self.headers` may also be those of a complete head, to which our own
+        # header WEBSOCKET may have been added. So the limit here is larger by one header.
         if self.headers and len(self.headers) > MAX_HEADERS + 1:
             self._refuse(431, TOO_MANY_HEADERS)
 
     def _refuse_unparsable(self) -> None:
-        """Refuse a request that cannot be parsed, or at which our callback stopped the parser."""
+        """Refuse a request that is unparsable, or at which we have stopped the parser."""
         if self._exceeded_limit:
             self._refuse(431, self._exceeded_limit)
         else:
@@ -98,9 +100,10 @@ class RequestParsingProtocol(PipelineProtocol):
     def on_headers_complete(self) -> None:
         """Begin the request if its head is within the limits; otherwise stop the parser."""
         # The exact size costs time, so it is computed only for a head that came in many pieces. The
-        # exact size may be larger than `_head_bytes`, which does not contain the last piece. The
-        # exact size also counts a space after each colon and two bytes for each end of a line, even
-        # if the client has sent fewer. Both together are less than two pieces.
+        # exact size may be larger than `_head_bytes` for two reasons. `_head_bytes` is without the
+        # last piece. And the exact size counts a space after each colon and two bytes for each end
+        # of a line, even if the client has sent fewer bytes. The sum of the two differences is less
+        # than two pieces.
         may_be_too_large = self._head_bytes > MAX_HEAD_BYTES - 2 * PIECE
         if may_be_too_large and self._head_size() > MAX_HEAD_BYTES:
             self._exceeded_limit = HEAD_TOO_LARGE
@@ -128,11 +131,15 @@ class RequestParsingProtocol(PipelineProtocol):
         return True
 
     def _parse_without_upgrade(self, rest: memoryview) -> None:
-        """Parse the same head once more, without the header Upgrade, and then `rest`."""
+        """
+        Parse the head of a request with an offer once more, without the header Upgrade.
+
+        Then parse `rest`: the bytes after this head.
+        """
         while True:
             if self.scope["method"] == "CONNECT":
-                # llhttp reports this method as an upgrade, even without the header. The bytes after
-                # the head are meant for a tunnel.
+                # llhttp reports this method as an upgrade, even without the header Upgrade. The
+                # bytes after the head are meant for a tunnel.
                 self._refuse(405, NO_TUNNELS, (b"allow", b"GET, HEAD, OPTIONS, POST"))
                 return
             is_handshake = self._is_websocket_handshake()
@@ -141,8 +148,9 @@ class RequestParsingProtocol(PipelineProtocol):
             try:
                 self.parser.feed_data(head)
                 if is_handshake:
-                    # This header tells the middleware to refuse the request. The middleware sees
-                    # it, because the task of the request has not begun yet.
+                    # This header tells the middleware to refuse the request. The request has
+                    # been created with this list of headers already. But its task has not begun
+                    # yet, so the middleware sees the new header.
                     self.headers.append(WEBSOCKET)
                 self.parser.feed_data(rest)
             except HttpParserUpgrade as upgrade:
@@ -182,7 +190,7 @@ class RequestParsingProtocol(PipelineProtocol):
 
     def _refuse(self, status: int, reason: str, *headers: tuple[bytes, bytes]) -> None:
         """
-        Answer an invalid request after the requests before it, then close the connection.
+        Answer an invalid request after the requests that came before it. Then close the connection.
 
         Nothing that arrives after the invalid request is parsed.
         """
@@ -198,7 +206,7 @@ class RequestParsingProtocol(PipelineProtocol):
                 self._write_error(status, reason)
             return
         if cycle and cycle.more_body:
-            # The invalid bytes are in the body of a request that waits.
+            # The invalid bytes are in the body of a request that waits in the pipeline.
             self.pipeline.popleft()
         self.cycle = self._last_cycle()
         error_application = _error_application(status, reason, headers)
@@ -211,8 +219,8 @@ class RequestParsingProtocol(PipelineProtocol):
         """
         Write the error response to a request with an invalid body, and close the connection.
 
-        The application that handles the request has not responded yet. After this, it cannot
-        respond any more.
+        The application that handles the request has not responded yet. On the closed connection it
+        cannot respond any more.
         """
         head = (
             "content-type: text/plain; charset=utf-8\r\n"
@@ -246,7 +254,7 @@ _UNKNOWN_REQUEST: Any = {"type": "http", "method": "GET", "http_version": "1.1",
 
 
 def _new_parser(protocol: RequestParsingProtocol) -> HttpRequestParser:
-    """Return a parser with the settings that uvicorn gives to its own."""
+    """Return a parser with the settings that uvicorn gives to its own parsers."""
     parser = HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser

@@ -15,7 +15,7 @@ from msgspec import Struct
 from api import paths
 from api.http import METHODS
 
-# The pattern of a path parameter, by its name. Any other parameter matches text without a slash.
+# The patterns of these path parameters, by name. Any other parameter matches text without a slash.
 RUN_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _PARAMETER_PATTERNS = {"run_date": RUN_DATE, "file": ".+"}
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -26,12 +26,14 @@ class Cached(Enum):
     """Which requests to one path share a cached response, if method and headers are the same."""
 
     NEVER = auto()
-    # All requests. Links that people share often have parameters of other services, such as
-    # utm_source. These do not change the page, so they must not cause another cached response.
+    # All requests to the path. Links that people share often have parameters of other services,
+    # such as utm_source. These do not change the page, so they must not cause another cached
+    # response.
     BY_PATH = auto()
     # Requests with the same query string.
     BY_QUERY = auto()
-    # Requests with the same query string and body. `api.cache` handles them itself.
+    # Requests with the same query string and body. `api.cache` knows these requests by their path,
+    # and does not call `cached_query` for them.
     BY_BODY = auto()
 
 

@@ -1,10 +1,10 @@
 """
 Connection timeouts, and how many connections there may be.
 
-uvicorn closes an idle connection after five seconds, but only after its first response. It limits
-neither the size of a head nor the time until the head is complete: a client that sends nothing, or
-headers without end, would keep its connection for ever. app/web/unsent_responses.py limits how
-slowly a client may read a response. A proxy in front of the service has to stop floods.
+uvicorn closes an idle connection after five seconds, but only if the connection has had a response.
+It limits neither the size of a head nor the time until the head is complete: a client that sends
+nothing, or headers without end, would keep its connection for ever. app/web/unsent_responses.py
+limits how slowly a client may read a response. A proxy in front of the service has to stop floods.
 """
 
 import asyncio
@@ -16,16 +16,18 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.web.journal_stream import END_STREAM
 from app.web.received_requests import ReceivedProtocol
 
-# How long a client may take to send a head, in seconds. The check runs at this interval, so on a
-# connection that had a response before, a client has up to twice this time.
+# How long a client may take to send a head, in seconds. Each connection is checked at this
+# interval: a head must have arrived since the last check. So the first head may take this time. A
+# later head may take up to twice this time: if the head before it arrived just after a check, the
+# next check still accepts the connection.
 HEAD_TIMEOUT = 10.0
 # The most bytes of one request, including bytes that are parsed and not stored.
 MAX_REQUEST_BYTES = 1024 * 1024
 
 # File descriptors that connections of clients must leave for Postgres, the providers and the log.
 RESERVED_FILES = 64
-# A connection takes 25 KB when it is idle, and about 70 KB with an incomplete request. So all of
-# them take about 200 MB at most.
+# A connection takes 25 KB when it is idle, and about 70 KB with an incomplete request. So this many
+# connections take about 200 MB at most.
 MAX_CONNECTIONS = 3000
 # How old a connection without a request must be before it may be closed to make room, in seconds. A
 # new connection needs this time to send its request.
@@ -53,7 +55,7 @@ class TimeoutProtocol(ReceivedProtocol):
     _check_timer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection, and close another one if there are too many."""
+        """Take a new connection. If there are too many, close one: another one or the new one."""
         super().connection_made(transport)
         self._opened_at = self.loop.time()
         same_address = _BY_ADDRESS.setdefault(self.address, {})
@@ -100,7 +102,7 @@ class TimeoutProtocol(ReceivedProtocol):
         Close the connection if no request is being answered and no head has arrived since the last
         check.
 
-        Between two requests, uvicorn itself closes an idle connection earlier.
+        Between two requests, uvicorn itself closes an idle connection, and earlier than this check.
         """
         # While a response is being sent, app/web/unsent_responses.py limits how long that may take.
         if not self._is_sending():
@@ -137,8 +139,8 @@ def _make_room(same_address: dict[TimeoutProtocol, None], new: TimeoutProtocol) 
     """
     Close one of the connections of an address: the oldest one that may be closed.
 
-    If none may be closed, close the newest one. If the new connection comes from this address, it
-    is the newest one.
+    If none may be closed, close the newest one of the address. If `new` comes from this address,
+    `new` is the newest one.
     """
     newest = new if same_address is _BY_ADDRESS[new.address] else next(reversed(same_address))
     oldest = next((one for one in same_address if one.may_be_closed()), newest)

@@ -3,8 +3,10 @@ Limits the memory of unread responses, and how slowly a client may read.
 
 uvicorn passes a whole response to the transport, which keeps it until the client has read it. So a
 client that requests a lot and reads nothing would take as much memory as it requests. A counter
-adds up the bytes of all connections of the process, for every kind of response. Above its limit, an
-error (503) is sent in place of a response, and the slowest clients are disconnected.
+adds up the unread bytes of all connections of the process, for every kind of response. If a
+response would bring this sum above its limit, the slowest clients are disconnected. If that does
+not make enough room, an error (503) is sent in place of the response. Small responses are excepted:
+see SMALL_RESPONSE.
 """
 
 import asyncio
@@ -24,15 +26,15 @@ MAX_UNSENT = 64 * 1024 * 1024
 # The limit for one address, in bytes: the clients of one address cannot use all of the memory.
 MAX_UNSENT_PER_ADDRESS = MAX_UNSENT // 2
 # In bytes. A cached or computed response up to this size is always sent to a client that has read
-# all earlier responses. So a client that requests little gets a cached response, however much other
-# clients leave unread. (While there is no room, no new response is computed: see `make_room`.) If
-# the connection has unread bytes, they count, too: with 10 KB unread, a response of up to 6 KB is
-# sent without a check of the limits.
+# all earlier responses. So a client that requests little gets a cached response, even if other
+# clients leave a lot unread. (While there is no room, no new response is computed: see
+# `make_room`.) If the connection has unread bytes, they are added to the size of the response: with
+# 10 KB unread, a response of up to 6 KB is sent without a check of the limits.
 SMALL_RESPONSE = 16 * 1024
 
-# In bytes per second. A client that reads more slowly loses credit, and is disconnected when it has
-# none left. It needs credit for pauses, because even a connection of 32 KB/s reads in steps: its
-# TCP window may open again only after half of its buffer has been read.
+# In bytes per second. A client that reads more slowly than this loses credit, and is disconnected
+# when it has no credit left. It needs credit for pauses, because even a connection of 32 KB/s reads
+# in steps: its TCP window may open again only after half of its buffer has been read.
 MIN_PACE = 16 * 1024
 # The credit of a client that reads fast enough, in seconds: it may read nothing for this long.
 CREDIT = 20.0
@@ -41,8 +43,8 @@ CREDIT = 20.0
 STALL_TIME = 3.0
 # The time between two checks of the connections with unread responses, in seconds.
 SWEEP_INTERVAL = 2.0
-# The shortest time between two searches for slow clients, in seconds. A search visits each
-# connection with unread responses, and refusing a response must stay cheap.
+# The shortest time between two searches for slow clients, in seconds. Refusing a response must stay
+# cheap, and a search visits each connection with unread responses. So not every refusal searches.
 SEARCH_INTERVAL = 0.2
 
 # The beginnings of the names of some headers. If the refused response has such a header, the error
@@ -93,7 +95,8 @@ class UnsentCounter(ClientCounter):
         """
         Return whether a response of `size` bytes may be sent to the client at `address`.
 
-        If there is no room for it, clients that read too slowly are disconnected first.
+        If there is no room for it, clients that read too slowly are disconnected to make room, at
+        most once in SEARCH_INTERVAL.
         """
         if self._fits(address, size):
             return True
@@ -109,13 +112,18 @@ class UnsentCounter(ClientCounter):
     def _fits(self, address: str, size: int) -> bool:
         if self.total + size > MAX_UNSENT:
             return False
-        # One response may exceed the limit of an address if nothing else is unread for it.
-        # Otherwise a large journal entry of an old record could never be sent.
+        # One response may exceed the limit of an address if nothing else is unread for the address.
+        # Otherwise a very long journal entry, which an earlier version may have written, could
+        # never be sent (see `api.lengths.MAX_LONG_RESULT_BYTES`).
         unread = self.count_for(address)
         return not unread or unread + size <= MAX_UNSENT_PER_ADDRESS
 
     def _make_room(self, address: str, size: int, now: float) -> None:
-        """Disconnect clients that have lost STALL_TIME of their credit, the slowest first."""
+        """
+        Disconnect clients that have lost STALL_TIME of their credit, until `size` bytes fit.
+
+        The slowest client is disconnected first.
+        """
         for connection in list(self.connections):
             connection.update(now)
         stalled = [one for one in self.connections if one.has_stalled(now)]
@@ -136,8 +144,8 @@ class UnsentCounter(ClientCounter):
             if connection.unread_bytes and now > connection.credit_until:
                 connection.disconnect()
         # This must follow the loop above. If `_sweep_timer` were None before the loop, `update`
-        # would start a timer (in `set_size`), and the lines below a second one. Then each sweep
-        # would double the number of timers.
+        # would start a timer (in `set_size`), and the lines below would start a second timer. Then
+        # each sweep would double the number of timers.
         self._sweep_timer = None
         if self.connections:
             self._start_timer(loop)
@@ -149,7 +157,7 @@ UNSENT = UnsentCounter()
 
 def counting_send(scope: Any, send: Any, size: int | None = None) -> Any:
     """
-    Return a `send` for the response to a request, which counts the response and may refuse it.
+    Return a function in place of `send`: it counts the response to a request, and may refuse it.
 
     `size` is the size of the response in bytes, or None if it is not known. If it is known, `send`
     itself is returned in two cases:
@@ -195,7 +203,8 @@ class UnsentProtocol(RequestParsingProtocol):
     # All bytes that were written since the client had last read everything, and the size of the
     # largest part that was written since then.
     _written = _largest = 0
-    # The bytes that the client's system had not acknowledged at the last update, sent or not.
+    # The bytes that the client's system had not acknowledged at the last update. They include the
+    # bytes that had not been sent by then.
     _outstanding = 0
 
     def on_response_complete(self) -> None:
@@ -298,8 +307,8 @@ class _CountedResponse:
         """
         Send a message of the response.
 
-        The start of the response waits for the first part: the size of that part decides whether
-        the response is sent or refused.
+        The start of the response waits for the first part of the body: the size of that part
+        decides whether the response is sent or refused.
         """
         if message["type"] == "http.response.start":
             self._start = message
@@ -329,7 +338,8 @@ def _error_in_place_of(start: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     """
     Return the messages of the error that is sent in place of a response.
 
-    The error has those headers of the response that do not describe its body.
+    The error keeps those headers of the response that do not describe the response's body (see
+    `_KEPT_HEADERS`).
     """
     headers = [(name.lower(), value) for name, value in start.get("headers", ())]
     kept = [

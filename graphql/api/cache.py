@@ -1,8 +1,8 @@
 """
-The response cache: sends the bytes of an earlier response while the record has not changed since.
+The response cache: sends the bytes of an earlier response again until the record changes.
 
-The cache is in front of the routes, so that a cached response is sent without routing. It also
-caches the pages, because they depend on the record, too.
+The cache is in front of the routes, so that a cached response is sent without routing. It caches
+the responses of the API and the pages, because both depend on the record.
 
 **The key** of a request contains everything that its response depends on:
 
@@ -12,8 +12,8 @@ caches the pages, because they depend on the record, too.
 
 The key does not contain the headers themselves. A client could send the same header in many
 spellings, and a response would be computed and cached for each. `READ_HEADERS` lists the headers
-that change anything. Cookies are not among them: no code of ours uses them, and `_serve` removes
-them from each request that it passes on.
+that change a response. Cookies are not among them: no code of ours uses cookies, and `_serve`
+removes them from each request that it passes on.
 
 **The guarantee.** A response is cached only if the record did not change between the request and
 the end of the response. It is valid until the next notification of a change. So a process that has
@@ -62,10 +62,13 @@ from api.http import (
 )
 
 # The size of the cache, in bytes. It has room for about 1,200 responses of 10 KB, such as those of
-# `LatestBatch`; a small machine has 256 MB. One response may fill at most a sixteenth of the cache.
+# `LatestBatch`; the machine in fly.toml has 512 MB for everything. One response may fill at most a
+# sixteenth of the cache, so that one response cannot evict many others.
 MAX_BYTES = 16 * 1024 * 1024
 MAX_RESPONSE_BYTES = MAX_BYTES // 16
-# The memory that a cached response takes besides its texts, in bytes: measured, and rounded up.
+# The memory that a cached response takes, in bytes, without three parts that are counted
+# separately: the response's body, the request's query string, and the request's body. The number
+# was measured and rounded up.
 OVERHEAD_BYTES = 3 * 1024
 
 # How many requests without a cached response may be active: each of them has a place. A further
@@ -149,7 +152,7 @@ class _RelevantHeaders(NamedTuple):
 
 
 class _Waiter:
-    """A request that waits for a place, and the future that is done when it has one."""
+    """A request that waits for a place, and the future that is done when it has the place."""
 
     __slots__ = ("client", "place")
 
@@ -345,8 +348,8 @@ class ResponseCache:
         finally:
             disconnect.cancel()
             self._waiting.remove(client, waiter)
-            # The place may have been given in the same step of the event loop in which the wait
-            # ended. Then it is given back.
+            # Perhaps this request got the place in the same step of the event loop in which the
+            # wait ended. Then the place is given back.
             if waiter.place.done() and not is_taken:
                 self._count_active(client, -1)
 
@@ -380,8 +383,8 @@ class ResponseCache:
         Return the id of the meaning of a request's headers; None if the request is never cached.
 
         `method_and_headers` is the method, followed by the headers that are in READ_HEADERS. There
-        are few meanings, but clients can send any number of spellings. So only a limited number of
-        spellings is cached.
+        are few meanings, but clients can send each meaning in any number of spellings. So the ids
+        of only a limited number of spellings are cached.
         """
         method, *headers = method_and_headers
         meaning_id = None
@@ -440,10 +443,10 @@ class ResponseCache:
         async def forward(message: Any) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                # The first message is sent later, because the ETag depends on the body.
+                # The start is sent later, with the body, because the ETag depends on the body.
                 start = message
                 # The place is released now and not after sending: a client that does not read must
-                # not make another one wait.
+                # not make another client wait.
                 place.release()
                 return
             if not start:
@@ -456,8 +459,8 @@ class ResponseCache:
             if is_cacheable and is_current:
                 self._store(key, response)
             is_unchanged = await response.send(send, if_none_match)
-            # Not in one statement: Python would read the counter before the wait, and the counts of
-            # other requests would be lost.
+            # Not in one statement: Python would read the counter before the wait, and what other
+            # requests add to it during the wait would be lost.
             self.unchanged += is_unchanged
 
         try:
@@ -500,7 +503,8 @@ class _Place:
     """
     The place of one active request.
 
-    It is released while the request waits elsewhere, when the response begins, and after an error.
+    It is released while the request waits for its turn in the engine, when the response begins, and
+    after an error.
     """
 
     def __init__(self, cache: ResponseCache, client: str) -> None:
@@ -517,7 +521,7 @@ class _Place:
     @contextmanager
     def released_while_waiting(self) -> Iterator[None]:
         """
-        Release the place while the request waits elsewhere, and take a place again afterwards.
+        Release the place while the request waits for its turn, and take a place again afterwards.
 
         It is taken even if none is free: for a moment, more than MAX_CONCURRENT may be active.
         """
@@ -558,9 +562,10 @@ def _accept_meaning(method: str, values: list[bytes]) -> tuple[str, bool, bool]:
     """
     Return what the values of Accept change in a response.
 
-    The first part is the media type of the API. The second is whether the client accepts HTML, and
-    the third whether it accepts JSON and not HTML. The third part is for the home page, which has a
-    JSON form and reads only the first value. The response to a POST is never HTML.
+    The first part is the media type of the API's response. The second is whether the client accepts
+    HTML, and the third whether it accepts JSON and not HTML. The third part is for the home page,
+    which has a JSON form. If a request has several Accept headers, the home page reads only the
+    first one. The response to a POST is never HTML.
     """
     lowered = b",".join(values).lower()
     if method == "POST":
@@ -600,7 +605,8 @@ def add_cache_headers(start: dict[str, Any], body: dict[str, Any], method: str) 
     values = dict(headers)
     tag, size = b"", 0
     # Only the engine knows whether a result is cacheable. It says so in the header Cache-Control,
-    # because other caches read that header, too.
+    # because other caches read that header, too. `no-cache` does not forbid storing: a cache may
+    # store the response, but must ask the service before it uses the response again.
     is_cacheable = start["status"] == 200 and values.get(b"cache-control") == b"no-cache"
     if is_cacheable and not body.get("more_body"):
         size = OVERHEAD_BYTES + len(body["body"])

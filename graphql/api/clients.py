@@ -1,5 +1,5 @@
 """
-The client that sent a request: the address by which limits and turns tell clients apart.
+The client that sent a request: the address by which limits and turns distinguish clients.
 
 It is the address of the connection. Behind a proxy, all connections have the proxy's address. For
 this case, the setting TRUSTED_ADDRESS_HEADER names the header in which the proxy writes the
@@ -11,7 +11,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-# Keys in a request's scope. The client's address, once it is known.
+# Keys in a request's scope. The client's address, once `client_address` has determined it.
 CLIENT = "alpha_monday.client"
 # The name, in lower case, of the header in which the proxy in front writes the client's address.
 ADDRESS_HEADER = "alpha_monday.address_header"
@@ -22,8 +22,8 @@ UNKNOWN_CLIENT = "unknown"
 _CACHED_ADDRESSES = 4096
 _MAX_ADDRESS_LENGTH = 64
 
-# The prefix of an IPv6 network whose owner can use all of its addresses: a household or a machine
-# usually gets a network of this size.
+# The length of the prefix of an IPv6 network, in bits. One client can use all addresses of such a
+# network: a household or a machine usually gets a network of this size.
 _CLIENT_PREFIX_LENGTH = 64
 # In a network that uses only IPv6, an IPv4 address is written as an IPv6 address with this prefix
 # (RFC 6052).
@@ -49,7 +49,7 @@ def client_address(scope: Any) -> str:
 
 def _from_trusted_header(scope: Any) -> str | None:
     """
-    Return the address in the trusted header, or None if there is none.
+    Return the address in the trusted header, or None if the header is missing or has no address.
 
     If the header has several values, the last one counts: each proxy appends the address that it
     has seen, and only the nearest proxy is trusted.
@@ -77,7 +77,11 @@ def address_group(address: str) -> str:
 
 @lru_cache(_CACHED_ADDRESSES)
 def _parse(text: str) -> str | None:
-    """Return an address in its usual form, IPv6 as its network, or None if it is not an address."""
+    """
+    Return an address in its usual form, or None if `text` is not an address.
+
+    An IPv6 address becomes its network.
+    """
     try:
         address = ip_address(_without_port(text))
     except ValueError:

@@ -19,7 +19,7 @@ the SQL. So a plan depends on only four parts of a request, and the planner sees
 - the document
 - the operation
 - the values of the variables that directives name
-- of each other variable: whether it is null and, if it is an enum, its value
+- of each variable that no directive names: whether it is null and, if it is an enum, its value
 
 SQL is built from pieces. A piece is a `KnownText`, or an expression whose value is JSON text.
 
@@ -27,8 +27,8 @@ Postgres does not compute the value of a computed field. The field's column cont
 from which `api.computed_values` computes the value. The planner also collects what the operation
 selects of the value (`Member`), so that `api.computed_values` writes only that.
 
-**Damaged records.** A null where the schema promises a value would corrupt the response silently,
-and so would a list that breaks what the record promises. In such a place the SQL writes
+**Damaged records.** Two things would corrupt the response silently: a null where the schema
+promises a value, and a list that breaks a promise of the record. In such a place the SQL writes
 `DAMAGE_CHARACTER`, which JSON never contains. There is one check for all columns of a row, and one
 for each expression, relation and list. If the character occurs in a result, or if Postgres raises
 an error about a row, the operation is planned again with `diagnose`. This slower plan writes a
@@ -101,7 +101,7 @@ JSON_SCALARS = {
     "Date": "to_json({})",
 }
 # The Postgres type of a parameter whose value the process knows (`FromService`), by the scalar of
-# its field.
+# the field that shows the value.
 PARAMETER_TYPES = {
     "Int": "bigint",
     "Boolean": "boolean",
@@ -146,10 +146,10 @@ class Member(Struct, frozen=True):
     """
     One member of a value's JSON: its key, the field that it shows, and the type of that field.
 
-    `field` is the field's full name, such as `Batch.picks`. `attribute` is the name of the
-    attribute of the computed value. `children` are the members of an object; None for a value that
-    is not an object. The member for `__typename` has only a key and `typename`, the name of the
-    type.
+    `field` is the field's full name, such as `Batch.picks`. `attribute` names the attribute of the
+    computed value that the member shows. `children` are the members of an object; None for a value
+    that is not an object. The member for `__typename` has only a key and `typename`, the name of
+    the type.
     """
 
     key: str
@@ -162,7 +162,9 @@ class Member(Struct, frozen=True):
 
 class ComputedRoot(Struct, frozen=True):
     """
-    How to compute and write a computed root field: its source, its arguments, what is selected.
+    How to compute and write a computed root field.
+
+    These are its source, its arguments, and what the operation selects of its value.
     """
 
     source: Computed
@@ -176,7 +178,7 @@ class Root(Struct, frozen=True):
 
     An introspection field has no SQL. The SQL of a `computed` field returns only the rows that its
     value is computed from.
-    `parameters` has a pair for each group of parameters: how many they are, and the function that
+    `parameters` has a pair for each group of parameters: their number, and the function that
     returns their values. `non_null` says that the field must not be null. `selected` is the field
     as a member; only a diagnosing plan sets it.
     """
@@ -197,7 +199,8 @@ class ColumnRule(Struct, frozen=True):
     - `required_if`: where this condition is true, the column must have a value.
     - `allowed_if`: where this condition is not true, the column must be null. None allows a value
       everywhere.
-    - `type`: if it is in `WRITABLE`, the value must lie in that range.
+    - `type`: the name of the scalar. If `WRITABLE` has a range for this scalar, the value
+      must lie in that range.
     - `invalid_if`: all of these conditions must be false or null.
 
     A rule for an expression on the row has only `invalid_if`.
@@ -214,10 +217,10 @@ class Scope(Struct, frozen=True):
     """
     The context of a selection: the table of its rows, their order, and the SQL of each `$name`.
 
-    (`$name` stands in the SQL of a source, see `expand`.) `join` is the name of a field whose row
-    the SQL already joins to each row, or None. `row_name` is SQL that names a row in an error
-    message: a list of arguments for concat(). `row_valid_if` is a condition that each row must
-    fulfil.
+    (The SQL of a source contains such names, and `expand` replaces them.) `join` names a field, or
+    is None: the row of that field is joined to each row. `row_name` is SQL that names a row in an
+    error message: a list of arguments for concat(). `row_valid_if` is a condition that each row
+    must fulfil.
     """
 
     table: str = ""
@@ -233,8 +236,8 @@ class Planner:
     Plans one operation of a valid document.
 
     - `directive_values`: the values of the variables that directives name.
-    - `known_variables`: what the planner may know of each variable. This is None for null, and for
-      an enum its value. An ellipsis hides any other value.
+    - `known_variables`: what the planner may know of each variable. For null, this is None. For an
+      enum, it is the value. For any other value it is `...`, which hides the value.
     - `diagnose`: whether the SQL writes a marker in each damaged place.
     - `max_row_bytes`: the most bytes that the long texts of one row may have together.
     """
@@ -257,10 +260,10 @@ class Planner:
         self.known_variables = known_variables
         self.diagnose = diagnose
         self.max_row_bytes = max_row_bytes
-        # These two belong to the root field that is being planned.
+        # The next two attributes belong to the root field that is being planned.
         self.parameters: list[tuple[int, Values]] = []
         self.computed_root: ComputedRoot | None = None
-        # These two belong to the whole operation.
+        # The next two attributes belong to the whole operation.
         self.parameter_count = 0
         self.is_cacheable = True
 
@@ -310,8 +313,8 @@ class Planner:
             pieces += self.field_pieces(type_, details, scope)
             rules += self.column_rules(type_, details, scope)
             long_columns.update(long_text_columns(type_, details, scope))
-        # Postgres evaluates the pieces in their order. The check aborts the statement if the long
-        # texts are too long, so it comes before them.
+        # The check aborts the statement if the long texts of a row are too long. Postgres evaluates
+        # the pieces in their order, so the check comes before the texts.
         check = [row_bytes_check(long_columns, self.max_row_bytes)] if long_columns else []
         pieces = [*check, KnownText("{"), *pieces, KnownText("}")]
         return self.with_row_check(pieces, rules, scope)
@@ -320,7 +323,7 @@ class Planner:
         self, pieces: list[str], rules: Sequence[ColumnRule], scope: Scope
     ) -> list[str]:
         """Return the pieces of a row's JSON with the checks of the row."""
-        # A diagnosing plan checks each column for itself (`with_field_check`).
+        # A diagnosing plan checks each column separately (`with_field_check`).
         violations = [] if self.diagnose else rule_violations(rules)
         if scope.row_valid_if is not None:
             violations.append(f"{scope.row_valid_if} IS NOT TRUE")
@@ -460,7 +463,7 @@ class Planner:
         self, source: FromService, definition: GraphQLField, scope: Scope
     ) -> list[str]:
         """Return the pieces of the JSON of a value that the process knows; it is a parameter."""
-        # Such a value may depend on the time of day.
+        # Such a value may depend on the time of day, so the response must not be cached.
         self.is_cacheable = False
         (parameter,) = self.add_parameters(1, lambda _, facts: [source.value(facts)])
         type_ = PARAMETER_TYPES.get(get_named_type(definition.type).name, "text")
@@ -477,7 +480,7 @@ class Planner:
         """
         Return the pieces of the JSON of a nested object that shows the same row as its parent.
 
-        If the field is a list (`nodes`, `edges`), return those of an array of all rows of the page.
+        If the field is a list (`nodes`, `edges`), its JSON is an array of all rows of the page.
         """
         if not is_many(definition.type):
             return self.selection_pieces(target, fields, replace(scope, row_valid_if=None))
@@ -544,7 +547,7 @@ class Planner:
         *,
         scope: Scope,
     ) -> list[str]:
-        """Return the pieces of the JSON of the related rows: of all of them, or of the first."""
+        """Return the pieces of the JSON of a relation: of all its rows, or of one of them."""
         names = self.argument_sql(definition, fields[0])
         target: Any = get_named_type(definition.type)
         table = table_of(target)
@@ -656,9 +659,10 @@ class Planner:
         For each argument, a second name is added, with the prefix "no_": `true` if the argument is
         null, otherwise `false`.
 
-        - An optional argument that is null or left out is NULL. Then the condition on the argument
-          is constant, and Postgres removes the condition when it plans.
-        - An enum is a constant. So Postgres sees how rare a status is, and plans for that.
+        - An optional argument that is null, or that the document leaves out, is NULL. Then the
+          condition on the argument is constant, and Postgres removes the condition when it plans.
+        - An enum is a constant. So Postgres sees, for example, how rare a status is, and plans for
+          that.
         - Any other value is a parameter. So Postgres can use one plan for all of these values.
         """
         details = details._replace(node=without_selections(details.node))
@@ -689,7 +693,7 @@ class Planner:
         """
         Return the SQL of an optional argument that is null or a known value of an enum.
 
-        For any other value the text is empty: it becomes a parameter.
+        For any other value the returned text is empty, and the value becomes a parameter.
         """
         value: object = node
         if isinstance(node, VariableNode):
@@ -751,8 +755,8 @@ class PageQueries:
         """
         Return the position after which the page begins.
 
-        Without a cursor, that is a position before all rows. So the condition has the same form in
-        both cases, and a generic plan of Postgres can use the index.
+        Without a cursor, that is a position before all rows. So the condition has the same form
+        with and without a cursor, and a generic plan of Postgres can use the index.
         """
         keys = page.sort_keys.values()
         edges = [key.highest if page.descending else key.lowest for key in keys]
@@ -764,7 +768,8 @@ def without_selections(node: FieldNode) -> FieldNode:
     """
     Return a field without its selections.
 
-    A plan keeps these nodes for arguments and errors, and must stay small.
+    A plan keeps the nodes of fields for arguments and errors. They are kept without selections,
+    because a plan must stay small.
     """
     return FieldNode(name=node.name, alias=node.alias, arguments=node.arguments, loc=node.loc)
 
@@ -776,7 +781,7 @@ def argument_values(
     facts: object = None,
 ) -> Mapping[str, object]:
     """
-    Return the converted value of each argument of a field, by name; None if it was left out.
+    Return the converted value of each argument of a field, by name; None if it is null or missing.
 
     If `facts` (`api.schema.Facts`) are given, each value is also checked against them.
     """
@@ -846,7 +851,7 @@ def row_name_sql(type_: Any) -> str:
 
 
 def join_sql(type_: GraphQLObjectType, relation: Related) -> str:
-    """Return the JOIN for a relation's `join`, or an empty text if it has none."""
+    """Return the JOIN for `relation.join`, or an empty text if that is None."""
     if relation.join is None:
         return ""
     field = type_.fields[relation.join]
@@ -856,7 +861,7 @@ def join_sql(type_: GraphQLObjectType, relation: Related) -> str:
 
 
 def is_many(type_: GraphQLOutputType) -> bool:
-    """Return whether a field is a list."""
+    """Return whether a field of this type is a list."""
     return is_list_type(get_nullable_type(type_))
 
 

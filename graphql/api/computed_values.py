@@ -1,5 +1,5 @@
 """
-Computes the values of computed fields, caches the last few, and writes them as JSON.
+Computes the values of computed fields, caches the last few values, and writes them as JSON.
 
 A computation holds Python's global lock, which delays every other response. So only one thread
 computes at a time. Requests for the same value wait for the same computation, and a request that
@@ -44,7 +44,7 @@ class ValueComputer:
         """
         Return the value that `computed` computes from these rows and arguments.
 
-        Raises SERVICE_UNAVAILABLE if other values are computed for too long.
+        Raises SERVICE_UNAVAILABLE if the value would have to wait too long for other computations.
         """
         key = computed.compute, tuple(arguments.items()), sha256(rows).digest()
         if key in self._cached:
@@ -54,8 +54,8 @@ class ValueComputer:
             task = asyncio.create_task(self._compute(key, computed, rows, arguments=arguments))
             self._in_progress[key] = task
             task.add_done_callback(lambda task: self._end(key, task))
-        # Shielded: if this request is cancelled, the value is still computed for the others, and
-        # for the next one.
+        # Shielded: if this request is cancelled, the value is still computed for the other requests
+        # that wait for it, and for later requests.
         return await asyncio.shield(self._in_progress[key])
 
     async def _compute(
@@ -82,7 +82,7 @@ class ValueComputer:
         del self._in_progress[key]
         if not task.cancelled():
             # Reading the exception marks it as retrieved. Otherwise asyncio would log it if every
-            # request that waited has been cancelled.
+            # request that waited for the value has been cancelled.
             task.exception()
 
 

@@ -1,9 +1,11 @@
 """
 Damaged records: what a response contains where the record breaks what the schema promises.
 
-The JSON of a diagnosing plan has a marker in each damaged place. The place becomes null if it may
-be null; otherwise the nearest place above it that may be null becomes null, as GraphQL prescribes.
-An error names the damaged place. The rest of the data stays.
+If the result of an ordinary plan shows damage (`SUSPICIOUS`), or if Postgres raises an error about
+a row, the operation runs again with a diagnosing plan. The JSON of that plan has a marker in each
+damaged place. The place becomes null if it may be null; otherwise the nearest place above it that
+may be null becomes null, as GraphQL prescribes. An error names the damaged place. The rest of the
+data stays.
 """
 
 import json

@@ -74,7 +74,8 @@ from app.domain.text import one_line
 from app.errors import RecordDamaged
 
 # Runs a statement that returns at most one row, and returns its columns as the bytes that Postgres
-# wrote. The list is empty if there is no row: then the columns would be too long (`api.guard`).
+# wrote. If the columns would be too long, the statement returns no row (`api.guard`), and the list
+# is empty.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 FormattedError = Mapping[str, Any]
 
@@ -92,7 +93,8 @@ MAX_MESSAGE_LENGTH = 500
 # The errors of Postgres for rows that break what the record promises.
 ROW_ERRORS = (DataError, CardinalityViolation)
 
-# A request may first wait for a connection. So it may fail up to this long after the database did.
+# If a request fails within this time after a failure of the database, both belong to one outage:
+# the request may have waited for a connection in the meantime.
 RECENT_FAILURE_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -134,9 +136,9 @@ class Document(Struct, frozen=True):
     """
     What is cached of a document: its errors, its variables and its operations.
 
-    `directive_variables` are the names of the variables that directives name, and `variables` the
-    names of all variables, both sorted. `weight` is the number of objects that it consists of
-    (`api.memo`).
+    `directive_variables` are the names of the variables that are arguments of directives, and
+    `variables` the names of all variables, both sorted. `weight` is the number of objects of which
+    this `Document` consists (`api.memo`).
     """
 
     errors: Sequence[FormattedError] = ()
@@ -192,11 +194,12 @@ class ClientRequest(Struct, frozen=True):
 
 class Plan(Struct, frozen=True):
     """
-    The plan of an operation: its root fields, its statement, and the document of its introspection.
+    The plan of an operation: its root fields, its statement, and its introspection.
 
-    graphql-core executes `introspection`. The response has at most `max_bytes` bytes; a longer
-    response needs a plan of its own. `plan_key` has the arguments from which the plan was made.
-    `weight` is the number of objects that it consists of (`api.memo`).
+    `introspection` is the document of the operation's introspection fields; graphql-core executes
+    it. The response has at most `max_bytes` bytes; a longer response needs another plan. `plan_key`
+    has the arguments from which the plan was made. `weight` is the number of objects of which this
+    `Plan` consists (`api.memo`).
     """
 
     roots: Sequence[Root]
@@ -248,7 +251,7 @@ class Engine:
 
     - `fetch` runs a statement.
     - `facts` are what the process knows and the database does not (`api.schema.Facts`).
-    - `max_documents` is the most entries of each cache.
+    - `max_documents` is the greatest number of entries of each cache.
     - A `quiet` engine does not log damage, because its caller reports it.
     - `semaphores` limit how many expensive operations run at once. By default, they are made for a
       pool of DEFAULT_CONNECTIONS connections.
@@ -271,8 +274,8 @@ class Engine:
         self.value_computer = ValueComputer()
         self.executor = FairExecutor()
         self.semaphores = semaphores or QuerySemaphores(DEFAULT_CONNECTIONS)
-        # The service's own documents, which are few, have caches of their own: so documents of
-        # clients cannot evict them.
+        # The few documents of the service itself have separate caches, so that documents of clients
+        # cannot evict them.
         self.own_documents = Memo(self._document, max_documents, MAX_CACHED_OBJECTS)
         self.own_plans = Memo(self._plan, max_documents, MAX_CACHED_OBJECTS)
         self.client_documents = Memo(self._document, max_documents, MAX_CACHED_OBJECTS)
@@ -295,10 +298,11 @@ class Engine:
         `client` is the address of the client, or None for the service's own requests. If the
         document or the plan of a client's request is not cached, the request waits for its turn
         (`ClientRequest`); the service's own requests are validated at once. Every heavy request
-        waits for its turn, also the service's own (`api.fair_semaphore`).
+        waits for its turn, also a request of the service itself (`api.fair_semaphore`).
 
         With `allow_long`, a response with few rows may be longer than MAX_RESULT_BYTES, because
-        earlier versions stored very long texts. Without it, such a response is refused, too.
+        earlier versions stored very long texts. Without `allow_long`, every response that is longer
+        than MAX_RESULT_BYTES is refused.
         """
         request = None
         if client is not None:
@@ -353,13 +357,13 @@ class Engine:
         except TooLargeError:
             if not (allow_long and prepared.amount.has_few_rows):
                 raise
-        # This response has few rows. It can only be so long because of texts that earlier versions
-        # stored, so it may have MAX_LONG_RESULT_BYTES.
+        # This response has few rows. Only very long texts that earlier versions stored can make it
+        # so long. So it may have MAX_LONG_RESULT_BYTES.
         async with self.semaphores.long_turn(waiting.client, waiting.while_waiting):
             return await run(await self._long_plan(plan, request))
 
     async def _long_plan(self, plan: Plan, request: ClientRequest | None) -> Plan:
-        """Return a plan of the same operation for a longer response. It is not cached."""
+        """Return a plan of the operation of `plan` for a longer response. It is not cached."""
         make_plan = partial(self._plan, *plan.plan_key, max_bytes=MAX_LONG_RESULT_BYTES)
         if request is None:
             return make_plan()
@@ -375,7 +379,7 @@ class Engine:
         request: ClientRequest | None,
     ) -> tuple[Document, Plan | None]:
         """
-        Validate and cache a document, and the plan of its first request; return both.
+        Validate a document and make the plan of its first request; cache both, and return both.
 
         Requests with the same document share this work. So the plan may belong to another request,
         which has other variables or another operation.
@@ -389,7 +393,7 @@ class Engine:
             operation_name=operation_name,
         )
         document, prepared, plan = await self._in_turn(request, query, work)
-        # If several requests shared the work, the first one has already cached the document.
+        # If several requests shared the work, the first of them has already cached the document.
         if self.client_documents.get(query) is None:
             self.client_documents.put(document, query, client=request.client)
             if plan:
@@ -462,7 +466,7 @@ class Engine:
         self, query: str, variables: dict[str, Any] | None, operation_name: str | None
     ) -> tuple[Document, PreparedRequest | None, Plan | None]:
         """
-        Return what a request with a new document needs: the document, its variables and its plan.
+        Return what a request with a new document needs: the document, the variables and the plan.
 
         For an invalid request, only the document is returned. Each request that waits for the
         document then calls `_prepare`, and `_prepare` raises the error.
@@ -486,14 +490,14 @@ class Engine:
         """
         Run a plan and return its result.
 
-        The value of each root field comes from the database or from graphql-core; with an error it
-        is null.
+        The value of a root field comes from the database, is computed from rows of the database, or
+        comes from graphql-core. The value of a field with an error is null.
         """
         parameters, argument_errors = plan.parameter_values(variables, self.facts)
         errors = list(argument_errors.values())
         if any(root.non_null for root in plan.roots if root.key in argument_errors):
             return GraphQLResult(encode_json({"data": None, "errors": errors}))
-        # The members keep the order of the document.
+        # The members of `data` have the order of the fields in the document.
         members = dict.fromkeys((root.key for root in plan.roots), b"null")
         damage_errors: list[DamagedError] = []
         try:
@@ -513,7 +517,7 @@ class Engine:
         members |= dict.fromkeys(argument_errors, b"null")
         if damage_errors:
             return self._damaged_result(members, damage_errors, errors)
-        # The statement limits neither computed values nor introspection.
+        # The statement does not limit the length of computed values and of introspection.
         if sum(map(len, members.values())) > plan.max_bytes:
             raise plan.too_large()
         is_cacheable = plan.is_cacheable and not errors
@@ -534,7 +538,7 @@ class Engine:
             if not any(map(_is_suspicious, columns)):
                 return dict(zip((root.key for root in roots), columns, strict=True))
         except InvalidTextRepresentation:
-            # This is about a parameter, not about a row.
+            # This error is about a parameter, not about a row.
             raise
         except ROW_ERRORS as error:
             if not self.quiet:
@@ -595,6 +599,7 @@ class Engine:
                 path=list(damage_errors[0].path),
             )
         # Each error names a path, and every step of a path may be an alias of thousands of letters.
+        # So the errors alone may be too long.
         if sum(map(_error_length, damage_errors)) > MAX_RESULT_BYTES:
             raise too_large(MAX_RESULT_BYTES, has_returned_columns=True, has_computed_columns=False)
         formatted = [
@@ -610,7 +615,7 @@ class Engine:
         raw_variables: dict[str, Any] | None,
         request: ClientRequest | None,
     ) -> tuple[dict[str, bytes], list[FormattedError]]:
-        """Return the JSON of the introspection fields, and errors; a client waits for its turn."""
+        """Return the JSON of the introspection fields, and errors. Clients wait for their turn."""
         introspect = partial(self._introspect_now, document, raw_variables)
         if request is None:
             return introspect()
@@ -804,7 +809,7 @@ def introspection_document(
 
 
 def _is_suspicious(column: bytes) -> bool:
-    """Return whether a column may contain damage, so that it must be read again with markers."""
+    """Return whether a column may contain damage, so that a diagnosis (`api.damage`) is needed."""
     return any(text in column for text in SUSPICIOUS)
 
 
@@ -833,7 +838,7 @@ def format_error(error: GraphQLError, default_code: str) -> FormattedError:
     """Return an error in the form that clients get, with its own code or the default one."""
     formatted = error.formatted
     if len(error.message) > MAX_MESSAGE_LENGTH:
-        # The message quotes the document or a variable.
+        # The message quotes the document or a variable, at any length.
         message = f"{error.message[:MAX_MESSAGE_LENGTH]}..."
         formatted = {**formatted, "message": message}
     return {**formatted, "extensions": {"code": default_code, **(error.extensions or {})}}

@@ -6,8 +6,8 @@ every other request and the jobs of the worker. In the thread it delays them by 
 at most (`app.commands.server.SWITCH_INTERVAL`). Only one piece runs at a time, because a second
 thread would only take the interpreter away from the first one and from the event loop.
 
-Clients take turns (`api.fair_queue`): each address has one piece of work done before any address
-has its second.
+Clients take turns (`api.fair_queue`): one piece of work is done for each address that waits, before
+a second piece is done for any of them.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from api.fair_queue import FairQueue
 from api.fields import api_error
 
 # How many requests may wait for their turn: of one address, and of all addresses together. A page
-# may send some new documents at once. The last one in the queue waits for 13 s at most, and usually
-# for much less: no known document takes 50 ms of CPU (tests/integration/api/test_limits.py).
+# may send some new documents at once. No known document takes 50 ms of CPU
+# (tests/integration/api/test_limits.py), so the last of 256 requests waits for 13 s at most, and
+# usually for much less.
 MAX_WAITING_PER_CLIENT = 16
 MAX_WAITING = 256
 
-# A request above these limits tries once more after this time. If there is still no room, it is
+# A request above these limits tries once more after this pause. If there is still no room, it is
 # refused. After an immediate refusal, the client would send its next request immediately, and
 # refusing hundreds of requests costs more than letting them wait.
 PAUSE_SECONDS = 1.0
@@ -125,8 +126,8 @@ class FairExecutor:
             ticket = self._queue.take_next()
             if ticket is None:
                 return
-            # Several requests may wait for one result. The first one whose turn came has already
-            # produced it for the others.
+            # Several requests may wait for one result. If another of them had its turn before, the
+            # result is there already.
             if not ticket.work.result.done():
                 self._start(ticket.work)
 
@@ -145,7 +146,7 @@ class FairExecutor:
         elif error is None:
             work.result.set_result(finished.result())
         elif work.requests:
-            # Without a request, asyncio would log an exception that was never retrieved.
+            # If no request waits, nothing retrieves the exception, and asyncio would log it.
             work.result.set_exception(error)
         self._start_next()
 

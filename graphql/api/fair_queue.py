@@ -52,9 +52,9 @@ class FairQueue(Generic[Item]):
 
     def take_next(self, may_take: Callable[[str], bool] = lambda client: True) -> Item | None:
         """
-        Remove and return the item whose turn it is, or None if there is none.
+        Remove and return the item whose turn it is, or None if no item may be taken.
 
-        Clients for which `may_take` is false are passed over, and keep their turn.
+        Clients for which `may_take` is false are skipped, and keep their turn.
         """
         client = next((client for client in self._by_client if may_take(client)), None)
         if client is None:

@@ -2,7 +2,7 @@
 Limits how many expensive requests run at once, in turns by client.
 
 Heavy operations (`api.limits.Amount.is_heavy`) may use only some of the API's connections, so that
-other requests always find a free one. Responses that may be longer than usual
+other requests always find a free connection. Responses that may be longer than usual
 (`api.lengths.MAX_LONG_RESULT_BYTES`) are read one at a time. Only a few requests may wait, and
 clients take turns (`api.fair_queue`).
 """
@@ -17,8 +17,8 @@ from api.fields import api_error
 # The assumed number of the API's connections, for an engine that is created without semaphores.
 DEFAULT_CONNECTIONS = 8
 
-# How many requests may wait. If a response takes a tenth of a second, each of them gets its turn
-# before WAIT_TIMEOUT.
+# How many requests may wait. If a response takes a tenth of a second, each of the waiting requests
+# gets its turn before WAIT_TIMEOUT.
 MAX_WAITING = 16
 
 # How long a request waits, in seconds. It is as long as a query waits for a connection (`READ_WAIT`
@@ -72,9 +72,9 @@ class FairSemaphore:
             async with asyncio.timeout(self.wait_timeout):
                 await place
         except BaseException as error:
-            # The place may have been given in the same step of the event loop in which the wait
-            # ended. Then it is given back. If the request was refused in that step, its future has
-            # an exception, and there is no place to give back.
+            # Perhaps this request got the place in the same step of the event loop in which it
+            # timed out or was cancelled. Then the place is given back. If the request was refused
+            # in that step, its future has an exception, and there is no place to give back.
             if place.done() and not place.cancelled() and place.exception() is None:
                 self._release()
             if isinstance(error, TimeoutError):
@@ -87,8 +87,8 @@ class FairSemaphore:
         """
         Refuse the newest request of the client that has the most requests waiting.
 
-        Raises SERVICE_UNAVAILABLE if this client has the most, or would have as many with its new
-        request.
+        Raises SERVICE_UNAVAILABLE if that client is `client`, or if `client`, with its new request,
+        would have at least as many.
         """
         busiest = self._queue.busiest_client()
         if self._queue.count(busiest) <= self._queue.count(client) + 1:
@@ -122,7 +122,7 @@ class QuerySemaphores:
     async def long_turn(
         self, client: str, while_waiting: WaitingContext = nullcontext
     ) -> AsyncIterator[None]:
-        """Wait for a place to read a long response, which is also a heavy operation."""
+        """Wait for the two places that a long response needs: it is a heavy operation, too."""
         async with self.long.turn(client, while_waiting), self.heavy.turn(client, while_waiting):
             yield
 

@@ -6,10 +6,10 @@ one declaration: its description and its source. The compiler (`api.compiler`) r
 builds the SQL.
 
 In the SQL of a source, a column has the name of its table before it (`picks.ticker`), and an
-argument has a dollar before it (`$status`). `$no_status` is true if the argument is null or left
-out. A table in a nested SELECT hides the same table of the outer ones, so `batches.id` is always
-the id of the nearest batch. For the same reason a table can be related to itself only under an
-alias.
+argument has a dollar before it (`$status`). `$no_status` is true if the argument `status` is null
+or was not given. A table in a nested SELECT hides the same table of the outer SELECTs, so
+`batches.id` always means the batch of the innermost SELECT from `batches`. For the same reason a
+table can be related to itself only under an alias.
 """
 
 from base64 import b64decode
@@ -40,13 +40,13 @@ MAX_PAGE_SIZE = 100
 
 class Column(Struct, frozen=True):
     """
-    A value of the row: the column that has the same name as the field, or the expression `sql`.
+    A value of one row: the column that has the same name as the field, or the expression `sql`.
 
-    The other three are conditions on the row, in SQL:
+    The attributes after `sql` are conditions on this row, in SQL:
 
     - `required_if`: where it is true, the value must not be null.
     - `allowed_if`: where it is not true, the value must be null. None allows a value everywhere.
-    - `invalid_if`: where it is true, no record can have this value.
+    - `invalid_if`: where it is true, the value is damaged: no service could have stored it.
     """
 
     sql: str | None = None
@@ -57,7 +57,7 @@ class Column(Struct, frozen=True):
 
 class FromService(Struct, frozen=True):
     """
-    A value that the process knows, and not the database.
+    A value that the process knows and the database does not know.
 
     When the query runs, `value` gets the facts (`api.schema.Facts`) and returns the value.
     """
@@ -69,24 +69,26 @@ class Same(Struct, frozen=True):
     """
     A nested object that shows the same row as its parent.
 
-    If the field is a list (`nodes`, `edges`), it shows all rows of the page.
+    If the field is a list (`nodes`, `edges`), its parent is a page, and the list shows all rows of
+    this page.
     """
 
 
 class Related(Struct, frozen=True):
     """
-    The rows for which the condition `where` is true: all of them, or only the first.
+    The rows for which the condition `where` is true.
 
-    All strings are SQL.
+    If the field is a list, it has all of these rows. Otherwise it has the first of them by `order`;
+    without `order`, several rows are an error. All strings are SQL.
 
-    - `order` sorts the rows; `usual_length` is how many there usually are.
+    - `order` sorts the rows; `usual_length` is the usual number of rows.
     - `join` names a field of the target type. The row of that field is joined to each related row,
       so that `order` may name columns of the joined row.
     - `required_if` is a condition on the row that has the field: where it is true, a related row
       must exist.
-    - `foreign_key` is a column of the row that has the field: it names the related row. Where this
-      column is not null, the related row must exist. Where `required_if` is not true, this column
-      must be null. A `foreign_key` without a `required_if` has no effect.
+    - `foreign_key` has an effect only together with `required_if`. It is the column with the
+      related row's id, in the row that has the field. Where this column is not null, the related
+      row must exist. Where `required_if` is not true, this column must be null.
     - `valid_if` is a condition on aggregates over all related rows. A list for which it is not true
       is damaged. `expected` describes in the error what the list must contain.
     - `row_valid_if` is a condition that each related row must fulfil.
@@ -122,10 +124,10 @@ class Paginated(Struct, frozen=True):
     """
     The rows for which `where` is true, one page at a time.
 
-    `sort_keys` are the expressions that sort the rows; together they are unique. `valid_if` and
-    `row_valid_if` are as in `Related`, but `valid_if` is about the rows of one page. `problem` is
-    SQL: the arguments of concat(), which returns the text that says what is wrong with a page. The
-    arguments may use aggregates.
+    `sort_keys` are the expressions that sort the rows. No two rows have the same values of all of
+    these expressions. `valid_if` and `row_valid_if` are as in `Related`, but `valid_if` is about
+    the rows of one page. `problem` is SQL: the arguments of concat(), which returns the text that
+    says what is wrong with a page. These arguments may use aggregates.
     """
 
     where: str
@@ -138,11 +140,11 @@ class Paginated(Struct, frozen=True):
 
 class Computed(Struct, frozen=True):
     """
-    A value that a function computes from rows; the fields of its type are its parts (`ValuePart`).
+    A value that a function computes from rows. Each field of the value's type is a `ValuePart`.
 
     - `rows` is a SELECT that returns all rows as one text, in the form that `compute` reads.
-    - `compute` gets this text as bytes, and the arguments of the field by name. It runs in a
-      thread. Its result must depend on nothing else, because results are cached.
+    - `compute` gets this text as bytes, and the arguments of the field by name. Its result must
+      depend on nothing else, because results are cached. It runs in a thread.
     - `check` raises an error for invalid arguments, before the rows are read.
     - `cost` is added to the estimated number of values of a response, for the work of `compute`.
     """
@@ -155,9 +157,9 @@ class Computed(Struct, frozen=True):
 
 class ValuePart(Struct, frozen=True):
     """
-    An attribute of a computed value, under the field's name.
+    The attribute of a computed value that has the same name as the field.
 
-    If it is a list, it usually has `usual_length` items.
+    If this attribute is a list, it usually has `usual_length` items.
     """
 
     usual_length: int = 1
@@ -167,7 +169,7 @@ Source = Column | FromService | Same | Related | Paginated | Computed | ValuePar
 
 
 def api_error(code: str, message: str, **extensions: object) -> GraphQLError:
-    """Return a GraphQL error with this code in its extensions."""
+    """Return a GraphQL error with `code` and `extensions` in the error's extensions."""
     return GraphQLError(message, extensions={"code": code, **extensions})
 
 
@@ -175,7 +177,7 @@ def bad_value(code: str, message: str) -> GraphQLError:
     """
     Return the error for an unusable value of an argument.
 
-    Its member `classification` tells programs that the mistake is the client's.
+    The member `classification` of its extensions tells programs that the mistake is the client's.
     """
     return api_error(code, message, classification="ValidationError")
 
@@ -254,7 +256,7 @@ def table(
     name: str = "", row_name: str = "", *, type_name: str | None = None
 ) -> Callable[[type[T]], type[T]]:
     """
-    Make a class the GraphQL type of a table's rows; its docstring becomes the description.
+    Make a class the GraphQL type of a table's rows, with the class's docstring as its description.
 
     `row_name` is the SQL of the text that names a row in an error message; by default it is the
     row's id. `type_name` is the name of the type in the schema; by default it is the name of the
@@ -302,9 +304,9 @@ def column(
     max_bytes: int | None = None,
 ) -> Any:
     """
-    Declare a field that is a column, or the expression `sql` on the row.
+    Declare a field whose value is a column of the row, or the expression `sql`.
 
-    The conditions are as in `Column`; `max_bytes` is how many bytes a text can have.
+    The conditions are as in `Column`. If the value is a text, it has at most `max_bytes` bytes.
     """
     source = Column(
         sql=sql,
@@ -340,11 +342,11 @@ def related(
     **arguments: Argument,
 ) -> Any:
     """
-    Declare a field that consists of other rows: a list, or one row.
+    Declare a field that consists of related rows: a list, or one row.
 
     The parameters are as in `Related`; `arguments` are those of the field, by name. With `join`,
-    every related row must have the row that is joined, and `where` must not name the table of that
-    row.
+    every related row must have the row that is joined to it. `where` must not name the table of the
+    joined row: that name would mean the joined row, and not a row of an outer table.
     """
     source = Related(
         where=where,
@@ -498,7 +500,8 @@ def _decode_cursor(cursor: str, keys: Iterable[Key]) -> str:
     try:
         position = b64decode(cursor, validate=True).decode()
         parts = zip(keys, position.split(" "), strict=True)
-        # Each value is parsed, formatted and compared, so that a position has only one form.
+        # Each value is parsed and formatted again, and the result must equal the text of the
+        # cursor. So a position has only one form.
         if " ".join(str(key.parse(part)) for key, part in parts) == position:
             return position
     except ValueError:
@@ -530,14 +533,14 @@ class Edge(Generic[T]):
     """One row of a page, together with its cursor."""
 
     cursor: str = column(
-        "The position of the row in its list. Pass it as `after` to read the rows that follow.",
+        "The position of the row in its list. Pass it as `after` to read the rows after this one.",
         "$cursor",
         max_bytes=lengths.WORD,
     )
     node: T = same("The row itself, without its cursor.")
 
 
-# The schema calls this type Connection. Another class of this project has that name already.
+# The schema calls this type Connection. In Python, `Connection` is psycopg's class.
 @table(type_name="Connection")
 class CursorConnection(Generic[T]):
     """One page of a list that is too long to return whole."""

@@ -1,10 +1,11 @@
 """
-GraphiQL's page, under a policy that allows only what this service sends.
+GraphiQL's page, and the Content-Security-Policy with which it is sent.
 
 Our own files are in `graphiql/`, where `make graphiql` also puts GraphiQL and React from their
-packages. If the packages are missing, the page loads the same bytes from a public CDN, and the
-policy also allows that host. The HTML itself says that GraphiQL is loading, and what to do if it
-does not load: the page is never empty.
+packages. The policy allows only scripts and styles that this service sends. If the packages are
+missing, the page loads the files of the packages from a public CDN, and the policy also allows that
+host. The HTML itself says that GraphiQL is loading, and what to do if it does not load: the page is
+never empty.
 """
 
 import json
@@ -27,7 +28,7 @@ from api.persisted import DOCUMENTS_BY_NAME
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
 FIRST_DOCUMENT = "LatestBatch"
-# Documents of the pages, the feed, the exports and the command line. They come last.
+# Documents of the pages, the feed, the exports and the command line. They are GraphiQL's last tabs.
 OWN_DOCUMENTS = (
     "Front",
     "Head",
@@ -39,8 +40,8 @@ OWN_DOCUMENTS = (
     "Feed",
 )
 
-# The files of packages, in the order in which a browser must load them. Each is served and executed
-# only if its SHA-256 is the value here.
+# The files of packages, in the order in which a browser must load them, each with its SHA-256. The
+# service sends a file, and a browser executes it, only if the file has this SHA-256.
 PACKAGE_FILES = {
     "graphiql@3.9.0/graphiql.min.css": "vd3VCqxb2w7dg+XIYrov7Z2ylk5MddRlWrYrCn1b1zA=",
     "react@18.3.1/umd/react.production.min.js": "2Unxw2h67a3O2shSYYZfKbF80nOZfn9rK/xTsvnUxN0=",
@@ -49,11 +50,12 @@ PACKAGE_FILES = {
     ),
     "graphiql@3.9.0/graphiql.min.js": "ozCivh0jiUhoQKnQqDR2fZCDoj8QWHng3lTk/Og9NRM=",
 }
-# The only inline style of GraphiQL: while a dialog is open, the page below does not scroll.
+# The only inline style of GraphiQL: while a dialog is open, the page behind it does not scroll.
 DIALOG_STYLE_HASH = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
 # "It" is GraphiQL: the page shows this sentence only after a sentence about GraphiQL.
 API_HINT = "The API answers without it: send a query to this address, as POST, in JSON."
-# What the page says if GraphiQL does not load, by whether the service sends the files itself.
+# What the page says if GraphiQL does not load. True: the service sends the files of the packages.
+# False: the CDN sends them.
 HELP = {
     True: f"Reload the page to try again. {API_HINT}",
     False: (
@@ -117,7 +119,7 @@ def documents() -> dict[str, str]:
     """
     Return the documents of `graphql/operations` by name, in the order of GraphiQL's tabs.
 
-    The newest Monday in full comes first, and the service's own documents come last.
+    The document of the newest batch comes first, and the service's own documents come last.
     """
 
     def tab_order(name: str) -> tuple[bool, bool, str]:
@@ -148,7 +150,8 @@ def _read_package_files(packages: Path) -> dict[str, bytes]:
     """
     Return the files of the packages by address.
 
-    If one is missing or has another version, the result is empty: the CDN then sends all of them.
+    If one of these files is missing or has a wrong SHA-256, the result is empty. The page then
+    loads all of them from the CDN.
     """
     files = {}
     for name, digest in PACKAGE_FILES.items():
@@ -164,7 +167,7 @@ def _read_package_files(packages: Path) -> dict[str, bytes]:
 
 
 def _read_own_file(file: Path) -> tuple[str, bytes]:
-    """Return the address and the content of one of our files. The address contains a hash."""
+    """Return the address and the content of a file of ours. The address has the content's hash."""
     content = file.read_bytes()
     return f"{paths.GRAPHIQL_FILES}/{sha256(content).hexdigest()[:12]}/{file.name}", content
 

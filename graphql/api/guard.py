@@ -1,13 +1,14 @@
 """
-Limits the bytes of a response, inside the statement that writes it.
+Limits the bytes of a response, inside the statement that writes the response.
 
 libpq reads a whole row into memory before Python can count its bytes. So Postgres counts them, and
-does not send a row that is too long. Two earlier checks bound the work of Postgres:
+does not send a row that is too long. Two checks before this count bound the work of Postgres:
 
-- Before the statement is run, `api.limits` estimates how many bytes all texts can have together.
-- `row_bytes_check` aborts the statement at the first row whose long texts are too long, before the
-  texts are written: fifty aliases of one long text would take a gigabyte of Postgres's memory. The
-  check reads the lengths, not the texts.
+- Before the statement is run, `api.limits` estimates how many bytes all texts of the response can
+  have together.
+- `row_bytes_check` aborts the statement at the first row whose long texts are together too long,
+  before the texts are written: fifty aliases of one long text would take a gigabyte of Postgres's
+  memory. The check reads the lengths, not the texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from psycopg.errors import DivisionByZero, InternalError_, ProgramLimitExceeded
 
 from api.lengths import MAX_SOURCE_BYTES
 
-# Parts of Postgres's messages about a text of over a gigabyte. Other errors have the same classes.
+# Parts of Postgres's messages about a text of over a gigabyte. The class of such an error is not
+# enough to recognise it, because other errors have the same class.
 _OVER_A_GIGABYTE = ("string buffer", "invalid memory alloc request size")
 
 # The code of a response that is refused for its size.
@@ -44,13 +46,14 @@ def row_bytes_check(columns: Mapping[str, int], max_bytes: int) -> str:
     """
     Return a SQL expression that aborts the statement if a row's long texts are too long.
 
-    Otherwise its value is null. `columns` has, for each column, how often it is selected.
+    Otherwise the expression is null. `columns` has, for each column, how often it is selected.
     `octet_length` does not read a text that Postgres stores apart from its row. The expression
     divides by zero, because SQL has no function that raises an error. No other expression of the
     API divides, so `is_too_long` recognises the error.
     """
     if len(columns) == 1:
-        # The usual case, at half the cost of a sum. There are many rows.
+        # One column is the usual case. Postgres computes the expression for many rows, and without
+        # a sum the expression costs only half as much as with one.
         ((column, times),) = columns.items()
         length = f"octet_length({column})"
         return f"CASE WHEN {length} > {max_bytes // times} THEN (1 / (0 * {length}))::text END"
@@ -96,8 +99,8 @@ def too_large(
     """
     Return the error for a statement whose columns are too long.
 
-    If it has both kinds of columns, the message names both limits, because the statement does not
-    say which one was exceeded.
+    If the statement has returned and computed columns, the message names both limits, because the
+    statement does not say which one was exceeded.
     """
     response_message = (
         f"The response has more bytes than allowed; the limit is {max_bytes:,}. "

@@ -1,8 +1,8 @@
 """
 The headers that every response has. They limit what browsers may do with a response.
 
-If a response has one of these headers already, its own value stays: GraphiQL's page has its own
-Content-Security-Policy.
+A header that a response already has keeps its value. For example, GraphiQL's page has a
+Content-Security-Policy of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ SECURITY_HEADERS: Headers = (
     # CORS.
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-# One year. It is sent only over https: over http the specification forbids it (RFC 6797), and a
-# rehearsal on loopback has no https.
+# The header is valid for one year. It is sent only over https: over http the specification forbids
+# the header (RFC 6797), and a rehearsal on loopback has no https.
 STRICT_TRANSPORT_SECURITY = (b"strict-transport-security", b"max-age=31536000")
 FORWARDED_PROTO = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
-# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send it, because the
-# name of a header cannot begin with a colon.
+# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send this pair as a
+# header, because the name of a header cannot begin with a colon.
 WEBSOCKET = (b":protocol", b"websocket")
 # The headers that scripts of other sites may read, besides those that the Fetch standard always
 # allows.
@@ -47,7 +47,7 @@ def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 def with_security_headers(headers: Headers, *, https: bool = False) -> list[tuple[bytes, bytes]]:
-    """Return `headers`, names in lower case, and those security headers that they lack."""
+    """Return `headers`, names in lower case, and the security headers that they do not have."""
     lowered = [(name.lower(), value) for name, value in headers]
     names = {name for name, _ in lowered}
     defaults = [*SECURITY_HEADERS]
@@ -60,8 +60,9 @@ def is_https(headers: Headers) -> bool:
     """
     Return whether the client used https, as the proxies in front report.
 
-    Each proxy appends the protocol of its own connection, on the same line or on another one. So
-    the first value is the client's.
+    Each proxy appends a value to the header X-Forwarded-Proto: the protocol of the connection on
+    which the proxy got the request. The value is on the same line as the values before it, or on a
+    line of its own. So the first value of the header is the protocol that the client used.
     """
     protocols = b",".join(value for name, value in headers if name == FORWARDED_PROTO)
     return protocols.lower().replace(b",", b" ").split()[:1] == [b"https"]

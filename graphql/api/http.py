@@ -47,7 +47,7 @@ MAX_ACCEPT_BYTES = 4096
 
 # Keys in a request's scope. The request's `Body`, if it was already read.
 BODY = "alpha_monday.body"
-# Present if the request was a HEAD, so that the response must have no body.
+# Present if the request was a HEAD. Then the response must have no body.
 HEAD_ONLY = "alpha_monday.head_only"
 # A context in which the request does not count as active (`api.cache`).
 WHILE_WAITING = "alpha_monday.place"
@@ -56,7 +56,8 @@ OUTCOME = "alpha_monday.outcome"
 
 log = structlog.get_logger()
 
-# The HTTP status of the codes that have one. Any other code is a request error.
+# The HTTP status of the error codes that have a status of their own. Any other error code is a
+# request error (see `status_of`).
 STATUS_BY_CODE = {
     "BAD_REQUEST": 400,
     "NOT_FOUND": 404,
@@ -68,7 +69,7 @@ STATUS_BY_CODE = {
     "SERVICE_UNAVAILABLE": 503,
 }
 CODE_BY_STATUS = {status: code for code, status in STATUS_BY_CODE.items()}
-# Closes the connection. Otherwise the server would still read the rest of the body.
+# Closes the connection. Otherwise the server would still read the rest of a refused body.
 CLOSE = {"connection": "close"}
 HEADERS_BY_STATUS = {
     405: {"allow": "POST"},
@@ -215,7 +216,8 @@ async def read_json_body(scope: Any, receive: Any) -> bytes:
     """
     Return the JSON text of a request.
 
-    Raises GraphQLError for another content type, and for a body that is too long or too late.
+    Raises GraphQLError for a content type other than JSON in UTF-8, for a compressed body, and for
+    a body that could not be read completely.
     """
     headers = dict(scope["headers"])
     # The usual spelling is compared first: parsing a content type costs more.
@@ -286,11 +288,14 @@ async def wait_for_disconnect(receive: Any) -> None:
 
 def decode_json(text: str | bytes) -> Any:
     """
-    Return the value of a JSON text; raises BAD_REQUEST if it is not JSON.
+    Return the value of a JSON text.
 
-    This uses the standard library's decoder, because it lets lone surrogates through: the engine
-    has an error of its own for them. A byte order mark before the text is ignored, as RFC 8259
-    (section 8.1) allows: some editors and clients write one.
+    Raises BAD_REQUEST if the text is not JSON, or if an object in it has two different values for
+    one name.
+
+    This uses the standard library's decoder, because that decoder accepts lone surrogates: the
+    engine has an error of its own for them. A byte order mark before the text is ignored, as RFC
+    8259 (section 8.1) allows: some editors and clients write one.
     """
     try:
         decoded = text if isinstance(text, str) else text.decode()
@@ -307,7 +312,7 @@ class RepeatedNameError(Exception):
     """
     A JSON object has two different values for one name.
 
-    Different parsers would return different ones.
+    Some parsers would return the first value, others the last.
     """
 
 
@@ -330,7 +335,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_build_object, parse_constant=_ref
 
 
 def _describe_bad_json(text: str | bytes) -> str:
-    """Return the message for a text that is not JSON. It names the encoding if that is wrong."""
+    """Return the message for a text that is not JSON; if it is not UTF-8, the message says so."""
     if isinstance(text, str):
         return "That is not JSON."
     encoding = json.detect_encoding(text)
@@ -363,7 +368,7 @@ def handle_http_exception(request: AnyRequest, error: HTTPException) -> Response
     """
     Return the response for an error that Litestar or a handler raises, such as an unknown path.
 
-    It has the form of all other errors.
+    The response has the same form as the responses for all other errors.
     """
     default = "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR"
     code = CODE_BY_STATUS.get(error.status_code, default)
@@ -395,7 +400,8 @@ def response_head(result: GraphQLResult, method: str, accept: bytes) -> tuple[in
         "Content-Type": f"{media_type}; charset=utf-8",
         "Content-Length": str(len(result.body)),
         "Vary": "Accept",
-        # `no-cache` lets a client store the response; it sends the ETag each time to revalidate it.
+        # With `no-cache` a client may store the response. Before each use, the client sends the
+        # ETag, to ask whether the response is still valid.
         "Cache-Control": "no-cache" if result.is_cacheable else "no-store",
         **HEADERS_BY_STATUS.get(status, {}),
     }
@@ -405,7 +411,8 @@ def media_type_of(accept: bytes) -> str:
     """
     Return the media type of a response for the values of Accept, which are in lower case.
 
-    A client gets the newer type only if it names that type. `*/*` is not enough, because the client
+    `application/json` is the older type, `application/graphql-response+json` the newer one. A
+    client gets the newer type only if it names that type. `*/*` is not enough, because the client
     may not know the newer type.
     """
     accept = accept[:MAX_ACCEPT_BYTES]
@@ -491,10 +498,10 @@ _UNREAD_BODY = unavailable_body(
 
 
 def status_of(code: str | None, method: str, media_type: str) -> int:
-    """Return the HTTP status of a result with this error code, or without one."""
+    """Return the HTTP status of a result; `code` is its error code, or None."""
     if code is None:
         return 200
     if code == "OPERATION_NOT_SUPPORTED" and method != "POST":
         return 405
-    # A request error has a status of its own only in the newer media type.
+    # The status of a request error is 400 only in the newer media type.
     return STATUS_BY_CODE.get(code, 400 if media_type == GRAPHQL else 200)

@@ -1,8 +1,8 @@
 """
 The maximum size of a response and of each of its texts, in bytes of UTF-8.
 
-The lengths of texts are what the record's rules allow a new text to have. Records of earlier
-versions may contain longer texts. That is why the real length of a response is limited, too
+The lengths of texts below are the longest that the record's rules allow for new texts. Records of
+earlier versions may contain longer texts. That is why the real length of a response is limited, too
 (`api.guard`).
 """
 
@@ -13,8 +13,8 @@ from app.domain.text import MAX_STATEMENT_LENGTH
 BYTES_PER_CHARACTER = 4
 
 # A response, in bytes. libpq holds the whole row before Python sees its length, and its buffer
-# grows by doubling and never shrinks. This is a little less than four times 2**20, so that each
-# connection keeps a buffer of 4 MB at most. A page of a hundred batches has about 0.4 MB; the
+# grows by doubling and never shrinks. This limit is a little less than four times 2**20, so that
+# each connection keeps a buffer of 4 MB at most. A page of a hundred batches has about 0.4 MB; the
 # longest response in use (twenty batches in full) has 1 MB.
 MAX_RESULT_BYTES = 4_000_000
 
@@ -24,12 +24,12 @@ MAX_SOURCE_BYTES = 4_000_000
 
 # A response with few rows, in bytes. It can be longer than MAX_RESULT_BYTES only if the record
 # contains a text that is longer than the lengths below. Such responses are read one at a time. For
-# a moment, each takes three times its length in memory. Then it counts against the limit of unsent
-# responses (64 MB, app/web/unsent_responses.py). The longest refused answer of a model that we know
-# of has 30 MB.
+# a moment, each takes three times its length in memory. Then its bytes are counted as unsent (at
+# most 64 MB for all responses, app/web/unsent_responses.py). The longest text that we know of, a
+# model's refused answer, has 30 MB.
 MAX_LONG_RESULT_BYTES = 48_000_000
 
-# The texts, in bytes.
+# The maximum lengths of the texts, in bytes.
 NUMBER = 20
 HASH = 64
 TICKER = 7
@@ -53,5 +53,6 @@ STATEMENT = MAX_STATEMENT_LENGTH * BYTES_PER_CHARACTER
 # break as two characters.
 ENTRY = 2 * MODEL_ANSWER
 
-# A column whose texts may be longer than this is checked in each row before it is written.
+# If the texts of a column may be longer than this, the text of each row is checked before the row
+# is written.
 LONG = 1_000

@@ -1,10 +1,10 @@
 """
 Limits what one document may ask for, before any other work is done for it.
 
-A document over a limit is refused; the error names the limit and the value. Each fragment is
-measured only once, even if it is spread many times. So a document whose nested fragments would
-select billions of fields is refused as fast as it is parsed. The limits leave room for GraphiQL's
-own introspection and for a page of a hundred batches with their picks.
+A document over a limit is refused; the error names the limit and what the document has. Each
+fragment is measured only once, even if it is spread many times. So a document whose nested
+fragments would select billions of fields is refused as fast as it is parsed. The limits leave room
+for GraphiQL's own introspection and for a page of a hundred batches with their picks.
 
 `MAX_OCCURRENCES` and `MAX_FRAGMENTS` limit the time of validation. Validation compares all fields
 of one response name with each other. It does the same with all fragments of one selection set.
@@ -48,7 +48,7 @@ from api.fields import (
 )
 from api.lengths import MAX_RESULT_BYTES, SENTENCE
 
-# The most bytes of the body of any request to the service. The limits after it are about a
+# The most bytes of the body of any request to the service. The limits below this one are about a
 # document, its response and its variables.
 MAX_BODY_BYTES = 64 * 1024
 MAX_DOCUMENT_CHARACTERS = 16_000
@@ -67,21 +67,23 @@ MAX_VALUES = 25_000
 # This limit keeps that work to a tenth of a second. It leaves room for a page of a hundred entries
 # of the journal, and for all entries of twelve Mondays.
 MAX_ESTIMATED_BYTES = 32 * 1024 * 1024
-# For introspection, instead of MAX_DEPTH, MAX_FIELDS, MAX_ALIASES, MAX_VALUES and
-# MAX_ESTIMATED_BYTES. The standard query with all of its options has 230 fields and returns 513
-# values for a type. With `__typename` in each selection, which some clients add, it has 311 fields.
+# The limits of introspection. They replace MAX_DEPTH, MAX_FIELDS, MAX_ALIASES, MAX_VALUES and
+# MAX_ESTIMATED_BYTES. The standard introspection query with all of its options has 230 fields and
+# returns 513 values for each type. With `__typename` in each selection, which some clients add, it
+# has 311 fields.
 MAX_INTROSPECTION_FIELDS = 350
 MAX_INTROSPECTION_VALUES = 550
 MAX_INTROSPECTION_BYTES = 50_000
 MAX_VARIABLES_DEPTH = 5
 
-# Fragments of a document: validation compares all fragments of one selection set with each other.
+# The most fragments of a document: validation compares all fragments of one selection set with each
+# other.
 MAX_FRAGMENTS = 30
 
 # A message quotes at most this many characters of a name.
 MAX_QUOTED_NAME = 40
-# The most bytes of one value in a response, without its name, by its type. They are used for a
-# field whose declaration has no `max_bytes`.
+# The most bytes of one value in a response, without its name, by its type. These numbers are
+# used for a field whose declaration has no `max_bytes`.
 BYTES_BY_TYPE = {
     "Boolean": 5,
     "Int": 11,
@@ -103,25 +105,25 @@ OTHER_BYTES = 24
 BYTES_PER_NAME_CHARACTER = MAX_ESTIMATED_BYTES // MAX_RESULT_BYTES
 # The quotes, the colon and the comma around a name.
 NAME_BYTES = 4
-# The average bytes of the sentences that introspection returns, by field. Its other texts are
-# names.
+# The average bytes of the sentences that introspection returns, by field. The other texts of
+# introspection are names.
 INTROSPECTION_BYTES = {"description": 180}
 
 # An operation with at most this many estimated bytes reads few rows, for example one entry of the
-# journal, one question, or one Monday in full. Its response can only be too long if an earlier
-# version has stored a text that is longer than today's limits. So its response may be longer than
-# others (MAX_LONG_RESULT_BYTES).
+# journal, one question, or one Monday in full. Its response is longer than MAX_RESULT_BYTES only if
+# an earlier version has stored a text that is longer than today's limits. So that such a text can
+# still be read, the limit of this response is higher: MAX_LONG_RESULT_BYTES.
 MAX_BYTES_OF_FEW_ROWS = 1_000_000
 
 # An operation with more values or more estimated bytes than these is heavy, and takes turns with
 # other heavy ones (`api.fair_semaphore`). A Monday in full has 1,200 values, a page of a hundred
-# with picks 3,400, a track record about 8,900.
+# Mondays with their picks 3,400, a track record about 8,900.
 HEAVY_VALUES = 12_500
 HEAVY_BYTES = 8_000_000
 
-# The average lengths of a type's lists in introspection, by field. The other lists have one item or
-# none. The number of types does not count, because the limits of introspection are for each type:
-# if the schema grows, the same queries can still read it.
+# The average lengths of a type's lists in introspection, by field. The other lists of a type have
+# one item or none. The number of types does not count, because the limits of introspection are for
+# each type: if the schema grows, the same queries can still read it.
 INTROSPECTION_LENGTHS = {"fields": 5, "enumValues": 2}
 
 
@@ -227,7 +229,7 @@ class Size(Struct, frozen=True):
         """
         Return the estimated amount of a response with these variables.
 
-        Raises ANSWER_TOO_LARGE if it exceeds a limit.
+        Raises ANSWER_TOO_LARGE if the amount exceeds a limit.
         """
         pages = (
             one_row.times(limit_rows(variables.get(name))) for name, one_row in self.paged.items()
@@ -263,8 +265,8 @@ class DocumentMeasure:
         self.is_circular = False
         sizes = [self.selection_size(node.selection_set, schema.query_type) for node in operations]
         self.operations = dict(zip(map(name_of, operations), sizes, strict=True))
-        # Fragments that no operation spreads add nothing to a response, but validation checks them,
-        # too.
+        # Fragments that no operation spreads add nothing to a response. But validation checks them,
+        # too, so `whole` counts them.
         unused = [name for name in self.fragments if name not in self.measured]
         self.whole = sum((*sizes, *map(self.fragment_size, unused)), Size())
         starts = [*operations, *(self.fragments[name] for name in unused)]
@@ -280,7 +282,8 @@ class DocumentMeasure:
                 MAX_FRAGMENTS,
                 advice="Send the operations in several documents.",
             )
-        # Spreading circular fragments would never end. Validation refuses such a document.
+        # `check_occurrences` would never end for fragments that spread each other in a circle.
+        # Validation refuses a document with such fragments.
         if not self.is_circular:
             self.check_occurrences()
 
@@ -288,7 +291,7 @@ class DocumentMeasure:
         """
         Raise TOO_MANY_FIELDS for a response name that occurs too often in one selection set.
 
-        Each merged selection set is visited once, so this visits no more fields than `whole`
+        Each merged selection set is visited once, so the check visits no more fields than `whole`
         counts. Call it only for a document whose `whole` is within its limits.
         """
         pending = [[root] for root in self.roots]
@@ -336,7 +339,7 @@ class DocumentMeasure:
         Return the size of a fragment.
 
         A fragment that does not exist has the size 0. If a fragment spreads itself, this spread has
-        the size 0. Validation reports both.
+        the size 0. Validation reports both errors.
         """
         if name in self.in_progress:
             self.is_circular = True
@@ -367,7 +370,7 @@ class DocumentMeasure:
         return self.field_size(node, parent)
 
     def field_size(self, node: FieldNode, parent: Any) -> Size:
-        """Return the size of a field with what is selected of it."""
+        """Return the size of a field, its selection included."""
         name = node.name.value
         definition = self.schema.get_field(parent, name) if is_object_type(parent) else None
         type_ = get_named_type(definition.type) if definition else None
@@ -384,8 +387,9 @@ class DocumentMeasure:
             )
         is_introspection = parent is not None and is_introspection_type(parent)
         if name == "__typename" and node.alias is None and is_introspection:
-            # It adds no amount. However often it is selected, an object has it only once. So there
-            # are no more of these values than objects, and each object already counts as a value.
+            # This `__typename` adds no amount. However often it is selected, an object has it only
+            # once. So there are no more of these values than objects, and each object already
+            # counts as a value.
             return Size(depth=1, fields=1)
         own = Size(
             depth=below.depth + 1,
@@ -401,7 +405,7 @@ class DocumentMeasure:
         return own + self.rows_size(node, definition, below)
 
     def rows_size(self, node: FieldNode, definition: GraphQLField, below: Size) -> Size:
-        """Return the amount of a field's selection, once for each of its rows."""
+        """Return the amount of a field's selection, counted once for each row of the field."""
         first = page_size(node, definition)
         if isinstance(first, VariableNode):
             # If the `first` of a page inside this page is a variable too, the inner page is counted
@@ -429,7 +433,7 @@ def page_size(node: FieldNode, definition: GraphQLField) -> VariableNode | int |
     if isinstance(first, VariableNode):
         return first
     if isinstance(first, IntValueNode):
-        # Nine digits are enough for any number up to the limit. Parsing more of them would cost
+        # Nine digits are enough for any number up to MAX_PAGE_SIZE. Parsing more digits would cost
         # time.
         return limit_rows(int(first.value[:9]))
     return limit_rows(None)
@@ -500,7 +504,8 @@ def parse_document(query: str) -> DocumentNode:
     """
     Return the syntax tree of a document.
 
-    Raises GraphQLError for a syntax error, and for a document that is too long or too deep.
+    Raises GraphQLError for a syntax error, and for a document that is too long, has too many tokens
+    or is too deep.
     """
     if len(query) > MAX_DOCUMENT_CHARACTERS:
         has = f"The document has {len(query):,} characters"
@@ -508,7 +513,8 @@ def parse_document(query: str) -> DocumentNode:
     try:
         return unlink_tokens(parse(query, max_lexical_tokens=MAX_TOKENS))
     except GraphQLError as error:
-        # graphql-core has no codes for these two errors, so its messages tell them apart.
+        # graphql-core has no codes for too many tokens and for too many levels. So these two errors
+        # are recognized by their messages.
         if "Document contains more than" in error.message[:50]:
             has = f"The document has over {MAX_TOKENS:,} tokens"
             raise exceeded("TOO_MANY_TOKENS", has, MAX_TOKENS) from None
@@ -522,9 +528,10 @@ def unlink_tokens(document: DocumentNode) -> DocumentNode:
     """
     Cut the chain of a document's tokens, which no code here reads, and return the document.
 
-    Each token refers to its neighbours. So one cached node would keep all tokens in memory. And a
-    document that nothing refers to any more would stay until a full garbage collection, and many
-    such documents would make full collections frequent.
+    Each node refers to its tokens, and each token to its neighbours. So one cached node would keep
+    all tokens in memory. And the references between tokens are cycles: a document that is no longer
+    used would stay in memory until a full garbage collection, and many such documents would make
+    full collections frequent.
     """
     token = document.loc.start_token if document.loc else None
     while token:

@@ -59,10 +59,9 @@ class Segment:
     def __init__(self) -> None:
         self.entries: dict[Arguments, MemoEntry] = {}
         self.weight = 0
-        # The results of each client. The clients are ordered by the time at which one of their
-        # results was last added, or last requested by any client; the earliest time comes first. If
-        # two clients have the same number or weight of results, `evict` chooses the one that comes
-        # first.
+        # The results of each client. A client moves to the end when one of its results is added, or
+        # is requested by any client. If two clients have the same number or weight of results,
+        # `evict` chooses the one that comes first.
         self._by_client: OrderedDict[str, OrderedDict[Arguments, None]] = OrderedDict()
         self._weights: dict[str, int] = {}
 
@@ -109,10 +108,11 @@ class Memo(Generic[Result]):
     Caches results by the arguments from which they were made; the first argument is a text.
 
     It is a segmented cache. A result that is requested a second time moves from the new segment to
-    the used one. When there is no more room, new results are removed first, until they take a
-    quarter of the cache. So clients that send one new document after the other do not remove the
-    documents that other clients use again. Within a segment, the oldest result of the client with
-    the most results, or with the greatest weight, is removed.
+    the used one. When there is no more room, a result is removed: from the new segment if that
+    takes more than a quarter of the cache, otherwise from the used one. So clients that send one
+    new document after another do not remove the documents that other clients use again. The removed
+    result is the oldest of one client: of the client that has the most results in the segment, or
+    the greatest weight of results.
     """
 
     def __init__(self, make: Callable[..., Result], max_results: int, max_weight: int) -> None:
@@ -152,7 +152,7 @@ class Memo(Generic[Result]):
         while self._count() > self.max_results:
             has_few_new = len(self._new.entries) <= self.max_results // 4
             self._segment_to_evict(has_few_new=has_few_new).evict(by_weight=False)
-        # A single result may be heavier than allowed.
+        # A single result stays even if it is heavier than `max_weight`.
         while self._weight() > self.max_weight and self._count() > 1:
             has_few_new = self._new.weight <= self.max_weight // 4
             self._segment_to_evict(has_few_new=has_few_new).evict(by_weight=True)

@@ -1,4 +1,4 @@
-"""Repeats the query for a page that is too large with half as many rows, down to one."""
+"""If a page is too large, repeats its query with half as many rows, down to one row."""
 
 from collections.abc import Mapping
 

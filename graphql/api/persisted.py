@@ -1,8 +1,8 @@
 """
 Persisted documents: a client may name a file of `graphql/operations` by the SHA-256 of its text.
 
-The service never stores a document that a client sends. A client that offers to register one, as
-Apollo's clients do, gets the result of its document.
+The service never stores a document that a client sends. Apollo's clients send a document with its
+hash, to register the document for later requests. They get its result, but it is not registered.
 """
 
 from hashlib import sha256
@@ -35,10 +35,10 @@ FORMER_DOCUMENTS_BY_HASH = {document_hash(text): text for text in _FORMER_DOCUME
 
 def resolve_document(query: str | None, name: str | None) -> str:
     """
-    Return the document that was sent as `query`, or whose hash is `name`.
+    Return `query`, the document that was sent, or the persisted document whose hash is `name`.
 
-    Raises PERSISTED_QUERY_NOT_FOUND for an unknown hash, and BAD_REQUEST if there is neither a
-    document nor a hash, or if they do not match.
+    Raises PERSISTED_QUERY_NOT_FOUND for an unknown hash. Raises BAD_REQUEST if there is neither a
+    document nor a hash, or if `name` is not the hash of `query`.
     """
     if query is None and name is None:
         raise api_error("BAD_REQUEST", "This is not a GraphQL request: it has no `query`.")

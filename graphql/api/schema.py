@@ -1,8 +1,8 @@
 """
-The declarations of the API: types, most of them for a table, and fields with their source.
+The declarations of the API: its types (most of them for a table) and the source of each field.
 
 The types of the track record are not declared here. They are the structs of
-`app.domain.track_record`, and `Query` names the outermost one. The enums come from the domain, too.
+`app.domain.track_record`, and `Query` names the outermost struct. The enums come from `app.domain`.
 
 Descriptions are written for the readers of the API. `make schema` prints the schema to
 `graphql/schema.graphql`, the contract.
@@ -94,7 +94,7 @@ class Facts(Struct, frozen=True):
     """
     What the process knows and the database does not.
 
-    `series` are the names of all series that the record may have. A query about another one is
+    `series` are the names of all series that the record may have. A query about another series is
     refused before the database is read.
     """
 
@@ -131,7 +131,7 @@ def parse_id(text: str) -> UUID:
     """Return the UUID that a text contains; raises BAD_ID for any other text."""
     with suppress(ValueError):
         parsed = UUID(text)
-        # UUID() also accepts other forms, which the API never returns.
+        # UUID() also accepts, for example, a text without hyphens. The API never returns that.
         if str(parsed) == text.lower():
             return parsed
     message = "An id is a UUID with hyphens, as the fields `id` return it, such as"
@@ -200,11 +200,12 @@ DIRECTION_SIGN = f"""(
 
 def valid_ticker_sql(table: str) -> str:
     """
-    Return the SQL of a row's ticker. Its value is null if the text is not a ticker.
+    Return the SQL of a row's ticker, which is null if the text in the column is not a ticker.
 
     The pattern ends in two dollars, because a single dollar would begin the name of an argument.
-    The pattern's group does not capture: otherwise `substring` would return only the group. With
-    a condition on the row instead of this expression, Postgres takes five times as long.
+    The pattern's group does not capture: otherwise `substring` would return only the group. A
+    condition in WHERE (`ticker ~ ...`) could replace this expression, but Postgres would then find
+    the row in another way, which takes five times as long.
     """
     pattern = model.TICKER_PATTERN.replace("(", "(?:")
     return f"substring({table}.ticker, '^{pattern}$$')"
@@ -223,15 +224,16 @@ HAS_BATCH = (
 
 
 _DAY_COUNT = 1 + model.CHECKPOINT_DAYS
-# All days, 0 to 14, combined by OR; and all positions, 1 to 3.
+# The next four values are for HAS_THREE_PICKS and HAS_EVERY_DAY, which explain them.
+# All days, 0 to 14, combined by OR: 15. And all positions, 1 to 3: 3.
 _DAYS_COMBINED = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
 _POSITIONS_COMBINED = 2 ** model.PICKS_PER_BATCH.bit_length() - 1
 # One bit for each day, and one for each position.
 _DAY_BITS = 2**_DAY_COUNT - 1
 _POSITION_BITS = sum(1 << position for position in range(1, 1 + model.PICKS_PER_BATCH))
 
-# What the record promises about rows, as conditions: the API reports a row that breaks one as
-# damaged.
+# What the record promises about rows, as conditions. If a row breaks a condition, the API reports
+# the row as damaged.
 HAS_PICKS = "batches.status <> 'failed'"
 IS_FAILED = "batches.status = 'failed'"
 IS_COMPUTED = "checkpoints.status = 'computed'"
@@ -386,7 +388,7 @@ class PickMetric:
     )
     split_factor: Decimal = column(
         "The number of shares that one share of the baseline session has become by this "
-        "checkpoint: the product of the split factors since then. It is 1 without a split.",
+        "checkpoint: the product of the share's split factors since that session, or 1.",
         invalid_if=is_not_a_price(f"{METRICS}.split_factor"),
     )
     absolute_return_pct: Decimal = column(
@@ -714,7 +716,7 @@ class Generation:
 
     id: ID = column("The stable id of the question, a UUID.")
     attempt: int = column(
-        "The number of the question among those of the same Monday, from 1.",
+        "The number of the question among all questions of its Monday, from 1.",
         invalid_if="generations.attempt < 1",
     )
     accepted: bool | None = column(
@@ -746,8 +748,8 @@ class Generation:
         max_bytes=lengths.SYSTEM,
     )
     user_prompt: str = column(
-        "The user prompt that was sent: the question of that Monday. A later attempt also "
-        "contains the reasons why earlier answers were refused.",
+        "The user prompt that was sent: the question of its Monday. If earlier answers of this "
+        "Monday were refused, it also contains the reasons.",
         max_bytes=lengths.USER_PROMPT,
     )
     answer: str | None = column(
@@ -998,8 +1000,8 @@ IS_MIDDLE = """
 IS_SELECTED = """
     batches.series = $series
     AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
-# A missing checkpoint is null. A computed checkpoint without the benchmark's change is damaged. It
-# must not look like a missing one, so its change becomes NaN, which the track record refuses.
+# A missing checkpoint is null. A computed checkpoint without the benchmark's return is damaged. It
+# must not look like a missing one, so its return becomes NaN, which the track record refuses.
 MISSING_MIDDLE = """CASE WHEN middle.id IS NULL THEN 'null' ELSE '"NaN"' END"""
 MISSING_RESULT = """CASE WHEN checkpoints.id IS NULL THEN 'null' ELSE '"NaN"' END"""
 TRACK_RECORD_ROWS = f"""
@@ -1218,7 +1220,8 @@ class NotADateError(ValueError):
     """
     A value of the scalar `Date` is not a date.
 
-    graphql-core adds the location and the value to the message, and copies the code to its error.
+    graphql-core raises an error of its own from this one: it adds the location and the value to the
+    message, and copies the code.
     """
 
     extensions: ClassVar = {"code": "BAD_DATE"}

@@ -6,6 +6,7 @@ affect each other.
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def taken() -> Iterator[None]:
 def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
     """
     Wrong settings, proxies and Postgres variables, another checkout on the path, another time zone,
-    and a narrow terminal have no effect.
+    a narrow terminal, and a shell that ignores Ctrl-C have no effect.
     """
     other = tmp_path / "other"
     for name in ("app", "jobs", "api", "commands", "isolation"):
@@ -185,6 +186,7 @@ def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
         "PYTHONPATH": str(other),
     }
     command = [
+        *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
         sys.executable,
         "-m",
         "pytest",
@@ -203,7 +205,7 @@ def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
 
 def test_a_test_is_isolated(tmp_path):
     """
-    A test runs in its own folder, with few variables, in UTC.
+    A test runs in its own folder, with few variables, in UTC, and Ctrl-C ends it.
 
     The commands that it starts belong to this checkout.
     """
@@ -215,6 +217,7 @@ def test_a_test_is_isolated(tmp_path):
         if name not in ours and not name.startswith(isolation.ALLOWED_PREFIXES)
     ] == []
     assert strftime("%Z") == "UTC"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     program = (
         "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], "
         "api.schema.__file__)"

@@ -289,8 +289,8 @@ def first_sentence(analyses, scored):
         )
     if not last["finding"]:
         return (
-            f"The look of {last['on']} found weeks that are all alike, or a benchmark that never "
-            "moved: no verdict."
+            f"The look of {last['on']} found too few weeks with figures, or weeks that do not "
+            "differ enough: no verdict."
         )
     what = {
         "BETTER": "the picks did better than luck explains",
@@ -647,28 +647,28 @@ RECORDS = [
         "a verdict needs 30",
         id="an analysis of too few batches",
     ),
-    pytest.param(quiet(56), "weeks that are all alike", id="nothing moves"),
-    pytest.param(on_a_line(58), "weeks that are all alike", id="weeks on a line"),
+    pytest.param(quiet(56), "weeks that do not differ", id="nothing moves"),
+    pytest.param(on_a_line(58), "weeks that do not differ", id="weeks on a line"),
     pytest.param(
         on_a_line(58, "-1.3000", "-0.7000"),
-        "weeks that are all alike",
+        "weeks that do not differ",
         id="weeks on a line that falls",
         marks=pytest.mark.long,
     ),
     pytest.param(
         on_a_line(58, "0.0010", "3.0000"),
-        "weeks that are all alike",
+        "weeks that do not differ",
         id="on a line that is almost level",
     ),
     pytest.param(
         on_a_line(110, "1.0000", "0.0000"),
-        "weeks that are all alike",
+        "weeks that do not differ",
         id="two analyses",
         marks=pytest.mark.long,
     ),
     pytest.param(
         changed(years(58), range(58), middle_benchmark_pct=Decimal(0), benchmark_pct=Decimal(0)),
-        "never moved",
+        "weeks that do not differ",
         id="a benchmark that never moves",
     ),
 ]

@@ -273,7 +273,7 @@ async def test_renamed_twice_and_back(harness, database):
     await renamed(harness, TUESDAY)
     harness.world.closes |= {("BRK.B", THURSDAY): "3.03"}
     with pytest.raises(
-        Refused, match="--from must be after 2026-10-27, from which KO has its ticker"
+        Refused, match="--from must be after 2026-10-27, the first session of the ticker KO"
     ):
         await renamed(harness=harness, first=TUESDAY, ticker="KO", new="BRK.B")
     await renamed(harness=harness, first=THURSDAY, ticker="KO", new="BRK.B")

@@ -1,8 +1,9 @@
 """
-One verification: the entries in their order, then the rows, then entries that are newer.
+One verification: the entries, then the rows, then the entries that were written in the meantime.
 
-Every row of the record must equal its last mention, and every last mention must have its row. The
-journal need not mention a question that is still open, nor a reading that no figure used.
+Each row that the journal mentions must exist and must equal its last mention. A row without a
+mention is a discrepancy, with two exceptions: a question that is still open, and a reading that no
+figure used.
 """
 
 import hashlib
@@ -75,7 +76,7 @@ class Verification:
 
     `heads` are copies of the journal's head: the chain must contain these entries with these
     hashes. `sessions` is the calendar with which the rules are checked. `seq` and `hash` are those
-    of the newest entry, and `rows` is the number of rows that were added.
+    of the newest entry that was added, and `rows` is the number of rows that were added.
     """
 
     def __init__(self, heads: Sequence[Head] = (), sessions: Calendar | None = None) -> None:
@@ -84,13 +85,16 @@ class Verification:
         self.rows = 0
         self.state = JournalState(sessions or Calendar())
         self._heads = list(heads)
-        # By the digest of a row: the entry of its last mention, and the fingerprint of the row
-        # there. Both are bytes, because a record may have millions of rows: see `_pack_mention`.
+        # By the digest of a row that is mentioned and not added yet: the number of the entry with
+        # its last mention, and the fingerprint of the row in that entry. `_pack_mention` packs the
+        # two into bytes, because a record may have millions of rows.
         self._last: dict[bytes, bytes] = {}
-        # By the digest of a row: rows that differed from their last mention when they were added.
+        # By the digest of a row: rows that had no mention when they were added, or differed from
+        # their last mention.
         self._mismatches: dict[bytes, Mismatch] = {}
         self._has_all_entries = False
-        # The digests of questions whose rows the source cannot show.
+        # The digests of questions that have no batch yet, if the rows come from an API: it shows
+        # questions only together with their batch (see `end_chain`).
         self._not_shown: set[bytes] = set()
 
     @property
@@ -102,8 +106,8 @@ class Verification:
         """Check the next entry of the chain, and add it."""
         seq = self.seq + 1
         # docs/journal.md#the-rules defines this order. A missing column is found first, because the
-        # other checks read the columns. A row that is mentioned twice is found after the form of
-        # all rows was checked, because it is recognized by its parsed id.
+        # other checks read the columns. A row that the entry mentions twice is found after the form
+        # of all rows was checked, because the row is recognized by its parsed id.
         entries.check_complete(seq, entry)
         content = self._check_link(seq, entry)
         entries.check_columns(seq, entry, content)
@@ -198,7 +202,7 @@ class Verification:
         return min(mismatches, key=lambda one: one.seq or self.seq + 1, default=None)
 
     def check_whole_record(self) -> None:
-        """Check the rules about the whole journal and record, after `first_mismatch` found none."""
+        """Check the rules about the whole record. Call this if `first_mismatch` returned None."""
         gaps.check_end(self.state)
         figures.check_end(self.state)
         prices.check_end(self.state)
@@ -256,7 +260,7 @@ class Verification:
         return self.state.name(typed)
 
     def _check_link(self, seq: int, entry: TextRow) -> dict[str, Any]:
-        """Raise Discrepancy unless the entry is the next link; return its content's members."""
+        """Raise Discrepancy unless the entry follows entry `seq - 1`; return its members."""
         place = f"Entry {seq} of the journal"
         if entry["seq"] != str(seq):
             raise discrepancy(
@@ -279,7 +283,7 @@ class Verification:
         return entries.parse_content(seq, entry["content"])
 
     def _check_heads(self, seq: int, hash: str) -> None:
-        """Raise Discrepancy if a copy of this entry has another hash."""
+        """Raise Discrepancy if a copy of the head has the number `seq`, but not the hash `hash`."""
         for head in [head for head in self._heads if head[0] == seq]:
             self._heads.remove(head)
             if head[1] != hash:
@@ -294,7 +298,8 @@ class Verification:
         if not self._has_all_entries:
             self._last[digest] = _pack_mention(seq, row)
             return
-        # An entry that was written while the rows were read: it explains a row that differed.
+        # The entry was written while the rows were read. If it mentions a row with exactly the
+        # values with which the row was added, the row is no mismatch any more.
         mismatch = self._mismatches.get(digest)
         if mismatch and mismatch.row == (table, row):
             del self._mismatches[digest]

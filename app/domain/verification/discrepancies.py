@@ -8,7 +8,7 @@ from app.errors import Discrepancy
 
 
 class Rule(StrEnum):
-    """The name of a rule. docs/journal.md#the-rules defines each, in the same order."""
+    """The name of a rule. docs/journal.md#the-rules defines the rules in this order."""
 
     # Entries
     CHAIN = "chain"

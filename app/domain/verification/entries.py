@@ -1,9 +1,9 @@
 """
 The content of a journal entry, as values of the record.
 
-An entry arrives as the journal writes it: every value is a text, and members without a value are
-left out. Its rows become values of the types of `app.domain.model`, if they have exactly the form
-of the journal.
+An entry arrives as the journal writes it: every value is a text, and the entry lacks the members
+that have no value. The rows of the entry become values of the types of `app.domain.model`, if they
+have exactly the form of the journal.
 """
 
 import json
@@ -62,7 +62,7 @@ MEMBERS = {
     "closes": "closes",
     "splits": "splits",
 }
-# The members that are lists of rows; the others are one row each.
+# Those of `MEMBERS` that are lists of rows; each other member of `MEMBERS` is one row.
 _LIST_MEMBERS = frozenset({"picks", "metrics", "corrections", "closes", "splits"})
 
 # For each kind of entry, the members that it must have and those that it may have, besides `seq`,
@@ -81,7 +81,7 @@ _MEMBERS_BY_KIND = {
 }
 _COMMON_MEMBERS = {"seq", "kind", "at"}
 
-# One entry may mention these rows more than once: two figures can use one reading.
+# One entry may mention a row of these types more than once: two figures can use one reading.
 _MAY_REPEAT = (Close, Split)
 
 # The next sets contain names of columns, whatever their table is. The rule `row-form` limits the
@@ -107,8 +107,8 @@ _AT_LEAST_ONE = frozenset({"attempt", "position"})
 _TICKERS = frozenset({"ticker", "benchmark_symbol"})
 _NOT_EMPTY = frozenset({"source", "series", "reason", "reasoning"})
 
-# In characters. A message quotes at most `_MAX_QUOTED` of a value. The quoted part of a long value
-# begins `_CONTEXT_BEFORE` before the first difference.
+# In characters. A message quotes at most `_MAX_QUOTED` characters of each of two values. The quoted
+# part of a long value begins `_CONTEXT_BEFORE` characters before the first difference of the two.
 _MAX_QUOTED = 60
 _CONTEXT_BEFORE = 20
 
@@ -117,7 +117,8 @@ class Mention(Struct, frozen=True):
     """
     A row that an entry holds: its table and its values.
 
-    `before` has the row's values in its last mention before this entry; None if there is none.
+    `before` has the row's values in its last mention before this entry; None if no earlier entry
+    mentions the row.
     """
 
     table: str
@@ -149,7 +150,7 @@ class ParsedEntry(Struct, frozen=True):
         return [mention for mention in self.mentions if isinstance(mention.row, type_)]
 
     def first_row(self, type_: type[R]) -> R | None:
-        """Return the first row of a type; None without one."""
+        """Return the first row of a type; None if the entry has no such row."""
         return next(iter(self.rows(type_)), None)
 
 
@@ -157,8 +158,8 @@ def parse_content(seq: int, content: str) -> dict[str, Any]:
     """
     Return the members of an entry's content.
 
-    Raises Discrepancy if it is not canonical JSON. A value has only one canonical form, so the
-    content must equal its own encoding.
+    Raises Discrepancy if the content is not canonical JSON. A value has only one canonical form, so
+    the content must equal the encoding of its members.
     """
     # A forged content may be any text, also one that is nested too deeply for the decoder.
     with suppress(ValueError, RecursionError):
@@ -203,7 +204,8 @@ def entry_batch_id(content: Mapping[str, Any]) -> str | None:
             | {"picks": [{"batch_id": str(id)}, *_]}
         ):
             return id
-        # The batch of a question may not be stored yet, but its id is known.
+        # The batch of a question may not be stored yet, but its id follows from the series and the
+        # run date.
         case {"generation": {"series": str(series), "run_date": str(run_date)}}:
             with suppress(ValueError):
                 return str(model.batch_id(series, date.fromisoformat(run_date)))
@@ -266,7 +268,7 @@ def entry_time(seq: int, content: Mapping[str, Any]) -> datetime:
 
 
 def iter_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the rows of an entry as (member, table, row); each row has the form of the journal."""
+    """Yield the rows of an entry as (member, table, row); each row is as the entry has it."""
     for member, table in MEMBERS.items():
         rows = content.get(member, [])
         if not isinstance(rows, list):
@@ -286,11 +288,11 @@ S = TypeVar("S", bound=Struct)
 
 def parse_struct(texts: Any, type_: type[S], *, subject: str, problem: str) -> S:
     """
-    Return the value of `type_` that these texts represent.
+    Return the value of `type_` that `texts` represent.
 
-    A value has only one form, so the texts must equal the texts of the value; otherwise this
-    function raises Discrepancy. The message begins with `subject`, which names the texts, and may
-    contain `problem`, such as "no reading".
+    The journal writes a value in only one form, so `texts` must equal this form; otherwise this
+    function raises Discrepancy. The message of the error begins with `subject`, which names the
+    texts, and may contain `problem`, such as "no reading".
     """
     if not isinstance(texts, dict) or not all(isinstance(one, str) for one in texts.values()):
         raise discrepancy(Rule.ROW_FORM, f"{subject} is {problem}.")
@@ -325,7 +327,7 @@ def _value_problem(name: str, value: object) -> str | None:
 
     Definition: docs/journal.md#the-values-of-a-row.
     """
-    # A bool is an int for Python.
+    # For Python a bool is an int, but no rule limits the bools of a row.
     match value:
         case Decimal():
             return _decimal_problem(name, value)
@@ -361,7 +363,7 @@ def _text_problem(name: str, value: str) -> str | None:
 
 
 def check_repeats(seq: int, mentions: Sequence[Mention]) -> None:
-    """Raise Discrepancy for an entry that mentions one row twice."""
+    """Raise Discrepancy for an entry that mentions a row twice, except a row of `_MAY_REPEAT`."""
     seen = set[tuple[str, UUID]]()
     for mention in mentions:
         if isinstance(mention.row, _MAY_REPEAT):
@@ -408,7 +410,7 @@ def show_difference(first: str | None, second: str | None) -> tuple[str, str]:
     """
     Return two texts that differ, in a form for a message.
 
-    Long texts are cut to the part around their first difference; a missing one is `absent`.
+    Long texts are cut to the part around their first difference. None becomes `absent`.
     """
     start = 0
     if max(len(first or ""), len(second or "")) > _MAX_QUOTED:

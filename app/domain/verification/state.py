@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # these modules import this one
 
 T = TypeVar("T")
 
-# Only a running service writes these entries, so they show that the service was running. The other
-# kinds can come from an operator's command.
+# Only a running service writes entries of these kinds, so they show that the service was running.
+# Entries of the other kinds can come from an operator's command.
 _SERVICE_KINDS = (
     JournalKind.GENERATION,
     JournalKind.BATCH,
@@ -52,15 +52,16 @@ class JournalState:
     What the journal has recorded so far.
 
     Each row has the values of its newest mention. `sessions` is the calendar with which the rules
-    are checked. `figures` counts the figures that were computed again. `tickers` are the tickers
-    whose readings the rules need: an API shows readings only by ticker.
+    are checked. `figures` counts the figures that the rules computed again. `tickers` are the
+    tickers whose readings the rules need. An API shows the readings of a ticker only on request, so
+    `verify` requests the readings of these tickers.
     """
 
     def __init__(self, sessions: Calendar) -> None:
         self.sessions = sessions
-        # With and without the closures on short notice. When an entry was made, a closure may not
-        # have been announced yet, or the process may not have known of it. So some rules accept an
-        # entry that follows either calendar.
+        # The calendars with and without the closures on short notice. When an entry was made, a
+        # closure may not have been announced yet, or the process may not have known of it. So some
+        # rules accept an entry that follows either calendar.
         self.calendars = (sessions, Calendar())
         self.figures = 0
         self.series = {model.SERIES}
@@ -95,24 +96,26 @@ class JournalState:
         self.failures: Counter[UUID] = Counter()  # the number of FAILURE entries of each batch
         self.endings: dict[UUID, Ending] = {}
         self.shares: dict[UUID, TickerHistory] = {}
-        # The tickers of a metric's share at its newest mention.
+        # The tickers of a metric's share when the metric was last mentioned.
         self.shares_of_metric: dict[UUID, TickerHistory] = {}
 
         # Readings of the record that no entry mentions; known after the rows were read.
         self.unused_closes: list[Close] = []
         self.unused_splits: list[Split] = []
-        # False while the chain is read, and True afterwards. An entry that is added while this is
-        # True was written to the journal while the rows were read.
+        # The chain of entries is read first, then the rows, then the entries that were written to
+        # the journal while the rows were read. This is False while the chain is read. It becomes
+        # True before the first row is read, and stays True.
         self.rows_are_read = False
 
-        # Earlier versions computed checkpoints without the mark `benchmark_unusual_move`. The first
-        # value is the `at` of the first entry whose computed checkpoint has the mark. The second
-        # one is whether an entry before it has a computed checkpoint without the mark.
+        # Earlier versions computed checkpoints without the mark `benchmark_unusual_move`.
+        # `marked_since` is the `at` of the first entry whose computed checkpoint has the mark.
+        # `has_unmarked` is whether an entry before that one has a computed checkpoint without the
+        # mark.
         self.marked_since: datetime | None = None
         self.has_unmarked = False
 
-        # Each of these can be decided only with all readings of the record, so they are checked
-        # after the rows were read.
+        # Each item of these lists can be decided only with all readings of the record, so it is
+        # checked after the rows were read.
         self.pending_marks: list[PendingMark] = []
         self.reading_uses: list[ReadingUse] = []
         self.picks_without_open: list[PickWithoutOpen] = []
@@ -126,7 +129,8 @@ class JournalState:
         Raises Discrepancy for a row that does not have the form of the journal.
         """
         mentions = []
-        # Each `before` is the mention in an earlier entry, so no row is added in this loop.
+        # `newest` must return the mention in an earlier entry and not one in this entry. So no row
+        # is added in this loop.
         for member, table, texts in iter_rows(content):
             row = parse_row(seq, member=member, table=table, texts=texts)
             mentions.append(Mention(table, row, self.newest(row)))
@@ -210,25 +214,26 @@ class JournalState:
         if renaming is None:  # an entry of an earlier version, which names no session
             self.shares[pick.id] = share.with_rename(pick.ticker, None)
             return
-        # A forged session may be the first possible date, and no period can be before it. The rule
-        # `renaming` refuses such a date later.
+        # The period before a rename ends on the day before `first`. A forged session may be
+        # `date.min`, which has no day before it; then the next day is used here. The rule
+        # `renaming` refuses such a session later.
         first = max(renaming.from_session, date.min + timedelta(days=1))
         self.shares[pick.id] = share.with_rename(pick.ticker, first, forced=renaming.forced)
 
     def batch(self, id: UUID) -> Batch:
-        """Return the newest mention of a batch; raises LookupError."""
+        """Return the newest mention of a batch; raises LookupError if there is none."""
         return _look_up(self.batches, id, "batches")
 
     def pick(self, id: UUID) -> Pick:
-        """Return the newest mention of a pick; raises LookupError."""
+        """Return the newest mention of a pick; raises LookupError if there is none."""
         return _look_up(self.picks, id, "picks")
 
     def checkpoint(self, id: UUID) -> Checkpoint:
-        """Return the newest mention of a checkpoint; raises LookupError."""
+        """Return the newest mention of a checkpoint; raises LookupError if there is none."""
         return _look_up(self.checkpoints, id, "checkpoints")
 
     def close(self, id: UUID | None) -> Close:
-        """Return a reading of a price that an entry mentions; raises LookupError."""
+        """Return a mentioned reading of a price; raises LookupError if no entry mentions it."""
         return _look_up(self.closes, id, "closes")
 
     def all_closes(self) -> Iterable[Close]:
@@ -274,7 +279,7 @@ class JournalState:
         return {one.session_before(run_date) for one in self.calendars}
 
     def closure_advice(self, day: date) -> str:
-        """Return how to pass a closure on short notice to the verifier, as a sentence."""
+        """Return a sentence that says how to verify with a closure on short notice."""
         return (
             f"If the exchange was closed on short notice on {day}, verify with `--closed {day}`, "
             "or with that day in MARKET_CLOSED_DAYS."

@@ -2,10 +2,10 @@
 The chart of a batch: the percentage points in each call's favour, day by day.
 
 The benchmark is the zero line. The line of a SELL rises when its share does worse than the
-benchmark, so above zero the call of every pick is right. A solid or dashed line connects only
-consecutive days. Days without figures are shaded. A dotted line leads across them, to show that
-nothing was measured there. Nothing is expressed by colour alone: dashes, marks and labels at the
-ends distinguish the picks as well.
+benchmark. So if a line is above zero, the call of its pick is right, BUY or SELL. A solid or dashed
+line connects only consecutive days. Days without figures are shaded. A dotted line leads across
+them, to show that nothing was measured there. Nothing is expressed by colour alone: dashes, marks
+and labels at the ends distinguish the picks as well.
 
 All functions are pure: they return SVG for values.
 """
@@ -99,7 +99,7 @@ class Scale(Struct, frozen=True):
 
 
 def chart_of_batch(batch: Mapping[str, Any]) -> BatchChart:
-    """Return the chart of a batch, as the API returns the batch."""
+    """Return the chart of a batch. `batch` has the form in which the API returns it."""
     checkpoints = batch["checkpoints"]
     lines = [
         PickLine(
@@ -228,7 +228,7 @@ def _draw_days(chart: BatchChart, scale: Scale) -> Iterator[str]:
         )
     yield from draw_gridlines(scale)
     for day in range(CHECKPOINT_DAYS + 1):
-        # On a narrow drawing there is only room for the Mondays.
+        # On a narrow drawing there is only room for the labels of the Mondays.
         if _is_wide(layout) or day % 7 == 0:
             yield from _draw_day_label(chart, day, scale)
     yield from _draw_skip_words(chart, scale)
@@ -239,7 +239,7 @@ def _is_wide(layout: Layout) -> bool:
 
 
 def _draw_day_label(chart: BatchChart, day: int, scale: Scale) -> Iterator[str]:
-    """Write the number of a day, and below it the date of a Monday."""
+    """Write the number of a day, and below the number the date if the day is a Monday."""
     layout = scale.layout
     y = scale.bottom + layout.text * 1.5
     x = scale.x(day)
@@ -346,7 +346,8 @@ def _draw_labels(chart: BatchChart, scale: Scale) -> Iterator[str]:
     )
     edge = layout.width - layout.right
     for label, y in zip(labels, positions, strict=True):
-        # One line leads from the end to the edge of the plot, and a second one to the label.
+        # Two thin lines lead from the end of a line to its label: the first one to the edge of the
+        # plot, and the second one from there to the label.
         yield svg.line(
             x1=label.x,
             y1=label.y,
@@ -397,9 +398,11 @@ def spread(wanted: Sequence[float], *, distance: float, top: float, bottom: floa
     """
     Return positions that are at least `distance` apart, close to the `wanted` ones.
 
-    The order stays the same. First, from the highest position to the lowest, each one that is above
-    `top` or too close to the one before is moved down. Then, from the lowest to the highest, each
-    one that is below `bottom` or too close to the one before is moved up.
+    A position is a distance from the upper edge of the drawing, so the highest position is the
+    smallest number. The positions have the same order as the `wanted` ones. First, from the highest
+    position to the lowest, each one that is above `top` or too close to the next higher one is
+    moved down. Then, from the lowest to the highest, each one that is below `bottom` or too close
+    to the next lower one is moved up.
     """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed: list[float] = []

@@ -1,9 +1,10 @@
 """
 `/batches/{run_date}/chart.png`: the chart of a Monday as an image, for previews of shared links.
 
-The image contains only names, dates and figures, so two small fonts have all of its letters, and it
-looks the same on every machine. The key of a cached image is the response of the API from which the
-image was drawn. So a batch that has changed gets a new image.
+The image contains only names, dates and figures, so two small fonts have all of its letters. The
+fonts come with the service, so the image looks the same on every machine. The key of a cached image
+is the response of the API from which the image was drawn. So a batch that has changed gets a new
+image.
 """
 
 import asyncio
@@ -94,7 +95,7 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
 
 
 class ChartImages:
-    """Makes images one at a time, outside of the event loop, and caches those used last."""
+    """Makes images one at a time, outside of the event loop, and caches the ones used last."""
 
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         self.max_waiting = max_waiting
@@ -199,7 +200,8 @@ def _failure_text(reason: str) -> str:
     """
     Return the schema's description of a failure reason.
 
-    Not the record's own sentence: it may quote a provider, with letters that the fonts do not have.
+    The sentence that the record has for the failure is not used: it may quote a provider, with
+    letters that the fonts do not have.
     """
     reasons = schema.type_map["FailureReason"]
     assert isinstance(reasons, GraphQLEnumType)

@@ -13,8 +13,8 @@ class Layout(Struct, frozen=True):
     """
     The measures of a drawing in its own units: its size, the size of its text, and its margins.
 
-    Without a `palette`, colours are classes that the page's style sheet defines. With one, colours
-    are written into the drawing, which then needs no style sheet.
+    Without a `palette`, colours are classes that the page's style sheet defines. With a `palette`,
+    colours are written into the drawing, which then needs no style sheet.
     """
 
     width: int
@@ -27,14 +27,15 @@ class Layout(Struct, frozen=True):
     palette: Mapping[str, str] | None = None
 
     def paint(self, **colours: str) -> dict[str, str]:
-        """Return the attributes for colours by name, as in `paint(fill="ink")`."""
+        """Return the SVG attributes that set colours, as in `paint(fill="ink")`."""
         if self.palette is not None:
             return {attribute: self.palette[name] for attribute, name in colours.items()}
         classes = [f"{attribute}-{name}" for attribute, name in colours.items()]
         return {"class": " ".join(classes)}
 
 
-# A page contains each chart in both layouts; its style sheet shows the one that fits the window.
+# A page contains each chart in these two layouts. The page's style sheet shows the chart that fits
+# the window.
 WIDE = Layout(960, 340)
 NARROW = Layout(358, 280, text=12, left=36, right=146)
 

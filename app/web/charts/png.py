@@ -1,9 +1,9 @@
 """
 Converts SVG to PNG with resvg: `python -m app.web.charts.png < in.svg > out.png`.
 
-The conversion takes a tenth of a second, in which the library blocks its whole process. So it runs
-in a separate process. That process starts quickly and releases its memory when it ends, and if it
-fails, the service is not affected.
+The conversion takes a tenth of a second, in which the library blocks the whole process. So the
+conversion runs in a separate process. That process starts quickly and releases its memory when it
+ends, and if it fails, the service is not affected.
 """
 
 import os
@@ -16,7 +16,7 @@ import resvg_py
 FONTS = [str(file) for file in sorted((Path(__file__).parent / "fonts").glob("*.ttf"))]
 FAMILY = "Inter"
 RENDER_TIMEOUT = 10.0  # seconds
-# The priority of the process: requests and jobs go first.
+# The priority of the separate process, so low that requests and jobs go first.
 NICE = 10
 
 
@@ -28,7 +28,7 @@ def render_png(svg: str) -> bytes:
     """
     Return the image of an SVG as PNG.
 
-    It waits for another process, so call it in a thread. Raises RenderError.
+    This function waits for another process, so call it in a thread. Raises RenderError.
     """
     command = (sys.executable, "-P", "-m", "app.web.charts.png")
     try:

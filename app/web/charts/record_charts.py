@@ -1,5 +1,8 @@
 """
-The charts of the whole record: the sum of points, the weeks, intervals, and random calls.
+The charts of the whole record.
+
+They show the running sum of the batches' percentage points, the percentage points of each week,
+values with their intervals, and a histogram of random calls.
 
 All functions are pure: they draw values of the API as SVG. Layouts and colours are those of
 `app.web.charts.layout`. In each function that draws a chart, `name` makes the ids of the drawing
@@ -17,13 +20,13 @@ from app.web.charts import svg
 from app.web.charts.layout import NARROW, WIDE, Layout, draw_gridlines, round_ticks, tick_text
 from app.web.formatting import short_date, signed
 
-# By the class of the element that contains the drawing on the page.
+# The key is the class of the page's element that contains the drawing.
 LAYOUTS = {
     "wide": replace(WIDE, height=260, right=72, bottom=30),
     "narrow": replace(NARROW, height=220, right=52, bottom=30),
 }
 
-# The height of one row of an interval chart, and where its label and its bar are in it.
+# The height of one row of an interval chart, and the positions of the label and the bar in the row.
 _ROW_HEIGHT = 46
 _ROW_LABEL = 14
 _ROW_BAR = 28
@@ -46,7 +49,7 @@ class PlotArea(Struct, frozen=True):
         """Return the horizontal position of a value."""
         layout = self.layout
         span = layout.width - layout.left - layout.right
-        # If all values are the same, the divisor must not be 0.
+        # `high - low` is 0 if all values are the same. Then the divisor is 1.
         share = (value - self.low) / ((self.high - self.low) or 1)
         return round(layout.left + share * span, 1)
 
@@ -119,7 +122,7 @@ def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> 
 
 def draw_weeks(weeks: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:
     """
-    Draw the points in the calls' favour for each week.
+    Draw a bar for each week: the percentage points in the calls' favour.
 
     `weeks` is `trackRecord.weeklyExcess.weeks`.
     """
@@ -157,7 +160,7 @@ def _draw_bar(area: PlotArea, *, left: float, width: float, value: float) -> str
 
 def draw_random_calls(control: Mapping[str, Any], mean: str, layout: Layout, name: str) -> str:
     """
-    Draw how often random calls have each mean, and where the record's own `mean` is among them.
+    Draw a histogram of the means of random calls, with a line at the record's own `mean`.
 
     `control` is `trackRecord.randomActions`.
     """
@@ -223,7 +226,7 @@ def _draw_bin(area: PlotArea, one: Mapping[str, Any]) -> str:
 
 
 def _draw_value_labels(area: PlotArea) -> Iterator[str]:
-    """Write some values below the plot."""
+    """Write some values of the horizontal axis below the plot."""
     layout = area.layout
     count = 8
     if layout.width < 500:
@@ -287,7 +290,8 @@ def _draw_vertical_lines(area: PlotArea, ticks: Sequence[float]) -> Iterator[str
 def _draw_shifted_labels(area: PlotArea, ticks: Sequence[float], luck: float) -> Iterator[str]:
     """Write the values of the ticks below the plot. The ticks are differences from `luck`."""
     for value in ticks:
-        # Points have a sign, but a share of calls has none.
+        # If `luck` is 0, the values are points, which have a sign. Otherwise they are shares of
+        # calls, which have none.
         yield svg.text(
             tick_text(value + luck, signs=not luck),
             x=area.x(value),
@@ -323,7 +327,7 @@ def _draw_interval(row: IntervalRow, area: PlotArea, *, luck: float, top: float)
 
 
 def _draw_range(area: PlotArea, rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
-    """Write the dates of the first and the last row below the plot. `key` is the date's name."""
+    """Write the dates of the first and the last row below the plot: `key` is the date's key."""
     for value, anchor, row in ((area.low, "start", rows[0]), (area.high, "end", rows[-1])):
         day = row[key]
         day_and_month = short_date(day)[len("Mon ") :]

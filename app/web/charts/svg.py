@@ -9,8 +9,8 @@ def element(name: str, *content: str, **attributes: Any) -> str:
     """
     Return an SVG element.
 
-    `content` is markup. An underscore in the name of an attribute becomes a hyphen, and an
-    attribute whose value is None is left out.
+    `content` is markup. An underscore in the name of an attribute becomes a hyphen. If the value of
+    an attribute is None, the element does not get the attribute.
     """
     parts = []
     for key, value in attributes.items():

@@ -2,19 +2,20 @@
 The Atom feed (RFC 4287): an entry for each Monday's picks, and an entry for each Monday's result.
 
 A Monday that failed has an entry with the reason, and a fortnight that ended without a result has
-an entry that says so. A correction or a renamed pick updates its entry, so that feed readers show
-the entry again. The feed is the API's response to the document `Feed`, written as Atom.
+an entry that says so. A correction, or the renaming of a pick, updates the entry that it is about,
+so that feed readers show this entry again. The feed is the API's response to the document `Feed`,
+written as Atom.
 
 The ids of entries are made from hashes of the journal, whose entries never change. So an id belongs
 to one record only, and does not depend on the address of the feed. (The ids of batches could not be
 used: the batches of a rehearsal have the same ids as the real ones. But the journal of a rehearsal
-has other hashes.)
+has other hashes than the real journal.)
 
 Each entry of the feed names the journal entry that records its event. At the time of the event,
 that journal entry was the head of the journal. So a feed reader that stores the entry of the feed
 stores a copy of a head, and `alpha-monday verify --head` checks the journal against this copy. Each
-entry of the feed also has the current head, in an element that feed readers do not compare. So a
-new head does not make an entry look new.
+entry of the feed also has the current head. Feed readers look at other elements to notice that an
+entry has changed. So a new head does not make an entry look new.
 """
 
 import re
@@ -57,7 +58,8 @@ register_namespace("", ATOM_NAMESPACE)
 register_namespace("x", XHTML_NAMESPACE)
 register_namespace("journal", JOURNAL_NAMESPACE)
 
-# The namespace of all ids. It must never change: feed readers know entries by their ids.
+# The namespace of the feed's id and of the entries' ids. It must never change: feed readers know
+# entries by their ids.
 _IDS = UUID("da0a5cbf-79c8-489d-93c7-109637edacb1")
 # Characters that XML 1.0 cannot contain, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -101,7 +103,8 @@ class FeedEntry(Struct, frozen=True):
     """
     The parts of an entry of the feed. `content` is a list of XHTML elements.
 
-    `journal` is the journal entry that records the event, or None if it is not known.
+    `journal` is the journal entry that records the event of this entry, or None if that journal
+    entry is not known.
     """
 
     id: UUID
@@ -118,12 +121,13 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
     """
     Return the feed as XML. `data` is the API's response to the document `Feed`.
 
-    Links begin with `address`. Without it they are relative, to the address from which the feed was
-    read. The Host header of a request is never used, because the response is cached for all
-    clients.
+    Links begin with `address`. If `address` is empty, the links are relative to the address from
+    which the feed was read. The Host header of a request is never used, because the response is
+    cached for all clients.
     """
     head = data["service"]["journalHead"]
-    # An empty journal has no hash that distinguishes it from others.
+    # The id of the feed is made from the hash of the journal's first entry. An empty journal has no
+    # such hash.
     first_hash = ""
     if data["journal"]["nodes"]:
         first_hash = data["journal"]["nodes"][0]["hash"]
@@ -131,7 +135,7 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
     for batch in data["batches"]["nodes"]:
         entries += _batch_entries(batch)
     entries = sorted(entries, key=lambda entry: entry.updated)[-MAX_ENTRIES:]
-    # RFC 4287 requires a time, also of an empty feed.
+    # RFC 4287 requires the time of the last update, also for an empty feed.
     newest_update = "1970-01-01T00:00:00Z"
     if entries:
         newest_update = entries[-1].updated
@@ -153,8 +157,8 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
     _add(feed, "link", rel="self", type=MEDIA_TYPE, href=f"{address}{FEED.path}")
     _add(feed, "link", rel="alternate", type="text/html", href=f"{address}{FRONT.path}")
     if rehearsed:
-        # Search engines must not index made-up entries. Aggregators do not pass on the HTTP header
-        # that says so.
+        # Search engines must not index made-up entries. The header X-Robots-Tag says this, too, but
+        # a site that copies the feed does not copy the header.
         SubElement(feed, _xhtml("meta"), {"name": "robots", "content": "noindex"})
     _add_journal(feed, "head", head)
     for entry in reversed(entries):
@@ -166,7 +170,7 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
 def _add_entry(
     feed: Element, entry: FeedEntry, *, address: str, head: Node | None, prefix: str
 ) -> None:
-    """Add an entry to the feed. `prefix` is added before its title."""
+    """Add an entry to the feed, with `prefix` before the entry's title."""
     element = SubElement(feed, _atom("entry"))
     _add(element, "id", entry.id.urn)
     _add(element, "title", prefix + entry.title)
@@ -181,7 +185,11 @@ def _add_entry(
 
 
 def _batch_entries(batch: Node) -> Iterator[FeedEntry]:
-    """Yield the entries of a batch: its picks or its failure, and its result once it is over."""
+    """
+    Yield the entries of a batch: one for its picks or its failure, and one for its result.
+
+    The entry for the result exists only once the batch is completed.
+    """
     run_entries = [entry for entry in batch["journal"] if entry["kind"] in _RUN_KINDS]
     if not run_entries:
         return
@@ -227,7 +235,8 @@ def _picks_content(batch: Node) -> Iterator[Element]:
         yield _element("p", batch["failure"])
         return
     for pick in batch["picks"]:
-        # The model's reasoning is about the ticker that it chose.
+        # The model's reasoning is about the ticker that the model chose, so the heading shows that
+        # ticker first.
         heading = f"{pick['action']} {pick['pickedAs']}"
         if pick["ticker"] != pick["pickedAs"]:
             heading += f" (now {pick['ticker']})"
@@ -248,8 +257,8 @@ def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
     """
     Return the entry that says how a fortnight ended.
 
-    A fortnight without a result may get one later, and keeps its entry. `first_hash` is the hash of
-    the journal entry with which the batch began.
+    A fortnight without a result may get a result later. It then keeps its entry in the feed: the id
+    is made from `first_hash`, the hash of the journal entry with which the batch began.
     """
     result = batch["result"]
     ended_at = max(

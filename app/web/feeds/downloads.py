@@ -3,10 +3,11 @@
 
 The service reads and sends an export part by part, so an export never takes more memory than one
 part. From its first byte to its last, an export has a database connection with a snapshot of the
-record. So exports have a connection pool of their own. Only a few exports are sent at once, and
-fewer to one address. An export ends early if its client does not read it for READ_TIMEOUT seconds,
-or disconnects. An incomplete export does not have the end that HTTP requires, so that clients
-notice it.
+record. An export may take long, so exports have a connection pool of their own: other requests do
+not wait for their connections. Only a few exports are sent at once, and still fewer to one address.
+An export ends early if its client does not read it for READ_TIMEOUT seconds, or disconnects. An
+incomplete export does not have the end that HTTP requires, so that clients notice that it is
+incomplete.
 """
 
 import asyncio
@@ -44,12 +45,13 @@ from app.web.feeds.export import (
 from app.web.refusals import error_response
 from app.web.routes import EXPORT_CSV, EXPORT_JSON
 
-# The size of the connection pool of exports (`app.main.open_reader_pools`). One address gets fewer,
-# so that its slow readers leave a place for another client. How slowly a client may read is limited
-# in app/web/unsent_responses.py.
+# The size of the connection pool of exports (`app.main.open_reader_pools`). One address gets fewer
+# exports at once, so that slow readers at this address leave a place for another client. How slowly
+# a client may read is limited in app/web/unsent_responses.py.
 MAX_EXPORTS = 3
 MAX_EXPORTS_PER_ADDRESS = 2
-# How long a client may read nothing, in seconds. Postgres would end the idle transaction after 30.
+# How long a client may read nothing, in seconds. After 30 seconds, Postgres would end the idle
+# transaction of the export.
 READ_TIMEOUT = 20.0
 EXPORT_ROUTES = {"csv": EXPORT_CSV, "json": EXPORT_JSON}
 CONTENT_TYPES = {
@@ -74,7 +76,8 @@ def export_routes(
     """
     Return the handlers of exports.
 
-    `headers` are added to every export. `series` are the names that a client may request.
+    `headers` are added to every export. `series` are the names of the series that a client may
+    request.
     """
     handler = ExportHandler(open_snapshot, encode_headers(headers), series)
     return [_route(handler, format_name) for format_name in EXPORT_ROUTES]

@@ -3,12 +3,12 @@ The export: the whole record as rows, one for each pick and each day, in CSV or 
 
 The rows are read with the document `Export`, page by page, through the engine, as a client of the
 API would read them. So an export contains the same figures as the API. All of its pages come from
-one snapshot, which the journal's head identifies. Nothing is left out: a failed Monday has one row
-without a pick, and a skipped day has a row for each pick.
+one snapshot, which the journal's head identifies. No Monday and no day is left out of the export: a
+failed Monday has one row without a pick, and a skipped day has a row for each pick.
 
 CSV contains no text that a model or a provider wrote. A spreadsheet executes a cell that begins
-with `=`, and a text that is changed to prevent this would no longer be the record's. JSON contains
-these texts unchanged. docs/export.md describes the format.
+with `=`, and a text that is changed to prevent this would no longer be the text of the record. JSON
+contains these texts unchanged. docs/export.md describes the format.
 """
 
 import csv
@@ -31,8 +31,10 @@ from app.errors import AlphaMondayError
 # meaning, so that readers look at docs/export.md again.
 FORMAT_VERSION = 1
 # How many Mondays are read at a time: about 200 rows. This number determines how much memory an
-# export takes, and how long each part delays other requests. The slowest client that is not
-# disconnected (app/web/unsent_responses.py) reads a part in less time than its credit lasts.
+# export takes, and how long each part delays other requests. A client may read as slowly as
+# MIN_PACE in app/web/unsent_responses.py. Even such a client reads a part in less than 20 seconds.
+# So neither CREDIT there nor READ_TIMEOUT in app/web/feeds/downloads.py, both 20 seconds, ends its
+# export.
 MONDAYS_PER_PART = 5
 _DOCUMENT = DOCUMENTS_BY_NAME["Export"]
 
@@ -55,7 +57,7 @@ class ExportRange(Struct, frozen=True):
     """
     The Mondays to export: those of a series, from one run date to another, both included.
 
-    None means that the range has no limit on that side.
+    If `begin` is None, the range has no first Monday; if `end` is None, it has no last Monday.
     """
 
     series: str = SERIES
@@ -112,7 +114,11 @@ class CsvRow(Struct, frozen=True, kw_only=True):
 
 
 class JsonRow(CsvRow, frozen=True, kw_only=True):
-    """A row of JSON, with texts. Only the row of day 0 has the pick's reasoning."""
+    """
+    A row of JSON: the columns of CSV, and the texts of the record.
+
+    Of the rows of a pick, only the row of day 0 has the pick's reasoning.
+    """
 
     failure: str | None = None
     note: str | None = None
@@ -176,7 +182,11 @@ def _is_in_range(batch: Node, begin: date | None) -> bool:
 
 
 def _cursor_before(end: date | None) -> str | None:
-    """Return the cursor after which the Mondays up to `end` come; None if `end` limits nothing."""
+    """
+    Return a cursor: the page after it begins with the newest Monday that is not after `end`.
+
+    Return None if `end` limits nothing.
+    """
     if end is None or end == date.max:
         return None
     # The API accepts any date as a cursor, Monday or not.
@@ -283,7 +293,8 @@ async def write_export(
 
 def _write_csv(part: ExportPart, _: ExportRange, is_first: bool) -> bytes:
     text = StringIO()
-    # The defaults are those of RFC 4180: commas, CRLF, and quotes only where they are needed.
+    # The defaults of `csv.writer` are the rules of RFC 4180: commas, CRLF, and quotes only where
+    # they are needed.
     writer = csv.writer(text)
     if is_first:
         writer.writerow(CsvRow.__struct_fields__)

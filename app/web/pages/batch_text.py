@@ -13,12 +13,14 @@ from msgspec import Struct
 
 from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
 from app.domain.model import CHECKPOINT_DAYS
+from app.domain.statistics import MIN_LINE_POINTS
 from app.domain.track_record import MIN_SCORED_BATCHES
 from app.web.formatting import add_days, format_sentence, join_words, short_date
 
 Node = dict[str, Any]
 
-# The headline of a Monday without picks, by the reason. The record's own sentence follows it.
+# The headline of a Monday without picks, by the reason. On a page, the record's own sentence about
+# the reason follows the headline.
 FAILURE_HEADLINES = {
     "MISSED": "This Monday was missed.",
     "NO_USABLE_ANSWER": "No picks: the model gave no usable answer.",
@@ -45,9 +47,16 @@ class StripDay(Struct, frozen=True):
     """
     A day of the fortnight in the strip of days.
 
-    `state` is `baseline`, `computed`, `closed` (there was no session on the day before), `missing`
-    (a price was not available), `next` (the next day with figures) or `coming`. `words` explain the
-    state. `is_past` is false for a day whose checkpoint has not been taken.
+    `state` is one of these; the last two are only for days whose checkpoint is not taken yet:
+
+    - `baseline`: day 0
+    - `computed`
+    - `closed`: there was, or will be, no session on the day before
+    - `missing`: a price was not available
+    - `next`: the first day that will have figures
+    - `coming`: a later day that will have figures
+
+    `words` explain the state. `is_past` is false for a day whose checkpoint has not been taken.
     """
 
     day: int
@@ -75,19 +84,49 @@ def headline(batch: Node) -> str:
 
 
 def _count_calls(hits: Sequence[bool], singular: str, plural: str) -> str:
-    """Return a phrase such as "2 of 3 calls were", with one of two forms of the verb."""
+    """Return a phrase such as "2 of 3 calls were", with the form of the verb for the number."""
     count = sum(hits)
     verb = singular if count == 1 else plural
     return f"{count or 'None'} of {len(hits)} calls {verb}"
 
 
+def record_headline(record: Node) -> str:
+    """Return the finding of the record's last yearly check, or why the record has none."""
+    if not record["batches"]["total"]:
+        return "The record is empty."
+    verdict = record["verdict"]
+    # "Too early to tell." would be wrong for a check of enough batches: `finding_text` gives the
+    # reason why it has no finding.
+    if not verdict["finding"] and verdict["looks"]:
+        last = verdict["looks"][-1]
+        if last["batches"] >= MIN_SCORED_BATCHES:
+            return "The last yearly check has no finding."
+    return FINDING_HEADLINES[verdict["finding"]]
+
+
+def is_check_waiting(record: Node) -> bool:
+    """Return whether the date of the next yearly check has come, and it waits for batches."""
+    next_check = record["verdict"]["nextLook"]
+    return bool(next_check and next_check <= record["lastRunDate"])
+
+
 def finding_text(look: Node) -> str:
-    """Return the finding of a yearly check, or the reason why it has none."""
+    """
+    Return the finding of a yearly check, or the reason why it has none.
+
+    The reasons are those for which docs/record.md#every-figure-of-trackrecord makes `finding`,
+    `beyondBetaPct` and `interval` null.
+    """
     if look["finding"]:
         return FINDING_HEADLINES[look["finding"]]
     if look["batches"] < MIN_SCORED_BATCHES:
         return f"none: fewer than {MIN_SCORED_BATCHES} scored batches"
-    return "none: the weeks are all alike, or the benchmark never moved"
+    # A batch without figures at the end of its first week is scored, but adds to no week.
+    if look["weeks"] < MIN_LINE_POINTS:
+        return f"none: fewer than {MIN_LINE_POINTS} weeks with figures"
+    if look["beyondBetaPct"] is None:
+        return "none: the benchmark moved equally in all weeks"
+    return "none: without the effect of the benchmark’s moves, the weeks are all alike"
 
 
 def failure_sentence(batch: Node) -> str:
@@ -108,7 +147,11 @@ def _record_sentence(text: str, reason: str) -> str:
 
 
 def verdict(batch: Node, metric: Node) -> str:
-    """Return "right" or "wrong" for a pick's call, with "so far" until the batch has its result."""
+    """
+    Return "right" or "wrong" for a pick's call.
+
+    "so far" is added unless the batch is completed and has its result.
+    """
     right = "right" if metric["hit"] else "wrong"
     if batch["status"] == "COMPLETED" and batch["result"]:
         return right
@@ -311,7 +354,7 @@ def split_phrases(batch: Node) -> list[str]:
     """Return the splits in the latest figures, as in "one NVDA became 10"."""
     factors: dict[str, Decimal] = {}
     for checkpoint in batch["checkpoints"]:
-        # A skipped checkpoint has no factors. Those of earlier checkpoints still hold.
+        # A skipped checkpoint has no factors. The factors of the checkpoint before it remain valid.
         if checkpoint["benchmarkSplitFactor"]:
             factors[batch["benchmarkSymbol"]] = Decimal(checkpoint["benchmarkSplitFactor"])
         for metric in checkpoint["metrics"]:

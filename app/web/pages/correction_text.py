@@ -27,7 +27,7 @@ def before_and_after(correction: Mapping[str, Any]) -> tuple[str, str]:
     """
     Return the old and the new value of a corrected figure.
 
-    Both are rounded to four decimals; in full if they would then be the same.
+    Both are rounded to four decimals. If they would then be equal, both are returned in full.
     """
     full_before = _value_text(correction["before"])
     full_after = _value_text(correction["after"])

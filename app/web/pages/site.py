@@ -2,7 +2,7 @@
 The pages: each one is a document of `graphql/operations` and a template.
 
 The engine of the API executes the document, in one statement. So a page shows exactly what the API
-returns at that moment. Pages are cached as the API's responses are (graphql/api/cache.py), because
+returns at that moment. Pages are cached like the API's responses (graphql/api/cache.py), because
 nothing in them depends on the time of day. Scripts and styles are never inline, because the
 Content-Security-Policy allows only files of this service. There are no cookies.
 """
@@ -61,11 +61,12 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-# Crawlers also leave out what begins with these paths: GraphiQL's files and the journal's stream.
+# A crawler requests no path that begins with one of the two paths below. So it does not request
+# GraphiQL's files (/graphql/files) and the journal's stream (/live/journal), either.
 ROBOTS = f"User-agent: *\nDisallow: {routes.GRAPHQL.path}\nDisallow: {routes.LIVE.path}\n"
 
 # The statuses of pages, by the API's error code. `_error_for_code` also gives TOO_LARGE the status
-# 503. All other errors are 500.
+# 503. All other error codes get the status 500.
 STATUS_BY_CODE = {
     "BAD_CURSOR": 400,
     "BAD_DATE": 400,
@@ -95,8 +96,8 @@ def _with_beginning_of_answer(document: str) -> str:
     return shorter
 
 
-# A page shows only the beginning of an answer. A record that an older version has written can
-# contain an answer of 30 MB.
+# A page shows only the beginning of an answer, because a record that an older version has written
+# can contain an answer of 30 MB.
 _DOCUMENTS = {
     **DOCUMENTS_BY_NAME,
     "Monday": _with_beginning_of_answer(DOCUMENTS_BY_NAME["Monday"]),
@@ -288,7 +289,8 @@ class Site:
             return None
         data = json.loads(result.body)["data"]
         # A damaged head stays damaged until the record is restored. The restore changes the
-        # revision, so there is no point in asking again before that.
+        # revision, and then the caller asks again. If this method returned None for a damaged head,
+        # the caller would ask every second.
         return (data and data["service"]["journalHead"]) or {}
 
     async def _query(self, name: str, **variables: object) -> PageData:

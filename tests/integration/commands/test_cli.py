@@ -11,8 +11,10 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from commands import ALPHA_MONDAY, environment, run, served, standins, without_place
+from processes import until
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.commands.cli import group
@@ -217,6 +220,124 @@ def test_a_second_rehearsal_of_a_folder_is_refused(tmp_path, host, port):
         assert done.returncode == 1
         assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
         assert httpx.get(f"{address}/health").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def first_rehearsal(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A folder, and a process that has started its Postgres, as a rehearsal does."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "faults.json").write_text("[]")
+    (folder / "link").symlink_to(folder)
+    program = (
+        "from app.database import embedded\n"
+        "with embedded.EmbeddedPostgres(settings=embedded.FAST_SETTINGS):\n"
+        "    print('started', flush=True)\n"
+        "    input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"started\n"
+        yield folder, process
+        process.communicate(b"\n")
+
+
+# The kind: an option or a setting that has nothing to do with a second rehearsal.
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        pytest.param(
+            ["--weeks", "4", "--odd", "a-seed", "--faults", "faults.json"], {}, id="options"
+        ),
+        pytest.param(
+            [],
+            {"HOST": "127.0.0.1", "PUBLIC_URL": "http://x.example", "DATABASE_URL": " "},
+            id="HOST, PUBLIC_URL, and a blank DATABASE_URL",
+        ),
+        pytest.param(
+            [],
+            {
+                "OPENAI_BASE_URL": "http://127.0.0.1:1",
+                "ALPHA_VANTAGE_BASE_URL": "http://127.0.0.1:1",
+                **KEYS,
+            },
+            id="real providers",
+        ),
+    ],
+)
+def test_no_other_setting_allows_a_second_rehearsal(first_rehearsal, words, settings):
+    """It is refused before anything else, whatever else is set."""
+    done = run("rehearse", *words, cwd=first_rehearsal[0], timeout=60, **settings)
+    assert done.returncode == 1
+    assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
+
+
+def test_another_path_does_not_allow_a_second_rehearsal(first_rehearsal):
+    """A folder that is reached by a symbolic link is the same folder."""
+    done = run("rehearse", cwd=first_rehearsal[0] / "link", timeout=60)
+    assert done.returncode == 1
+    assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
+
+
+def test_a_second_rehearsal_beside_a_paused_one(first_rehearsal):
+    """A process that is stopped (Ctrl-Z) continues later, and then needs its Postgres."""
+    folder, process = first_rehearsal
+    process.send_signal(signal.SIGSTOP)
+    try:
+        done = run("rehearse", cwd=folder, timeout=60)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert done.returncode == 1
+    assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
+
+
+def accepts_connections(port: int) -> bool:
+    """Return whether a process listens on this port of the loopback address."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_second_rehearsal_beside_one_that_is_starting(tmp_path):
+    """It is refused when the Postgres of the first one has started, for which it waits."""
+    program = (
+        "from app.database import embedded\n"
+        "server = embedded.EmbeddedPostgres(settings=embedded.FAST_SETTINGS)\n"
+        "initialise = server._initialise\n"
+        "def initialise_later():\n"
+        "    print('locked', flush=True)\n"
+        "    input()\n"
+        "    initialise()\n"
+        "server._initialise = initialise_later\n"
+        "with server:\n"
+        "    input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with ThreadPoolExecutor(1) as thread:
+            second = thread.submit(
+                run, "rehearse", cwd=tmp_path, HOST="127.0.0.1", PORT=str(port), timeout=120
+            )
+            # It listens only after its first check, which has found no server.
+            until(lambda: second.done() or accepts_connections(port), within=60)
+            assert not second.done()
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            done = second.result()
+        process.communicate(b"\n")
+    assert done.returncode == 1
+    assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
 
 
 def test_serve_refuses_a_database_without_migrations(tmp_path, create):
@@ -534,6 +655,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, commanded):
             2,
             "is not a time such as 2026-11-16T09:00:00-05:00",
             id="no time",
+        ),
+        # The kind: a time at which the simulated market could not answer a request.
+        pytest.param(
+            ["standins", "--now", "2023-01-03T23:59:59-05:00"],
+            2,
+            "of a day in New York from 2023-01-04 to 2099-12-31",
+            id="before the second session of the market",
+        ),
+        pytest.param(
+            ["standins", "--now", "0001-01-01T00:00:00+14:00"],
+            2,
+            "is not a time such as 2026-11-16T09:00:00-05:00",
+            id="before the calendar",
+        ),
+        pytest.param(
+            ["standins", "--now", "9999-12-31T23:59:59-14:00"],
+            2,
+            "is not a time such as 2026-11-16T09:00:00-05:00",
+            id="after the calendar",
         ),
         pytest.param(
             ["standins", "--closed", "Friday"], 2, "'Friday' are not days such as", id="no days"
@@ -892,19 +1032,19 @@ def test_ctrl_c_while_modules_are_imported(tmp_path, module):
 
 def test_ctrl_c_stops_a_rehearsal(tmp_path):
     """No traceback, and the embedded Postgres stops."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [ALPHA_MONDAY, "rehearse", "--no-serve"],
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-    )
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    try:
-        _, output = process.communicate(timeout=40)
-    finally:
-        process.kill()
+    ) as process:
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, output = process.communicate(timeout=40)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in output
     pid = Path(tmp_path / ".alpha-monday" / "postgres" / "data" / "postmaster.pid")

@@ -20,7 +20,7 @@ from processes import until
 
 from app.commands import db
 from app.database import migrations
-from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
+from app.database.embedded import FAST_SETTINGS, FOLDER, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from app.ops import in_use
 
@@ -327,6 +327,33 @@ def folder(tmp_path) -> Iterator[str]:
         yield address
     finally:
         run("db", "down", "--yes", cwd=tmp_path)
+
+
+def test_a_command_that_fails_after_the_start_leaves_no_server(tmp_path, capsys):
+    """
+    `db up` cannot create its database here. It stops the server that it has started, and leaves one
+    that ran before.
+    """
+    server = EmbeddedPostgres(FOLDER, FAST_SETTINGS)
+    with server, psycopg.connect(server.address(), autocommit=True) as conn:
+        # CREATE DATABASE copies this one.
+        conn.execute("ALTER DATABASE template1 IS_TEMPLATE false")
+        conn.execute("DROP DATABASE template1")
+    failed = command(capsys, "db", "up")
+    assert failed.exit_code == 1
+    assert "template1" in failed.error
+    assert not server.is_running()
+    assert not server.is_detached
+
+    server.start(detach=True)
+    try:
+        assert run("db", "up", cwd=tmp_path).returncode == 1
+        assert server.is_running()
+        assert server.is_detached
+    finally:
+        server.stop_any()
+        server.process.wait(60)
+        server.stop()
 
 
 def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path, capsys, quick):

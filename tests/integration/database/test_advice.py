@@ -83,6 +83,149 @@ def test_a_right_on_a_function_of_the_record():
     assert text.endswith("run GRANT EXECUTE ON FUNCTION public.absent TO someone;")
 
 
+# The kind: an object of each of our schemas, by a statement that needs a right on it.
+@pytest.mark.parametrize(
+    ("statement", "grants"),
+    [
+        pytest.param(
+            "SELECT FROM public.closes", ["SELECT, INSERT ON TABLE public.closes"], id="the record"
+        ),
+        pytest.param(
+            "UPDATE public.generations SET refusal = ''",
+            [
+                "SELECT, INSERT, UPDATE (answered_at, answered_model, answer, request_id, "
+                "prompt_tokens, completion_tokens, accepted, refusal) ON TABLE public.generations"
+            ],
+            id="a column of the record",
+        ),
+        pytest.param(
+            "DELETE FROM operations.alerts",
+            [
+                "USAGE ON SCHEMA operations",
+                "SELECT, INSERT, UPDATE, DELETE ON TABLE operations.alerts",
+            ],
+            id="the service's state",
+        ),
+        pytest.param(
+            "SELECT FROM queue.procrastinate_jobs",
+            [
+                "USAGE ON SCHEMA queue",
+                "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA queue",
+            ],
+            id="the queue",
+        ),
+        pytest.param(
+            "SELECT nextval('queue.procrastinate_jobs_id_seq')",
+            ["USAGE ON SCHEMA queue", "USAGE ON ALL SEQUENCES IN SCHEMA queue"],
+            id="a sequence of the queue",
+        ),
+        pytest.param(
+            "SELECT queue.procrastinate_update_heartbeat_v1(-1)",
+            [
+                "USAGE ON SCHEMA queue",
+                "EXECUTE ON ALL FUNCTIONS IN SCHEMA queue",
+                "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA queue",
+            ],
+            id="a function of the queue",
+        ),
+        pytest.param(
+            "SELECT public.absent('x') WHERE false",
+            ["EXECUTE ON FUNCTION public.absent"],
+            id="a function of the record",
+        ),
+        pytest.param(
+            "SELECT FROM told.clock",
+            ["USAGE ON SCHEMA told", "SELECT ON TABLE told.clock"],
+            id="the simulated clock",
+        ),
+        pytest.param(
+            "CREATE TABLE public.made ()",
+            ["USAGE, CREATE ON SCHEMA public"],
+            id="the shared schema",
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ' "{x}'], ids=["a usual name", "a name in quotes"])
+def test_the_object_that_is_named(database, statement, grants, suffix):
+    """
+    The statement that is named gives the right that Postgres missed, to a role of any name.
+
+    All is taken back at the end, because the database and the server are shared.
+    """
+    name = f"am_{uuid4().hex[:12]}{suffix}"
+    user = psycopg.sql.Identifier(name)
+    given = []
+    with psycopg.connect(database) as conn, conn.transaction(force_rollback=True):
+        conn.execute("CREATE SCHEMA told; CREATE TABLE told.clock ()")
+        conn.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public, queue FROM PUBLIC")
+        conn.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        # The queue's functions find its tables by this.
+        conn.execute("SET LOCAL search_path = public, queue")
+        conn.execute(psycopg.sql.SQL("CREATE ROLE {}").format(user))
+        if "public" in statement and "CREATE" not in statement:
+            conn.execute(psycopg.sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(user))
+        for _ in range(4):
+            try:
+                with conn.transaction():
+                    conn.execute(psycopg.sql.SQL("SET LOCAL ROLE {}").format(user))
+                    conn.execute(statement)
+                    conn.execute("RESET ROLE")
+                break
+            except psycopg.errors.InsufficientPrivilege as error:
+                text = advice.permission_denied_message(make_conninfo(database, user=name), error)
+            statement_to_run = text.partition(" or an administrator, run ")[2]
+            conn.execute(statement_to_run)
+            given.append(statement_to_run)
+    written = advice.quote_identifier(name)
+    assert given == [f"GRANT {grant} TO {written};" for grant in grants]
+
+
+# The kind: an object of Postgres or of another program, about which no statement is known.
+@pytest.mark.parametrize(
+    "object_",
+    [
+        "function pg_read_file",
+        "function total_of_shop",
+        "sequence orders_id_seq",
+        "sequence provider_requests_id_seq",
+        "table orders",
+        "table roles",
+        "view procrastinate_view",
+        "materialized view closes",
+        "column reasoning of relation picks",
+        "procedure procrastinate_procedure",
+        "type procrastinate_job_status",
+        "large object 5",
+        "language plpython3u",
+        "foreign server shop",
+        "tablespace fast",
+    ],
+)
+def test_an_object_without_a_statement(object_):
+    """No statement about other objects is named: it would not help."""
+    error = psycopg.errors.InsufficientPrivilege(f"permission denied for {object_}")
+    text = advice.permission_denied_message("host=127.0.0.1 user=someone dbname=record", error)
+    assert "GRANT" not in text
+    assert text.endswith("Give that right to someone, or use another user in DATABASE_URL.")
+
+
+@pytest.mark.parametrize(
+    ("message", "statement"),
+    [
+        ('database "my record"', 'GRANT CREATE ON DATABASE "my record" TO someone;'),
+        ('database my"record', 'GRANT CREATE ON DATABASE "my""record" TO someone;'),
+        ('schema my"', 'GRANT USAGE ON SCHEMA "my""" TO someone;'),
+        ('schema "my', 'GRANT USAGE ON SCHEMA """my" TO someone;'),
+        ("schema select", 'GRANT USAGE ON SCHEMA "select" TO someone;'),
+    ],
+)
+def test_a_name_with_quotes(message, statement):
+    """Postgres writes a name with or without quotes around it; a quote in it is a part of it."""
+    error = psycopg.errors.InsufficientPrivilege(f"permission denied for {message}")
+    text = advice.permission_denied_message("host=127.0.0.1 user=someone dbname=record", error)
+    assert text.partition(" run ")[2] == statement
+
+
 def test_no_right_is_wanted_where_nothing_is_to_be_done(empty, role, capsys):
     """A user who may not create anything can use an up-to-date database."""
     asyncio.run(migrations.migrate(empty, AT))

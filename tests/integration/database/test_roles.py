@@ -738,7 +738,7 @@ def test_rehearse_as_another_than_the_owner(made, empty, commanded, of):
         match=f"user {getattr(made.names, of)} .*Set DATABASE_URL to that user's",
     ):
         asyncio.run(
-            rehearse._prepare_database(
+            rehearse._migrate(
                 rehearsal.database_address(settings.load({"DATABASE_URL": getattr(made, of)}))
             )
         )
@@ -753,7 +753,7 @@ def test_rehearse_as_another_than_the_owner(made, empty, commanded, of):
         ConfigurationError,
         match=f"belongs to {names.owner}. Set DATABASE_URL to that user's address",
     ):
-        asyncio.run(rehearse._prepare_database(address))
+        asyncio.run(rehearse._migrate(address))
 
 
 def test_migrate_as_another_than_the_owner(fresh, commanded):

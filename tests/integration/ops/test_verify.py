@@ -525,12 +525,14 @@ async def test_a_busy_server():
         Reply(status=429, body=b"", headers={"Retry-After": "7"}),
         Reply(status=503, body=b""),
         Reply(status=429, body=b"", headers={"Retry-After": "100000"}),
+        # A digit of another script is no number in HTTP. A header is sent as Latin-1.
+        Reply(status=429, body=b"", headers={"Retry-After": "٧".encode().decode("latin-1")}),
         says({"data": {"service": {"journalHead": None}}}),
     ]
     async with ProviderServer() as provider, open_api(provider.url, sleep) as source:
         provider.answers = lambda _: replies.pop(0)
         assert await source.head() is None
-        assert waited == [7.0, 5.0, 60.0]
+        assert waited == [7.0, 5.0, 60.0, 5.0]
         provider.answers = lambda _: Reply(status=429, body=b"")
         with pytest.raises(Exception, match="status 429"):
             await source.head()

@@ -4,6 +4,7 @@ labels fit.
 """
 
 import re
+from datetime import timedelta
 from decimal import Decimal
 from xml.etree import ElementTree
 
@@ -67,6 +68,19 @@ async def test_before_the_first_result(browser, database):
     assert "No fortnight has a result yet." in visible_text(find_one(document, "main"))
     assert not find_all(document, f"{SVG}svg")
     assert not find_all(document, "data")
+
+
+async def test_a_check_that_is_due(browser, database):
+    """While the first check waits for a batch, the page does not call it the next one."""
+    with psycopg.connect(database) as conn:
+        record = Record(conn)
+        for monday in (WON, WON + timedelta(weeks=52)):
+            record.batch("main", monday, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+    section = visible_text(
+        find_one(await shown(browser), "section", **{"aria-labelledby": "checks"})
+    )
+    assert "The next check" not in section
+    assert "is made when no batch that it counts is running any more." in section
 
 
 async def test_a_whole_record(browser, database):

@@ -4,6 +4,7 @@ A request's head, and the framing of its body, have at most 64 KB, however they 
 These are bytes of a request that no handler sees, and that once were read without a limit.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -82,8 +83,9 @@ TOO_LARGE = {
 }
 
 
-# Requests whose handler answers without reading their body, mostly before the rest of them has
-# arrived. The connection ends.
+# Requests whose handler answers without reading their body. Most of the body may arrive before the
+# response, and then the request is refused, or later. After a complete response, the rest of the
+# body is discarded without a limit, and the next request is answered.
 ANSWERED_BEFORE = {"trailers", "one trailer", "a chunk's extension", "extensions of many chunks"}
 
 
@@ -92,7 +94,7 @@ def test_a_head_that_is_too_large(name, service):
     """The refusal names the limit, and the connection ends: nothing behind it is answered."""
     received = send(service, *TOO_LARGE[name], LAST)
     if name in ANSWERED_BEFORE:
-        assert received.count(b"HTTP/1.1 200 OK") + received.count(b"HTTP/1.1 431 ") == 1
+        assert re.findall(rb"HTTP/1\.1 (\d+)", received) in ([b"431"], [b"200"], [b"200", b"200"])
         return
     assert received.count(b"HTTP/1.1 200 OK") == (name == "behind another request")
     assert b"HTTP/1.1 431 " in received

@@ -160,7 +160,7 @@ NOT_A_NUMBER_OF_CONNECTIONS = (
 )
 A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
-A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"
+A_LIMIT = "must be a whole number of requests from 1 to 100000, for example {}=5"
 A_RECEIVER = "must be an http or https address with a host name, for example {}=https://"
 A_PLACE = (
     "must be an http or https address without ? and #, for example {}=https://alpha-monday.example"
@@ -377,6 +377,9 @@ def test_quotes_around_a_value(name, quotes):
         ("postgresql://u:s3cr3t@h:0/d", "has a port that is not a number from 1 to 65535"),
         ("postgresql://u:s3cr3t@h:port/d", "has a port that is not a number from 1 to 65535"),
         ("postgresql://u:s3cr3t@h,i:99999/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h:５４３２/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h:٥٤٣٢/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h:5_432/d", "has a port that is not a number from 1 to 65535"),
         (
             "postgresql://u:s3cr3t%@h/d",
             "has a % that does not begin a valid code such as %40: write %25 for a % in a password",

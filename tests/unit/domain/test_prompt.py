@@ -45,6 +45,18 @@ def test_an_answer_becomes_three_ideas():
     ]
 
 
+# The kind: a letter that is not ASCII, and that upper() turns into one or two letters of a ticker.
+@pytest.mark.parametrize(
+    "spelling",
+    ["\u0131bm", "\u017fo", "\u00df", "\ufb01", "\ufb00", "\uff4b\uff4f"],
+    ids=ascii,
+)
+def test_no_other_letters_become_a_ticker(spelling):
+    """An operator who mistypes a ticker must not change the pick of another share."""
+    assert prompt.parse_ticker(spelling) is None
+    assert prompt.normalize_ticker(spelling) == spelling
+
+
 @pytest.mark.parametrize(
     ("spelling", "stored"),
     [
@@ -98,6 +110,26 @@ def test_reasonings_lose_only_the_white_space_around_them():
             f"```j\u017fon\n{make_answer()}\n```",
             "not JSON of the schema",
             id="a fence with a letter that is not ASCII",
+        ),
+        # The kind: a character that is no letter from a to z or A to Z, although it is one of
+        # Unicode, or is folded to one.
+        pytest.param(
+            f"```\u212aotlin\n{make_answer()}\n```", "not JSON of the schema", id="a kelvin sign"
+        ),
+        pytest.param(
+            f"```\uff4ason\n{make_answer()}\n```", "not JSON of the schema", id="a wide letter"
+        ),
+        pytest.param(
+            f"```\u0458son\n{make_answer()}\n```", "not JSON of the schema", id="a Cyrillic letter"
+        ),
+        pytest.param(
+            f"```j\u0131son\n{make_answer()}\n```", "not JSON of the schema", id="a dotless i"
+        ),
+        pytest.param(
+            f"```json5\n{make_answer()}\n```", "not JSON of the schema", id="a fence with a digit"
+        ),
+        pytest.param(
+            f"```json_\n{make_answer()}\n```", "not JSON of the schema", id="a fence with a line"
         ),
         pytest.param(
             f"<think>KO! {make_answer()}",

@@ -389,7 +389,7 @@ def test_no_variance(value, below):
     assert result.weekly_excess.beta is None
     assert result.random_actions.below_pct == below
     assert result.verdict.finding is None
-    assert "all alike" in result.verdict.words
+    assert "weeks that do not differ" in result.verdict.words
 
 
 def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[TrackedBatch]:
@@ -458,6 +458,29 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             Finding.BETTER,
             "better",
             id="30 batches",
+        ),
+        pytest.param(
+            [without(0, BatchStatus.FAILED), without(52, BatchStatus.FAILED)],
+            None,
+            "The look of 2027-01-04 found 0 scored batches; a verdict needs 30. The next look is "
+            "on 2028-01-03.",
+            id="only failed Mondays",
+        ),
+        pytest.param(
+            [
+                *[make_batch(week, a_pick("KO SELL", "1", "2")) for week in range(30)],
+                without(52, BatchStatus.ACTIVE),
+            ],
+            None,
+            "The look of 2027-01-04 found too few weeks with figures, or weeks that do not differ "
+            "enough: no verdict. The next look is on 2028-01-03.",
+            id="SELL only, and a benchmark that never moved",
+        ),
+        pytest.param(
+            [*varied(53, 1), *[without(week, BatchStatus.ACTIVE) for week in (102, 104)]],
+            Finding.BETTER,
+            "The look of 2028-01-03 is held when every batch that it counts is completed.",
+            id="the second one waits",
         ),
         pytest.param(
             [*varied(50, 1), without(50, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],

@@ -20,6 +20,18 @@ from app.domain.untrusted_json import AMBIGUOUS, UnusableValue, decode, has_repe
         pytest.param(
             '{"a": 1, "a": true}', {"a": AMBIGUOUS}, id="values that are equal in Python only"
         ),
+        pytest.param('{"a": 1, "a": 1.0}', {"a": AMBIGUOUS}, id="an integer and a float"),
+        pytest.param('{"a": [1], "a": [true]}', {"a": AMBIGUOUS}, id="equal in a list only"),
+        pytest.param(
+            '{"a": {"b": [0]}, "a": {"b": [false]}}', {"a": AMBIGUOUS}, id="equal further inside"
+        ),
+        pytest.param('{"a": [1], "a": [1, 2]}', {"a": AMBIGUOUS}, id="a longer list"),
+        pytest.param('{"a": {"b": 1}, "a": {"c": 1}}', {"a": AMBIGUOUS}, id="other names inside"),
+        pytest.param(
+            '{"a": {"b": [1, null], "c": 2}, "a": {"c": 2, "b": [1, null]}}',
+            {"a": {"b": [1, None], "c": 2}},
+            id="the same members in another order",
+        ),
         pytest.param(
             '{"a": {"b": 1, "b": 2}, "c": 3}', {"a": {"b": AMBIGUOUS}, "c": 3}, id="further inside"
         ),
@@ -48,6 +60,11 @@ def test_a_member_with_two_values_is_ambiguous_and_no_other_is_lost(
 def test_what_is_not_json_is_refused(body: bytes | str) -> None:
     with pytest.raises(ValueError, match=r"(?s)."):
         decode(body)
+
+
+def test_two_values_that_are_too_deep_to_be_compared_are_ambiguous() -> None:
+    deep = "[" * 900 + "]" * 900
+    assert decode(f'{{"a": {deep}, "a": {deep}, "b": 1}}') == {"a": AMBIGUOUS, "b": 1}
 
 
 def test_what_is_nested_too_deeply_is_refused() -> None:

@@ -631,8 +631,10 @@ def test_another_symbol_elsewhere(about):
         splits(**about)
 
 
+# Letters that upper() turns into an I are among them.
 @pytest.mark.parametrize(
-    "symbol", ["MSFT", "IBM.LON", "IBMX", "", 7, [], {"a": 1}, True, "ＩＢＭ", " IBM"]
+    "symbol",
+    ["MSFT", "IBM.LON", "IBMX", "", 7, [], {"a": 1}, True, "ＩＢＭ", " IBM", "ıBM", "ıbm"],
 )
 @pytest.mark.parametrize("member", ["2. Symbol", "2. symbol", "Symbol", "1. SYMBOL"])
 def test_another_symbol(symbol, member):

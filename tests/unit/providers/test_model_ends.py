@@ -78,6 +78,7 @@ def test_the_default_model():
         ("gpt-5.4-mini-2026-03-17", None),
         ("openai/gpt-5.4-mini", None),
         ("gpt-4o-mega", None),
+        ("gpt-4o-２０２４-08-06", None),  # digits of another script are no date
         ("llama3.2:3b", None),
         ("my/gpt-4o-tuned", None),
         ("", None),

@@ -2,7 +2,7 @@
 The rules of the record that the journal and the calendar can decide, one module per subject.
 
 Most modules have a `check` that takes an entry and the state after it, and raises Discrepancy for
-the first broken rule. Some have a `check_end`, for rules that need the whole journal or all
+the first broken rule. Some modules have a `check_end`, for rules that need the whole journal or all
 readings of the record. `tolerance` and `readings` have what several rules use.
 """
 
@@ -21,8 +21,9 @@ from app.domain.verification.rules import (
 )
 from app.domain.verification.state import JournalState
 
-# The order decides which rule is named if several are broken: a rule of a subject comes before the
-# general rules about changes, because its message is more specific (docs/journal.md#the-rules).
+# The order decides which rule is named if several are broken (docs/journal.md#the-rules).
+# `changes.check_structure` comes first, because the other rules rely on it. The general rules about
+# changes (`changes.check`) come last, because the messages of the other rules are more specific.
 _CHECKS = (
     changes.check_structure,
     questions.check,
@@ -39,7 +40,7 @@ _CHECKS = (
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Check an entry against every rule; raises Discrepancy for the first broken one."""
+    """Check an entry against every rule; raises Discrepancy for the first broken rule."""
     state.add_event(entry)
     for rule in _CHECKS:
         rule(entry, state)

@@ -1,4 +1,4 @@
-"""The general rules of an entry: its rows belong together, and a row changes only where it may."""
+"""The general rules of an entry: its rows belong together, and change only in allowed columns."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def check_structure(entry: ParsedEntry, state: JournalState) -> None:
     """
     Raise Discrepancy for rows that do not belong in the entry.
 
-    This runs before the other rules, which rely on it.
+    This check runs before the other rules, which rely on it.
     """
     _check_at(entry, state)
     for mention in entry.mentions:
@@ -93,7 +93,7 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     """
     Raise Discrepancy for a change that is not allowed, or that no correction explains.
 
-    This runs after the other rules, because their messages are more specific.
+    This check runs after the other rules, because their messages are more specific.
     """
     _check_tickers(entry, state)
     for mention in entry.mentions:
@@ -256,8 +256,8 @@ def _belongs_problem(
             }
             if batches != {batch_id}:
                 return f"its checkpoint and its pick are not both of the batch {batch_id}"
-            # When a pick's `entry_open` becomes known, the metrics of earlier days get their
-            # `return_from_open_pct`.
+            # When a pick's `entry_open` becomes known, the metrics of the days before this
+            # checkpoint get their `return_from_open_pct`.
             gets_open = mention.before is not None and entry.kind is JournalKind.CHECKPOINT
             if not gets_open and checkpoint and row.checkpoint_id != checkpoint.id:
                 return f"it is not of day {checkpoint.day}, which the entry is about"
@@ -270,7 +270,7 @@ def _check_tickers(entry: ParsedEntry, state: JournalState) -> None:
     """
     Raise Discrepancy for a reading of a share that the batch does not have.
 
-    This check runs late, because other rules describe such a fault more exactly.
+    This check runs after other rules that describe such a fault more exactly.
     """
     batch_id = _batch_of(entry)
     if batch_id is None:
@@ -399,7 +399,7 @@ def _describe_change(change: _Change) -> str:
 
 
 def _changes(entry: ParsedEntry, mention: Mention, state: JournalState) -> Iterator[_Change]:
-    """Yield the changes of a row between two mentions."""
+    """Yield the changes of a row since its previous mention."""
     if mention.before is None:
         return
     ticker = None
@@ -418,10 +418,10 @@ def _changes(entry: ParsedEntry, mention: Mention, state: JournalState) -> Itera
 
 def _may_drop(entry: ParsedEntry, column: str, state: JournalState) -> bool:
     """
-    Return whether an entry may leave out a column that an earlier version does not know.
+    Return whether an entry may leave out a column that an earlier version of the service lacks.
 
-    During an upgrade, a process of such a version may still write entries on the newer schema. They
-    leave out the column without a correction.
+    During an upgrade, a process of such a version may still write entries on the newer schema. Its
+    entries leave out the column without a correction.
     """
     since = state.marked_since
     if column != "benchmark_unusual_move" or since is None:

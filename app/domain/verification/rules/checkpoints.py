@@ -27,14 +27,15 @@ _FIGURE_COLUMNS = (
     "benchmark_return_pct",
     "benchmark_unusual_move",
 )
-# The columns that a computed checkpoint of day 1 or later must have: all but the benchmark's mark.
-# Earlier versions did not write the mark. The rule `unusual-move` decides where it may be absent.
+# The columns that a computed checkpoint of day 1 or later must have: all except the benchmark's
+# mark (benchmark_unusual_move). Earlier versions did not write the mark. The rule `unusual-move`
+# decides where it may be absent.
 _REQUIRED_COLUMNS = _FIGURE_COLUMNS[:-1]
 _SKIP_COLUMNS = ("skip_reason", "note", "skipped_at")
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an entry that breaks one of these rules."""
+    """Raise Discrepancy for an entry that breaks one of the rules of checkpoints."""
     for mention in entry.mentions_of(Checkpoint):
         _check_checkpoint(entry, state, mention)
     _check_metrics(entry, state)
@@ -69,7 +70,8 @@ def _check_day(place: str, state: JournalState, *, batch: Batch, checkpoint: Che
             Rule.DAY,
             f"{place}: checkpoint_date is {checkpoint.checkpoint_date}, but must be {expected}.",
         )
-    # The state has the first checkpoint of each day. A second checkpoint of the day has another id.
+    # `days_of` has, for each day, the checkpoint that was mentioned first. A second checkpoint of
+    # the same day has another id.
     first = state.days_of[batch.id][checkpoint.day]
     if first != checkpoint.id:
         raise discrepancy(
@@ -123,7 +125,7 @@ def _check_after_closure(place: str, state: JournalState, checkpoint: Checkpoint
     problem = f"status is {checkpoint.status}"
     if checkpoint.status is CheckpointStatus.SKIPPED:
         # A closure on short notice may have been announced after the job had requested prices
-        # without success. Then any reason is right.
+        # without success. Then each skip reason is allowed.
         if (
             day_before in state.sessions.closed
             or checkpoint.skip_reason is SkipReason.MARKET_CLOSED
@@ -156,7 +158,7 @@ def _check_skipped(
             f"{place}: skipped_at is {checkpoint.skipped_at}, but taken_at is "
             f"{checkpoint.taken_at}.",
         )
-    # A missing close is given up only after the last request of the day.
+    # A missing close is given up only after the last request on the checkpoint's date.
     last = calendar.from_new_york(checkpoint.checkpoint_date, calendar.PRICE_RETRY_TIMES[-1])
     if checkpoint.skip_reason is SkipReason.MISSING_CLOSE and checkpoint.skipped_at < last:
         raise discrepancy(
@@ -196,7 +198,7 @@ def _describe_skip_change(now: object, was: object) -> str:
 
 def _check_metrics(entry: ParsedEntry, state: JournalState) -> None:
     """
-    Raise Discrepancy for metrics that must not exist, and for missing ones.
+    Raise Discrepancy for metrics that must not exist, and for missing metrics.
 
     An entry that computes a checkpoint has one metric of each pick.
     """
@@ -250,8 +252,8 @@ def _check_completed(entry: ParsedEntry, state: JournalState) -> None:
 
     A batch is completed by the entry of its last checkpoint.
     """
-    # Only these rows can change what is compared below: the status of a batch, the number of its
-    # checkpoints, and whether it has picks.
+    # Only rows of these three types can change what is compared below: the status of a batch, the
+    # number of its checkpoints, and whether it has picks.
     batch_ids = {batch.id for batch in entry.rows(Batch)}
     batch_ids |= {row.batch_id for row in entry.rows(Checkpoint)}
     batch_ids |= {row.batch_id for row in entry.rows(Pick)}

@@ -1,7 +1,7 @@
 """
-The rule `split-counted`: every figure counts each split of its share and its days.
+The rule `split-counted`: every figure counts all splits of its share on certain days.
 
-Definition: docs/journal.md#splits-that-no-entry-mentions.
+`SplitSpan` says which days these are. Definition: docs/journal.md#splits-that-no-entry-mentions.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class SplitSpan(Struct, frozen=True):
 
     def list_splits(self, readings: Readings, tickers: TickerHistory | None = None) -> list[Split]:
         """
-        Return the splits of these days: of each effective date, the newest of `readings`.
+        Return the splits of these days: for each effective date, the newest reading of a split.
 
         If `tickers` is given, it replaces the tickers of the span.
         """
@@ -59,7 +59,8 @@ class SplitCount(Struct, frozen=True):
     """
     The splits that a figure of an entry counts: those that the journal mentions up to this entry.
 
-    `place` returns the beginning of a message.
+    `place` returns the beginning of an error message: the place of the figure. `at` is the time of
+    the entry.
     """
 
     place: Callable[[], str]
@@ -121,16 +122,16 @@ def check_end(state: JournalState) -> None:
 
 def _check_known_splits(count: SplitCount, readings: Readings) -> None:
     """
-    Raise Discrepancy if a figure does not count a split that its process knew.
+    Raise Discrepancy if a figure does not count a split that was known when it was computed.
 
-    The process knew the splits that were read more than an hour before the entry was written. A
+    The known splits are those that were read more than an hour before the entry was written. A
     split that does not change the factor need not be counted.
     """
     limit = count.at - CONCURRENT_WINDOW
     known: dict[str, list[Split]] = {}
     for ticker in count.span.tickers.all_tickers:
         known[ticker] = [one for one in readings.get(ticker, ()) if one.read_at < limit]
-    # The entry may hold a split that was read within the window.
+    # A split that was read in the last hour before the entry may be counted, but need not be.
     for split in count.counted:
         known[split.ticker].append(split)
 
@@ -149,7 +150,7 @@ def _check_known_splits(count: SplitCount, readings: Readings) -> None:
 def _check_final_factor(
     span: SplitSpan, readings: Readings, *, unused: set[Split], state: JournalState
 ) -> None:
-    """Raise Discrepancy unless a stored factor is the one that all splits of the record give."""
+    """Raise Discrepancy unless a stored factor equals what the splits of the record give."""
     stored = getattr(span.row, span.field)
     counted = span.list_splits(readings)
     # A later rename does not change a stored figure. So the factor may also follow from the tickers
@@ -188,7 +189,7 @@ def _final_spans(state: JournalState) -> Iterator[SplitSpan]:
         end = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
         for span in _spans_of(checkpoint, state):
             # A split on the last day of the fortnight or later causes no correction. The span of a
-            # figure with a restated reading may contain such a split. Such a span is left out.
+            # figure with a restated reading may reach that day. Such a span is not yielded.
             if span.through < end:
                 yield span
 
@@ -196,7 +197,7 @@ def _final_spans(state: JournalState) -> Iterator[SplitSpan]:
 def _spans_of(
     checkpoint: Checkpoint, state: JournalState, *, is_new: bool = False
 ) -> list[SplitSpan]:
-    """Return the spans of a checkpoint's benchmark and metrics; see `_span_of_metric`."""
+    """Return the spans of a checkpoint's benchmark and metrics. See `_span_of_metric`."""
     metrics = state.metrics_at(checkpoint.id)
     spans = [_span_of_benchmark(checkpoint, state)]
     spans += [_span_of_metric(metric, state, is_new=is_new) for metric in metrics]
@@ -229,8 +230,9 @@ def _span_of_metric(
     """
     Return the span of a metric's factor; None if a row that it needs is not mentioned.
 
-    The reading of a new metric was requested under the present tickers of its share. An older
-    metric keeps the tickers under which it was read.
+    `is_new` says that the metric was computed for the entry that is being checked. Then its close
+    was requested under the present tickers of its share. An older metric keeps the tickers that its
+    share had when the close of the metric was read.
     """
     pick, checkpoint = state.picks.get(metric.pick_id), state.checkpoints.get(metric.checkpoint_id)
     if pick is None or checkpoint is None:

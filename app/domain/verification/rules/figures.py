@@ -1,8 +1,9 @@
 """
 The rules `reading`, `figure` and `forced-rename`: prices, and the figures computed from them.
 
-Every price must equal the price of its reading, and every figure must equal what its prices and
-splits give. Formulas: docs/journal.md#the-figures, which also defines `forced-rename`.
+Every price must equal the price of its reading, or the value of the ending if the pick ended. Every
+figure must equal what its prices and splits give. Formulas: docs/journal.md#the-figures, which also
+defines `forced-rename`.
 """
 
 from collections.abc import Collection, Iterator
@@ -22,7 +23,7 @@ Figure = tuple[str, Decimal]
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Compute the figures of an entry's rows again; raises Discrepancy if one differs."""
+    """Compute the figures of an entry's rows again; raises Discrepancy if a stored one differs."""
     for mention in entry.mentions:
         place = locate(entry, state, mention.row)
         try:
@@ -182,7 +183,8 @@ def _figures_of_metric(
     session = _required_session(checkpoint.trading_day, checkpoint.id)
     share = state.shares[pick.id]
     if metric.close_id is None:
-        # A pick that ended has the price of its ending, and no splits after its last session.
+        # For a pick that ended, the price is the value of its ending, and no splits after its last
+        # session count.
         ending = state.endings.get(pick.id)
         if ending is None:
             raise LookupError(f"an ending of {pick.ticker}")
@@ -226,7 +228,11 @@ def basis_date(close: Close) -> date:
 def split_product(
     state: JournalState, share: TickerHistory, *, after: date, through: date
 ) -> Decimal:
-    """Return the product of a share's splits, each under the ticker of its effective date."""
+    """
+    Return the product of a share's splits after the day `after`, up to the day `through`.
+
+    A split counts under the ticker that the share has on the effective date of the split.
+    """
     readings: list[Split] = []
     for ticker in share.all_tickers:
         readings += state.splits[ticker].values()
@@ -237,10 +243,11 @@ def _find_own_reading(
     state: JournalState, pick: UUID, close: UUID, *, session: date, former: UUID | None
 ) -> Close:
     """
-    Return the reading of a pick; raises LookupError if the reading is under a wrong ticker.
+    Return the reading of a pick; raises LookupError if its session or its ticker is wrong.
 
     The right ticker is the one that the share has on the session. `former` is the reading that the
-    row named before this entry. If the row still names it, any ticker of the share is right.
+    row named before this entry. If the row still names `former`, any ticker that the share has or
+    had is right.
     """
     share = state.shares[pick]
     tickers: Collection[str] = share.period(session).tickers
@@ -253,7 +260,7 @@ def _find_own_reading(
 def _find_reading(
     state: JournalState, id: UUID | None, *, session: date, tickers: Collection[str]
 ) -> Close:
-    """Return a reading of one of these tickers and of this session; raises LookupError."""
+    """Return the reading `id`; raises LookupError unless its session and its ticker fit."""
     close = state.close(id)
     if close.trading_day != session or close.ticker not in tickers:
         actual = f"the reading {id} is of {close.ticker} on {close.trading_day}"
@@ -268,7 +275,7 @@ def _required_session(day: date | None, id: UUID) -> date:
 
 
 def _required_value(row: Batch | Checkpoint | Pick, column: str) -> Decimal:
-    """Return the price or the figure in a column of a row; raises LookupError without one."""
+    """Return the price or figure in a column of a row; raises LookupError if it is null."""
     value: Decimal | None = getattr(row, column)
     if value is None:
         raise LookupError(f"the {column} of {row.id}")

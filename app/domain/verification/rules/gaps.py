@@ -1,8 +1,8 @@
 """
-The rules `every-monday` and `every-day`: what the journal must have when it ends.
+The rules `every-monday` and `every-day`: which Mondays and days the whole journal must have.
 
 Work that was due shortly before the newest entries may not be done yet, and after an outage the
-service does it late. So these rules require only what was long over
+service does it late. So these rules require only the Mondays and days that were long over
 (docs/journal.md#what-is-long-over).
 """
 
@@ -17,7 +17,8 @@ from app.domain.verification.state import JournalState
 
 # How long a batch may wait for its prices while other batches get theirs. There are two reasons for
 # such a wait. With a small quota, the oldest batch is served first. And a checkpoint whose close is
-# missing is skipped only if the service runs at the day's last price retry.
+# missing is skipped only after the day's last price retry. If the service does not run between that
+# retry and midnight, it requests the close again on the next day.
 PRICE_WAIT = timedelta(days=CHECKPOINT_DAYS)
 
 _WEEK = 7
@@ -85,8 +86,8 @@ def _price_limit(state: JournalState) -> datetime | None:
     """
     Return the limit that follows from the entries of all batches.
 
-    A checkpoint that needs prices is long over if it was due at or before this limit. None means
-    that none is long over.
+    A checkpoint that needs prices is long over if it was due at or before this limit. If the limit
+    is None, no such checkpoint is long over.
     """
     times: list[datetime] = []
     for of_batch in state.priced_at.values():

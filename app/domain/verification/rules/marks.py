@@ -1,10 +1,10 @@
 """
 The rule `unusual-move`: the marks of unusual moves (docs/journal.md#marks).
 
-A mark is decided when its figure is computed, and again when the figure is corrected. The job that
-decides it also uses the newest readings of the record, which the journal need not mention. So if
-the journal alone does not decide a mark, this mark stays pending, and is checked after all rows
-were read.
+A mark is decided when its figure is computed, and again when the figure is corrected. Besides the
+readings that the figures use, the job that decides a mark uses the newest readings of the record,
+which the journal need not mention. So if the journal alone does not decide a mark, this mark stays
+pending, and is checked after all rows were read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,12 +27,13 @@ from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
 from app.domain.verification.state import JournalState, has_figures, locate
 from app.errors import Discrepancy
 
-# How long an earlier version may still compute checkpoints after the upgrade that introduced the
-# benchmark's mark. An operator may return to an earlier version without a change of the schema
-# (docs/operate/upgrade.md#roll-back-the-code-only).
+# How long an earlier version of the service may still compute checkpoints after the upgrade that
+# introduced the benchmark's mark. An operator may return to an earlier version without a change of
+# the schema (docs/operate/upgrade.md#roll-back-the-code-only).
 UPGRADE_WINDOW = timedelta(days=28)
 
-# The columns of a metric that change only if the prices or the splits of its own share change.
+# The columns of a metric that change only if the prices or the splits of the metric's own share
+# change.
 _OWN_COLUMNS = ("current_price", "close_id", "split_factor", "absolute_return_pct", "unusual_move")
 _BENCHMARK_COLUMNS = (
     "benchmark_price",
@@ -51,9 +52,10 @@ class PendingMark(Struct, frozen=True):
     """
     A mark that the newest readings of the record decide.
 
-    `history` has the readings on which the figures are based at the time `at`. `known` are the
-    readings of splits that the journal had mentioned by then. `counted` is a pair of dates: the
-    entry mentions every known split after the first date, up to and including the second.
+    `at` is the time of the entry that decides the mark. `history` has the readings on which the
+    figures are based at that time. `known` are the readings of splits that the journal had
+    mentioned by then. `counted` is a pair of dates: the entry mentions every known split after the
+    first date, up to and including the second.
     """
 
     place: str
@@ -158,9 +160,9 @@ def _has_benchmark_mark(checkpoint: Checkpoint) -> bool:
     """
     Return whether a checkpoint has figures and the benchmark's mark.
 
-    Then a version with the present rules decided its marks. Earlier versions had another threshold
-    and other rules for the path of prices from the first reading to the last
-    (`splits.has_unexplained_move` searches for it). They did not write the benchmark's mark.
+    If so, a version with the present rules decided its marks. Earlier versions did not write the
+    benchmark's mark, and they had other rules: another threshold, and another search for a path of
+    prices (see `splits.has_unexplained_move`).
     """
     return has_figures(checkpoint) and checkpoint.benchmark_unusual_move is not None
 
@@ -276,13 +278,15 @@ def _check_mark(pending: PendingMark, state: JournalState) -> None:
     """
     is_unusual = _is_unusual(pending, (), pending.known)
     if _others_can_only_explain(pending):
+        # Other readings can explain an unusual move, but they cannot make a usual move
+        # unusual.
         is_final = not is_unusual or _is_forced(pending)
         if is_final and pending.mark is not is_unusual:
             raise _mark_discrepancy(pending)
         if is_final:
             return
-    # An entry that was written while the rows were read may be based on a reading that is not among
-    # these rows. So a mark of such an entry is not checked with them.
+    # An entry that was written while the rows of the tables were read may be based on a reading
+    # that is not among these rows. So a mark of such an entry is not checked with them.
     if not state.rows_are_read:
         state.pending_marks.append(pending)
 
@@ -296,7 +300,8 @@ def _others_can_only_explain(pending: PendingMark) -> bool:
     """
     Return whether readings that the journal does not mention can explain a move, but not cause one.
 
-    They can cause a move in two cases:
+    After a forced rename they can do neither, because the mark is always set. Otherwise they can
+    cause a move in two cases:
 
     - The pick has ended. Its path includes the newest reading of its last session, and no figure
       uses that reading.
@@ -329,9 +334,9 @@ def _possible_marks(
     """
     Yield the marks that the rule gives for everything that the deciding process may have known.
 
-    Its clock may differ from the clocks of the processes that stored readings. And a split may have
-    been read, but stored too late for the process to see it. See docs/journal.md#marks,
-    "Uncertainty".
+    The clock of this process may differ from the clocks of the processes that stored readings. And
+    a split may have been read, but stored too late for this process to see it. See
+    docs/journal.md#marks, "Uncertainty".
     """
     after, through = pending.counted
     latest = pending.at + CLOCK_TOLERANCE

@@ -28,7 +28,7 @@ from app.errors import UnusableAnswer
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an entry that breaks one of these rules."""
+    """Raise Discrepancy for an entry that breaks one of the rules of a Monday."""
     for mention in entry.mentions_of(Batch):
         batch = mention.row
         assert isinstance(batch, Batch)
@@ -91,7 +91,7 @@ def _column_problems(kind: JournalKind, batch: Batch) -> Iterator[str]:
         "benchmark_initial_close_id": batch.benchmark_initial_close_id,
         "trading_day": batch.trading_day,
     }
-    # A batch with picks has prices and no reasons; a failed one has reasons and no prices.
+    # A batch with picks has prices and no reasons; a failed batch has reasons and no prices.
     status, required, forbidden = BatchStatus.ACTIVE, prices, reasons
     if kind is JournalKind.FAILURE:
         status, required, forbidden = BatchStatus.FAILED, reasons, prices
@@ -148,8 +148,8 @@ def _check_after_answers(prefix: str, batch: Batch, state: JournalState) -> None
 
 
 def _check_late(place: str, batch: Batch, state: JournalState) -> None:
-    # Perhaps the market was closed at short notice, and the process did not know it. So `late` may
-    # be right with the calendar that has such closures, or with the one that has none.
+    # Perhaps the market was closed on short notice, and the process did not know it. So `late` may
+    # be right by the calendar with such closures, or by the calendar without them.
     possible_values = {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}
     if batch.late in possible_values:
         return
@@ -176,7 +176,8 @@ def _check_reason(place: str, batch: Batch, state: JournalState) -> None:
 
 
 def _check_no_usable_answer(place: str, batch: Batch, questions: Sequence[Generation]) -> None:
-    # There may be more questions: a failed Monday that is run again may use as many more.
+    # There may be more questions than QUESTIONS_PER_MONDAY: each time that a failed Monday is run
+    # again, it may use as many again.
     if len(questions) < QUESTIONS_PER_MONDAY:
         raise discrepancy(
             Rule.FAILED,
@@ -229,7 +230,7 @@ def _check_given_up(place: str, batch: Batch) -> None:
 
 
 def _find_accepted(questions: Sequence[Generation]) -> Generation | None:
-    """Return the question with an accepted answer; None without one."""
+    """Return the question whose answer was accepted; None if there is no such question."""
     return next((one for one in questions if one.accepted), None)
 
 
@@ -280,7 +281,8 @@ def _check_answer(place: str, batch: Batch, state: JournalState, *, picks: Seque
             Rule.PICKS_OF_THE_ANSWER,
             f"{place}: it has picks, but no answer of that Monday is accepted.",
         )
-    # The setting may have changed after the question. The batch must use the question's benchmark.
+    # BENCHMARK_SYMBOL may have changed after the question was asked. The batch must use the
+    # benchmark that the question names.
     benchmark = prompt.benchmark_in_prompt(accepted.user_prompt)
     if benchmark not in (None, batch.benchmark_symbol):
         raise discrepancy(
@@ -315,7 +317,7 @@ def _check_idea(place: str, pick: Pick, idea: Idea, *, question: Generation) -> 
 
 
 def _check_day_zero(place: str, batch: Batch, checkpoints: Sequence[Checkpoint]) -> None:
-    # A BATCH entry holds exactly one checkpoint, as was checked with its members.
+    # A BATCH entry has exactly one checkpoint: this was checked with the members of the entry.
     (checkpoint,) = checkpoints
     expected = {
         "day": 0,

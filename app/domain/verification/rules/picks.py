@@ -8,7 +8,7 @@ from app.domain.verification.state import JournalState, locate
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an entry that breaks one of these rules."""
+    """Raise Discrepancy for an entry that breaks one of the rules of this module."""
     for mention in entry.mentions_of(Pick):
         pick, before = mention.row, mention.before
         if not isinstance(pick, Pick) or not isinstance(before, Pick):
@@ -78,7 +78,7 @@ def _session_problem(
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and session <= baseline:
         return f"{first} is not after the baseline session, {baseline}"
-    # The state has this renaming already: it begins the last period.
+    # The state has this renaming already: it begins the last period of the share.
     previous = state.shares[pick.id].periods[-2].first
     if session <= previous:
         return f"{first} is not after the from_session of the renaming before, {previous}"

@@ -1,5 +1,5 @@
 """
-Claims about prices: that a close was missing, or that the closes of a renamed share fit.
+Claims about prices: that a close was missing, or that the closes of a renamed share fit together.
 
 Such a claim can be decided only with all readings of the record. So the claims of entries are
 collected, and are checked after all rows were read. The rules are `skipped`, `answer-refused`,
@@ -39,7 +39,7 @@ Readings = dict[str, list[Close]]
 
 
 class MissingCloseClaim(Struct, frozen=True):
-    """An entry claims that at least one of these tickers had no close of `session`."""
+    """An entry claims that at least one of `tickers` had no close of `session`."""
 
     rule: Rule
     place: str
@@ -50,7 +50,7 @@ class MissingCloseClaim(Struct, frozen=True):
 
 class FittingClosesClaim(Struct, frozen=True):
     """
-    An entry claims that the closes of a share fit those under its new ticker.
+    An entry claims that the closes under a share's old tickers fit those under its new ticker.
 
     The share has the ticker `new` from `from_session` on, and `before` is the session before
     `from_session`. Of the closes under the old tickers, only those from the session `baseline` on
@@ -75,7 +75,8 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     ]
     state.claims += missing
     state.claims += _claims_of_renamed(entry, state)
-    # An API shows the readings of a ticker only on request, so these tickers must be requested.
+    # If the record is read from an API, readings are requested by ticker. The claims need the
+    # readings of their tickers, so these readings are requested, too.
     for claim in missing:
         state.tickers.update(claim.tickers)
 
@@ -101,7 +102,8 @@ def _claims_of_skipped(entry: ParsedEntry, state: JournalState) -> Iterator[Miss
         if mention.before is not None or checkpoint.skip_reason is not SkipReason.MISSING_CLOSE:
             continue
         ids = state.picks_of[checkpoint.batch_id]
-        # An ending or a rename may have been recorded while the closes were requested.
+        # An ending or a rename may have been recorded while the job requested the closes. Then the
+        # journal does not show which closes the job requested, so this claim is not checked.
         if any(id in state.endings or len(state.shares[id].periods) > 1 for id in ids):
             continue
         benchmark = state.batch(checkpoint.batch_id).benchmark_symbol
@@ -122,7 +124,8 @@ def _claims_of_refused(entry: ParsedEntry, state: JournalState) -> Iterator[Miss
         refusal = question.refusal or ""
         if not isinstance(former, Generation) or not former.accepted:
             continue
-        # A refusal that names the benchmark is about the setting, not about a price.
+        # A refusal with the word "benchmark" is about the setting BENCHMARK_SYMBOL, not about a
+        # price.
         if "benchmark" in refusal:
             continue
         session = _baseline_session(state, question.run_date)
@@ -204,7 +207,7 @@ def _claims_of_renamed(entry: ParsedEntry, state: JournalState) -> Iterator[Fitt
 
 
 def _check_missing(claim: MissingCloseClaim, closes: Readings) -> None:
-    """Raise Discrepancy if the record had the closes of all tickers an hour before the entry."""
+    """Raise Discrepancy if each ticker of the claim had its close an hour before the entry."""
     limit = claim.at - CONCURRENT_WINDOW
     for ticker in claim.tickers:
         # One ticker without a close is enough for the claim to be true.
@@ -244,7 +247,7 @@ def _fits(
     claim: FittingClosesClaim, closes: Readings, factors: Sequence[Split], *, until: datetime
 ) -> bool:
     # `claim.share` already contains the rename. But on every session up to `before`, the share has
-    # an old ticker, so these readings are under the old tickers.
+    # an old ticker, so the readings in `old` are under the old tickers.
     old = newest_readings(claim.share, closes, first=claim.baseline, last=claim.before, until=until)
     if not old:
         return True  # earlier versions compared nothing in this case

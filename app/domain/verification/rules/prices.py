@@ -1,9 +1,9 @@
 """
 The rules of readings: when they were read, which one a row uses, and the opens and ends of picks.
 
-These are `reading-session`, `read-before-used`, `newest-reading`, `entry-open`, `from-open` and
-`ended` (docs/journal.md#prices). The module `figures` checks that a reading is of the row's session
-and ticker.
+The rules are `reading-session`, `read-before-used`, `newest-reading`, `entry-open`, `from-open` and
+`ended` (docs/journal.md#prices). The module `figures` checks that a reading is of the session and
+the ticker of the row that uses it.
 """
 
 from collections import defaultdict
@@ -43,10 +43,10 @@ _READING_COLUMNS: dict[type, tuple[str, ...]] = {
 
 class ReadingUse(Struct, frozen=True):
     """
-    A row of an entry that uses a reading for the first time, in `column`.
+    The use of a reading by a row, in the first entry in which `column` of the row names `close`.
 
-    `place` returns the beginning of a message. It is a function, because there are many uses, and
-    few of them need a message.
+    `at` is the time of the entry. `place` returns the beginning of a message. It is a function,
+    because there are many uses, and few of them need a message.
     """
 
     place: Callable[[], str]
@@ -71,7 +71,7 @@ class PickWithoutOpen(Struct, frozen=True):
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an entry that breaks one of these rules."""
+    """Raise Discrepancy for an entry that breaks one of the rules of this module."""
     for close in entry.rows(Close):
         place = locate(entry, state, close)
         _check_reading(place, state, close)
@@ -91,7 +91,7 @@ def check_end(state: JournalState) -> None:
     """
     Raise Discrepancy for a row that uses an older reading than it should.
 
-    Also raise it for a pick without an open that the record knew.
+    Also raise it for a pick that has no open, although the record knew the open.
     """
     readings: dict[tuple[str, date], list[Close]] = defaultdict(list)
     for close in state.all_closes():
@@ -105,7 +105,7 @@ def check_end(state: JournalState) -> None:
 def _check_uses(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
     for column, id in _first_uses(mention):
         used = state.closes.get(id)
-        if used is None:  # the rule `reading` describes this
+        if used is None:  # the rule `reading` forbids a missing reading
             continue
         place = partial(locate, entry, state, mention.row)
         _check_read_before(f"{place()}: {column} is {id}", entry, used)
@@ -113,7 +113,7 @@ def _check_uses(entry: ParsedEntry, state: JournalState, mention: Mention) -> No
 
 
 def _first_uses(mention: Mention) -> Iterator[tuple[str, UUID]]:
-    """Yield the columns in which a row names another reading than before, with the reading's id."""
+    """Yield each column that names another reading than in the mention before, and its id."""
     for column in _READING_COLUMNS.get(type(mention.row), ()):
         now = getattr(mention.row, column)
         was = getattr(mention.before, column, None)
@@ -122,9 +122,9 @@ def _first_uses(mention: Mention) -> Iterator[tuple[str, UUID]]:
 
 
 def _check_newest(use: ReadingUse, readings: Sequence[Close]) -> None:
-    """Raise Discrepancy if the record had a newer reading of the session than the used one."""
-    # Within this window, another job may have stored a newer reading that the entry's job did not
-    # see.
+    """Raise Discrepancy if the record had a newer reading than the one that the row uses."""
+    # In the hour before the entry, another job may have stored a newer reading that the entry's job
+    # did not see.
     visible_until = use.at - CONCURRENT_WINDOW
     newer = [one for one in readings if use.close.read_at < one.read_at < visible_until]
     if newer:
@@ -172,18 +172,20 @@ def _check_without_open(pick: PickWithoutOpen, readings: Sequence[Close]) -> Non
     """
     Raise Discrepancy if a pick lacks its open although the entry's process knew it.
 
-    The process knew the reading that the entry used, and the readings that were read more than an
-    hour before the entry. If the newest of them has an open, the pick must have it, too. There is
-    one exception: another process may have stored a newer reading without an open just before the
-    entry was written. See docs/journal.md#a-pick-without-an-open.
+    The process knew the reading that the entry used, if any, and the readings that were read more
+    than an hour before the entry. If the newest of these readings has an open, the pick must have
+    it, too. There is one exception: another process may have stored a newer reading without an open
+    just before the entry was written. See docs/journal.md#a-pick-without-an-open.
     """
     known = [close for close in readings if close.read_at < pick.at - CONCURRENT_WINDOW]
     if pick.used:
         known.append(pick.used)
     if not known:
         return
-    # A newer reading replaces an older one, so only the newest decides whether an open was there.
+    # A newer reading replaces an older one, so only the newest decides whether an open was known.
     newest = max(known, key=_read_at)
+    # The entry is stored later than its `at`. Between the two times, another process may store a
+    # reading.
     until = pick.at + CONCURRENT_WINDOW
     concurrent = [close for close in readings if newest.read_at < close.read_at <= until]
     if all(close.open is not None for close in (newest, *concurrent)):
@@ -218,7 +220,8 @@ def check_restated(place: str, close: Close) -> None:
     """
     Raise Discrepancy for a reading with an impossible basis date.
 
-    The basis date is after the session, and not after the day on which the price was read.
+    The basis date of a restated reading must be after its session, and not after the day on which
+    the price was read.
     """
     basis = splits.basis_date(close.source, close.trading_day)
     # Without a restatement, the basis date is the session, and the source does not name it.
@@ -264,7 +267,7 @@ def _check_entry_open(entry: ParsedEntry, state: JournalState, pick: Pick) -> No
             f"{place}: entry_close_id is of a reading of {reading.trading_day}, but the first "
             f"session is {session}.",
         )
-    # When a pick gets its open, all its earlier metrics get their return from it.
+    # When a pick gets its open, all its earlier metrics get their `return_from_open_pct`.
     for id in state.metrics_of_pick.get(pick.id, ()):
         _check_from_open(locate(entry, state, state.metrics[id]), state.metrics[id], pick)
 
@@ -289,7 +292,7 @@ def _check_metric(entry: ParsedEntry, state: JournalState, mention: Mention) -> 
 
 
 def _check_ended(place: str, metric: PickMetric) -> None:
-    """Raise Discrepancy if an ended metric has a reading, or if another metric has none."""
+    """Raise Discrepancy if an ended metric has a reading, or one that is not ended has none."""
     if metric.ended == (metric.close_id is None):
         return
     reading = "has a close_id"
@@ -304,9 +307,9 @@ def _check_ended_in_time(
     place: str, metric: PickMetric, *, ending: Ending | None, session: date
 ) -> None:
     """
-    Check whether a new metric must be ended: it must be if its pick ended before `session`.
+    Raise Discrepancy if the `ended` of a new metric is wrong.
 
-    Raise Discrepancy if `ended` says otherwise.
+    `ended` must be true if the pick ended before `session`, and false otherwise.
     """
     has_ended = ending is not None and ending.last_session < session
     if metric.ended == has_ended:
@@ -318,7 +321,11 @@ def _check_ended_in_time(
 
 
 def _check_from_open(place: str, metric: PickMetric, pick: Pick) -> None:
-    """Raise Discrepancy if the pick has an open but the metric no return from it, or vice versa."""
+    """
+    Raise Discrepancy if one of two values is present and the other is absent.
+
+    The two values are the pick's open, and the metric's return from that open.
+    """
     has_return, has_open = metric.return_from_open_pct is not None, pick.entry_open is not None
     if has_return and not has_open:
         raise discrepancy(

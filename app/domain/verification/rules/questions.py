@@ -17,14 +17,15 @@ from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
 from app.domain.verification.state import JournalState, locate
 from app.errors import UnusableAnswer
 
-# An answer may be refused with one of these texts although its stored text follows the rules: the
-# text is not complete, or is no answer of the model. docs/journal.md#an-answer lists them.
+# An answer may have one of these refusals although its stored text follows the rules: the stored
+# text is not complete, or is no answer of the model. docs/journal.md#an-answer lists the refusals.
 _MODEL_REFUSED = "The model refused: "
 _PROVIDER_REFUSALS = (
     "The answer was truncated.",
     "The provider's content filter stopped the answer.",
     "The answer held bytes that are no UTF-8.",
-    # In these cases the provider sent no chat completion. Its response is stored as the answer.
+    # In the next three cases the provider sent no chat completion. Its response is stored as the
+    # answer.
     "The answer had no choices.",
     "The provider's answer was not JSON, or not all of it.",
     "The provider answered with a web page in place of JSON.",
@@ -38,7 +39,7 @@ _MAX_QUOTED = 120
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an entry that breaks one of these rules."""
+    """Raise Discrepancy for an entry that breaks one of the rules of questions."""
     for mention in entry.mentions_of(Generation):
         question, former = mention.row, mention.before
         assert isinstance(question, Generation)
@@ -64,7 +65,7 @@ def parse_ideas(question: Generation, benchmark: str) -> list[Idea]:
 
 
 def _earlier(question: Generation, state: JournalState) -> list[Generation]:
-    """Return the questions of the same Monday that were mentioned before this one."""
+    """Return the questions of the same Monday that were mentioned before `question`."""
     questions = state.questions_on((question.series, question.run_date))
     ids = [one.id for one in questions]
     return questions[: ids.index(question.id)]
@@ -128,7 +129,7 @@ def _check_time(place: str, question: Generation, state: JournalState) -> None:
 
 
 def _check_order(place: str, question: Generation, state: JournalState, *, is_new: bool) -> None:
-    # After the batch is stored, no question of its Monday is asked or changed any more.
+    # After a batch with picks is stored, no question of its Monday is asked or changed any more.
     batch = state.batches.get(batch_id(question.series, question.run_date))
     if batch is not None and batch.status is not BatchStatus.FAILED:
         raise discrepancy(
@@ -149,7 +150,7 @@ def _check_order(place: str, question: Generation, state: JournalState, *, is_ne
 
 def _check_prompt(place: str, question: Generation, state: JournalState) -> None:
     """
-    Raise Discrepancy unless the prompt contains exactly the refusals of earlier answers.
+    Raise Discrepancy unless the prompt has exactly the refusals of the Monday's earlier answers.
 
     A question that got no answer has a refusal, too, but the model is not told of it.
     """
@@ -263,7 +264,7 @@ def _is_about_incomplete_text(refusal: str, answer: str) -> bool:
 
 
 def _is_about_setting_or_price(refusal: str, ideas: Sequence[Idea]) -> bool:
-    """Return whether a refusal is about another benchmark, or about the price of a ticker."""
+    """Return whether a refusal is about a changed benchmark, or about the price of a ticker."""
     is_about_price = any(names_ticker(refusal, idea.ticker) for idea in ideas)
     return refusal == prompt.BENCHMARK_CHANGED or is_about_price
 

@@ -18,16 +18,18 @@ def newest_readings(
     """
     Return the newest readings of a share by session, for the sessions from `first` to `last`.
 
-    `closes` are readings by ticker; those that were read after `until` do not count. Each session
-    counts under the ticker that the share has on it. If there are several (a rename without a
-    date), the last one that has a reading counts.
+    `closes` are readings by ticker; those that were read after `until` do not count. A reading
+    counts only under the ticker that the share has on the day of the session. If the share has
+    several tickers on that day (a rename without a date), the last of them that has a reading of
+    the session counts.
     """
     newest: dict[date, Close] = {}
     for period in share.periods:
         begin, end = max(first, period.first), min(last, period.last)
         for ticker in period.tickers:
             readings = _in_range(closes.get(ticker, ()), begin=begin, end=end, until=until)
-            # If a period has several tickers, readings under a later ticker replace the others.
+            # If a period has several tickers, readings under a later ticker replace those of the
+            # same session under an earlier ticker.
             newest |= _newest_by_session(readings)
     return newest
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 # docs/journal.md#the-rules.
 CLOCK_TOLERANCE = timedelta(minutes=1)
 
-# How long a job may take from its readings to its entry. Another job may store a newer reading in
-# that time, which the entry need not use.
+# How long a job may take from its readings to its entry. In that time, another job may store a
+# newer reading. The entry need not use this newer reading.
 CONCURRENT_WINDOW = timedelta(hours=1)
 
 _DAY = timedelta(days=1)
@@ -17,12 +17,13 @@ _DAY = timedelta(days=1)
 
 def overdue_limit(times: Sequence[datetime]) -> datetime | None:
     """
-    Return the time up to which everything that was due is long over; None if nothing is.
+    Return the latest due time that is long over; None if no due time is long over.
 
-    `times` are the times of entries, in ascending order. Something is long over if an entry was
-    written at least a day after it was due, and another entry at least a day after that one. Two
-    entries are needed because the clock of a single one may have been ahead. Definition:
-    docs/journal.md#what-is-long-over.
+    `times` are the times of entries, in ascending order. A due time is long over if one entry was
+    written at least a day after it, and a second entry at least a day after this entry. For
+    example, with entries at 13:00 on 12, 13 and 14 October, the result is 13:00 on 12 October. Two
+    entries are needed because a single entry may have been written by a process whose clock was
+    ahead of the real time. Definition: docs/journal.md#what-is-long-over.
     """
     if not times:
         return None
