@@ -81,7 +81,7 @@ def down(yes: bool) -> None:
     if server.stop_any():
         click.echo("Stopped.")
     else:
-        click.echo("It was not running.")
+        click.echo("The embedded Postgres of this folder was not running.")
 
 
 @db.command()

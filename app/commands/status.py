@@ -205,7 +205,7 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     yield f"overdue: {len(state.work.overdue) or 'none'}"
     yield f"Alpha Vantage requests left: {_describe_quota(state)}"
     yield f"last batch: {_describe_last_batch(state)}"
-    yield f"last checkpoint: {_describe_last_checkpoint(state)}"
+    yield f"last figures: {_describe_last_checkpoint(state)}"
     yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
     yield f"heartbeat: {_describe_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
     head = state.record.journal_head
@@ -223,7 +223,7 @@ def _now_line(state: OperatorSnapshot) -> str:
 
 
 def _describe_worker(worker: WorkerRow) -> str:
-    line = f"number {worker.id}, heartbeat {worker.silent:.0f} s ago"
+    line = f"id {worker.id}, heartbeat {worker.silent:.0f} s ago"
     if not worker.is_alive:
         line += " (silent)"
     return line

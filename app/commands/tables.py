@@ -163,8 +163,8 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
         yield _next_figures_line(record, sessions, None if record.rehearsed else now)
     if record.has_unusual_move:
         yield (
-            f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known "
-            "split explains."
+            f"{_UNUSUAL} The figure contains a move of a tenth or more in one session that no "
+            "known split explains."
         )
 
 
@@ -224,8 +224,8 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
     if result:
         yield f"The result, of day {last.day}, closes of {last.trading_day}:"
     elif batch.status == BatchStatus.COMPLETED:
-        yield f"Unresolved: the last session has no figures. So far, on day {last.day}:"
-    so_far = "" if result else " so far"
+        yield f"Unresolved: the last session has no figures. The last ones are of day {last.day}:"
+    so_far = " so far" if batch.status == BatchStatus.ACTIVE else ""
     for pick in record.picks:
         metric = record.metrics[last.id][pick.id]
         title = _pick_title(pick, record.tickers)

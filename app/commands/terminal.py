@@ -319,7 +319,7 @@ async def require_current(configuration: Settings, address: str, *, rehearsal: b
             ) from None
         raise ConfigurationError(
             f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder. "
-            "With `--rehearsal` this command uses the record of `make run`.)"
+            "A command with the option `--rehearsal` can use the record of `make run`.)"
         ) from None
 
 

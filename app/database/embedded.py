@@ -677,6 +677,6 @@ def _no_database_message(server: EmbeddedPostgres, name: str) -> str:
     if server.has_database(REHEARSAL):
         return (
             f"{text}, only a rehearsal. Set DATABASE_URL to the database of the record. "
-            "With `--rehearsal` this command uses the record of `make run`."
+            "A command with the option `--rehearsal` can use the record of `make run`."
         )
     return f"{text}. Set DATABASE_URL to the database of the record."

@@ -1149,7 +1149,7 @@ _VERDICT_WITHOUT_A_BATCH = "There is nothing to judge: the series has no Monday 
 _FINDINGS = {
     Finding.BETTER: "the picks did better than luck explains",
     Finding.WORSE: "the picks did worse than bad luck explains",
-    Finding.UNDECIDED: "the record could not be told from luck",
+    Finding.UNDECIDED: "the record could not be distinguished from luck",
 }
 
 
@@ -1165,10 +1165,11 @@ def reach_verdict(all_batches: Sequence[TrackedBatch], *, is_part: bool = False)
     finding, first_or_next = None, "first"
     if held:
         finding, first_or_next = held[-1].finding, "next"
-    next_sentence = f"The {first_or_next} look is on {next_date}."
+    next_sentence = f"The {first_or_next} yearly check is on {next_date}."
     if next_date <= all_batches[-1].run_date:
         next_sentence = (
-            f"The look of {next_date} is held when every batch that it counts is completed."
+            f"The yearly check of {next_date} is made when no batch that it counts is running any "
+            "more."
         )
     return Verdict(
         finding=finding,
@@ -1193,18 +1194,18 @@ def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) 
     last = held[-1]
     if last.batches < MIN_SCORED_BATCHES:
         return (
-            f"The look of {last.on} found {last.batches} scored batches; a verdict needs "
+            f"The yearly check of {last.on} found {last.batches} scored batches; a verdict needs "
             f"{MIN_SCORED_BATCHES}."
         )
     if not last.finding or last.beyond_beta_pct is None or last.interval is None:
         return (
-            f"The look of {last.on} found too few weeks with figures, or weeks that do not differ "
-            "enough: no verdict."
+            f"The yearly check of {last.on} found too few weeks with figures, or weeks that do not "
+            "differ enough: no verdict."
         )
     value = f"{last.beyond_beta_pct:+.2f}"
     low, high = f"{last.interval.low:+.2f}", f"{last.interval.high:+.2f}"
     return (
-        f"At the look of {last.on}, over {last.weeks} weeks, {_FINDINGS[last.finding]}: beyond the "
-        f"benchmark and its beta, they added {value} % a week, with an interval from {low} to "
-        f"{high} %."
+        f"At the yearly check of {last.on}, over {last.weeks} weeks, {_FINDINGS[last.finding]}: "
+        f"beyond the benchmark and its beta, the picks added {value} % a week, with an interval "
+        f"from {low} to {high} %."
     )

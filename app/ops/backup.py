@@ -232,8 +232,8 @@ async def _last_migration(conn: AsyncConnection[Any], address: str) -> int:
     if not migration:
         raise Refused(
             f"The database {display_address(address)} holds no record of Alpha Monday, not even "
-            "its tables, so there is nothing to back up. Check that DATABASE_URL names the right "
-            "database."
+            "its tables, so there is nothing to back up. Check that DATABASE_URL is set and "
+            "names the right database."
         )
     if migration > len(migrations.load_migrations()):
         raise Refused(

@@ -147,7 +147,7 @@ def parse_ticker(text: str) -> str:
     to_parameter(text)
     if re.fullmatch(model.TICKER_PATTERN, text):
         return text
-    form = "A ticker is written in capitals, a class of shares after a dot, such as NVDA or BRK.B"
+    form = "A ticker is written in capitals, such as NVDA, or BRK.B for a class of shares"
     meant = prompt.parse_ticker(text)
     hint = f" Ask for {meant}." if meant else ""
     raise bad_value("BAD_TICKER", f"{form}, not {quote_value(text)}.{hint}")

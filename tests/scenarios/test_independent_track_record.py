@@ -267,9 +267,9 @@ def verdict_of(every, scored, part):
                 "finding": finding,
             }
         )
-    then = f"The {'next' if analyses else 'first'} look is on {on}."
+    then = f"The {'next' if analyses else 'first'} yearly check is on {on}."
     if on <= last:
-        then = f"The look of {on} is held when every batch that it counts is completed."
+        then = f"The yearly check of {on} is made when no batch that it counts is running any more."
     return {
         "finding": analyses[-1]["finding"] if analyses else None,
         "words": f"{first_sentence(analyses, scored)} {then}",
@@ -285,25 +285,27 @@ def first_sentence(analyses, scored):
     last = analyses[-1]
     if last["batches"] < 30:
         return (
-            f"The look of {last['on']} found {last['batches']} scored batches; a verdict needs 30."
+            f"The yearly check of {last['on']} found {last['batches']} scored batches; a verdict "
+            "needs 30."
         )
     if not last["finding"]:
         return (
-            f"The look of {last['on']} found too few weeks with figures, or weeks that do not "
-            "differ enough: no verdict."
+            f"The yearly check of {last['on']} found too few weeks with figures, or weeks that do "
+            "not differ enough: no verdict."
         )
     what = {
         "BETTER": "the picks did better than luck explains",
         "WORSE": "the picks did worse than bad luck explains",
-        "UNDECIDED": "the record could not be told from luck",
+        "UNDECIDED": "the record could not be distinguished from luck",
     }[last["finding"]]
     v, low, high = (
         f"{Decimal(text):+.2f}"
         for text in (last["beyondBetaPct"], last["interval"]["low"], last["interval"]["high"])
     )
     return (
-        f"At the look of {last['on']}, over {last['weeks']} weeks, {what}: beyond the benchmark "
-        f"and its beta, they added {v} % a week, with an interval from {low} to {high} %."
+        f"At the yearly check of {last['on']}, over {last['weeks']} weeks, {what}: beyond the "
+        f"benchmark and its beta, the picks added {v} % a week, with an interval from {low} to "
+        f"{high} %."
     )
 
 
@@ -615,7 +617,7 @@ RECORDS = [
         scored(1), "1 scored batch so far", id="one batch: two weeks, a beta and nothing beyond it"
     ),
     pytest.param(scored(2), "2 scored batches so far", id="two batches"),
-    pytest.param(scored(3), "The first look is on", id="three batches"),
+    pytest.param(scored(3), "The first yearly check is on", id="three batches"),
     pytest.param(
         changed(scored(3), (0, 1, 2), late=True), "0 scored batches so far", id="only late ones"
     ),
@@ -624,9 +626,11 @@ RECORDS = [
         "3 scored",
         id="none with a middle",
     ),
-    pytest.param(years(58), "could not be told from luck", id="a year"),
+    pytest.param(years(58), "could not be distinguished from luck", id="a year"),
     pytest.param(
-        years(58, 2, SKILLED), "The next look is on", id="a year of a chooser who knows something"
+        years(58, 2, SKILLED),
+        "The next yearly check is on",
+        id="a year of a chooser who knows something",
     ),
     pytest.param(
         years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two analyses, better"

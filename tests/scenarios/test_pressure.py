@@ -103,7 +103,7 @@ async def test_slow_queries_hold_up_no_job(database, pool, tmp_path):
         ) as server:
             async with locked(database), client_of(server.address) as client:
                 asking = [asyncio.create_task(timed(client, SLOW)) for _ in range(64)]
-                await eventually(lambda: active(database) == READS, 5)
+                await eventually(lambda: active(database) == READS, 30)
                 make_jobs_due(database, "args ->> 'day' = '13'")  # a Sunday's: nothing to ask
                 sundays = "SELECT FROM checkpoints WHERE day = 13"
                 took = await eventually(lambda: len(query_rows(database, sundays)) == 2, READ_LIMIT)
@@ -200,7 +200,7 @@ async def test_clients_that_vanish(address, database):
         clients = [connected(address) for _ in range(READS)]
         for client in clients:
             client.sendall(request(SLOW))
-        await eventually(lambda: active(database) == READS, 5)
+        await eventually(lambda: active(database) == READS, 30)
         for client in clients:
             client.close()
         took = await eventually(lambda: active(database) == 0, READ_LIMIT + NOISE)

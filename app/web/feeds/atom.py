@@ -325,7 +325,7 @@ def _result_content(batch: Node, result: Node | None) -> Iterator[Element]:
 def _pick_result(pick: Node, benchmark: str) -> str:
     figures = pick["result"]
     right = "right" if figures["hit"] else "wrong"
-    directional = f"{signed(figures['directionalReturnPct'])} % in its direction"
+    directional = f"{signed(figures['directionalReturnPct'])} % in the call's direction"
     points = f"{signed(figures['alphaPct'])} points in the call's favour against {benchmark}"
     line = f"{pick['action']} {ticker_label(pick)}: {right}, {directional}, {points}"
     if figures["unusualMove"]:

@@ -150,12 +150,15 @@ def verdict(batch: Node, metric: Node) -> str:
     """
     Return "right" or "wrong" for a pick's call.
 
-    "so far" is added unless the batch is completed and has its result.
+    "so far" is added while the batch is active. If it is completed without a result, the day of its
+    last figures is added.
     """
     right = "right" if metric["hit"] else "wrong"
-    if batch["status"] == "COMPLETED" and batch["result"]:
-        return right
-    return f"{right} so far"
+    if batch["status"] != "COMPLETED":
+        return f"{right} so far"
+    if not batch["result"]:
+        return f"{right} on day {batch['latestCheckpoint']['day']}"
+    return right
 
 
 def current_metric(pick: Node) -> Node | None:

@@ -246,7 +246,7 @@ async def test_a_ticker_that_no_share_can_have(field, ticker, hint, pool):
     assert (body["data"], codes(answer)) == (None, ["BAD_TICKER"])
     message = body["errors"][0]["message"]
     assert message.startswith(
-        "A ticker is written in capitals, a class of shares after a dot, such as NVDA or BRK.B,"
+        "A ticker is written in capitals, such as NVDA, or BRK.B for a class of shares,"
     )
     assert message.endswith(f'".{hint}')
     assert len(message) < 200

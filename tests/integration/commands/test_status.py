@@ -128,7 +128,7 @@ async def test_all_is_well(harness, words, alive):
     head = (await harness.journal())[-1]
     (worker,) = await harness.rows("SELECT id FROM procrastinate_workers")
     assert facts[0] == "now: Monday, 2026-10-26 09:03 in New York"
-    assert facts[1].startswith(f"workers: number {worker[0]}, heartbeat ")
+    assert facts[1].startswith(f"workers: id {worker[0]}, heartbeat ")
     assert facts[2:] == [
         "reconciliation: last round 3 min ago",
         "Monday 2026-10-26: active",
@@ -138,7 +138,7 @@ async def test_all_is_well(harness, words, alive):
         "overdue: none",
         "Alpha Vantage requests left: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
         "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
-        "last checkpoint: none yet",
+        "last figures: none yet",
         "alerts: off, ALERT_WEBHOOK_URL is not set here",
         "heartbeat: off, HEARTBEAT_URL is not set here",
         f"journal: {head.seq}:{head.hash}",
@@ -256,7 +256,7 @@ async def test_an_outage_of_three_weeks(harness, words, alive):
     assert [
         fact
         for fact in facts
-        if fact.startswith("last checkpoint: day 12 of 2026-10-05, Wednesday, 2026-10-28")
+        if fact.startswith("last figures: day 12 of 2026-10-05, Wednesday, 2026-10-28")
     ]
 
 

@@ -502,7 +502,9 @@ def test_a_folder_that_has_one_is_used_and_named(tmp_path):
         assert names == [("alpha_monday",), ("postgres",)]
         result = run("show", cwd=tmp_path)
         assert "holds no live record, only a rehearsal" in the_line(result.stderr)
-        assert "With `--rehearsal` this command uses the record of `make run`" in result.stderr
+        assert "A command with the option `--rehearsal` can use the record of `make run`." in (
+            the_line(result.stderr)
+        )
     finally:
         run("db", "down", cwd=tmp_path)
     stopped = run("show", cwd=tmp_path, DATABASE_URL=up.stdout.strip())

@@ -27,10 +27,9 @@ from app.store import batches, splits
 from app.store.rows import insert_row
 from jobs import corrections, daily
 
-WAITS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
-    "wait_event_type = 'Lock'"
-)
+# How many sessions wait for a lock of one session. A wait for another lock does not count: the job
+# may wait for one before it has read the time.
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
 NEXT_MONDAY = MONDAY + timedelta(days=7)
 TUESDAY = MONDAY + timedelta(days=1)
 LATER = new_york(TUESDAY, 9, 7)
@@ -70,7 +69,7 @@ async def store_meanwhile(
     async with transaction(harness.context.pool) as conn:
         await batches.lock_for_update(conn, batch.id)
         running = asyncio.ensure_future(job())
-        while (await harness.rows(WAITS))[0][0] == 0:
+        while (await harness.rows(WAITS, conn.info.backend_pid))[0][0] == 0:
             assert not running.done(), "the job did not wait for its batch"
             await asyncio.sleep(0.02)
         harness.clock.time = LATER

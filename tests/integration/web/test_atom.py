@@ -163,8 +163,8 @@ async def test_its_figures_are_the_apis(service):
         directional, alpha = (pick["result"][name] for name in ("directionalReturnPct", "alphaPct"))
         right = "right" if Decimal(alpha) > 0 else "wrong"
         line = (
-            f"{pick['action']} {pick['ticker']}: {right}, {signed(directional)} % in its "
-            f"direction, {signed(alpha)} points in the call's favour against SPY"
+            f"{pick['action']} {pick['ticker']}: {right}, {signed(directional)} % in the "
+            f"call's direction, {signed(alpha)} points in the call's favour against SPY"
         )
         assert line in entry_text
         shown = re.search(rf"{re.escape(pick['ticker'])}: (?:right|wrong), (\S+) %", entry_text)[

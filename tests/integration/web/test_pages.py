@@ -164,14 +164,14 @@ async def test_a_completed_fortnight(browser, database):
 
 
 async def test_an_unresolved_fortnight(browser, database):
-    """Without the last session's figures no earlier day is used, and no call is right or wrong."""
+    """Without the last session's figures no earlier day is used; a call is right on a day."""
     plant(database)
     tree = await page(browser, f"/batches/{UNRESOLVED}")
     assert heading(tree) == "This fortnight stays unresolved."
     assert "no earlier day is used in their place" in visible_text(find_one(tree, "dl"))
     assert "result" not in " ".join(states(tree))
     assert all(
-        visible_text(item).endswith("so far") for item in find_all(tree, "p", class_="alpha")
+        visible_text(item).endswith("on day 11") for item in find_all(tree, "p", class_="alpha")
     )
 
 

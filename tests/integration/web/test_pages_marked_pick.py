@@ -209,7 +209,7 @@ def test_an_unexplained_move_in_show(database, commanded, monday, ticker, statem
     assert [line.endswith("points in the call's favour against SPY !") for line in lines].count(
         True
     ) == count
-    assert (f"! The figure holds {UNUSUAL}." in lines) == (ticker != "none")
+    assert (f"! The figure contains {UNUSUAL}." in lines) == (ticker != "none")
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ async def test_the_feed(service, monday, call):
     assert f"{monday.day} January 2026: {count} of 3 calls right" in feed
     directional = signed(-share if call.endswith("SELL") else share)
     assert (
-        f"{named(call)}: {'right' if right else 'wrong'}, {directional} % in its direction, "
+        f"{named(call)}: {'right' if right else 'wrong'}, {directional} % in the call's direction, "
         f"{favour(monday, call)} points in the call's favour against SPY"
     ) in feed
 
@@ -300,8 +300,8 @@ def test_show_of_a_fortnight_without_a_result(database, commanded):
             record.checkpoint(batch, picks, day, missing=day == 12)
         record.batch("main", RUNNING, BatchStatus.ACTIVE, "AAPL SELL, KO SELL, XOM BUY")
     unresolved = commanded("show", WON, DATABASE_URL=database).output
-    assert "Unresolved: the last session has no figures. So far, on day 11:" in unresolved
-    assert len(re.findall(r": (?:right|wrong) so far, ", unresolved)) == 3
+    assert "Unresolved: the last session has no figures. The last ones are of day 11:" in unresolved
+    assert len(re.findall(r": (?:right|wrong), ", unresolved)) == 3
     assert (
         "No call is right or wrong yet: there are no figures."
         in commanded("show", DATABASE_URL=database).output

@@ -414,21 +414,21 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             varied(1, 1),
             None,
             "Too early to tell skill from luck: 1 scored batch so far. "
-            "The first look is on 2027-01-04.",
+            "The first yearly check is on 2027-01-04.",
             id="one",
         ),
         pytest.param(
             varied(52, 1),
             None,
             "Too early to tell skill from luck: 52 scored batches so far. "
-            "The first look is on 2027-01-04.",
+            "The first yearly check is on 2027-01-04.",
             id="a Monday before the first interim analysis",
         ),
         pytest.param(
             varied(53, 1),
             Finding.BETTER,
-            "At the look of 2027-01-04, over 52 weeks, the picks did better "
-            "than luck explains: beyond the benchmark and its beta, they added",
+            "At the yearly check of 2027-01-04, over 52 weeks, the picks did better "
+            "than luck explains: beyond the benchmark and its beta, the picks added",
             id="much skill",
         ),
         pytest.param(
@@ -438,19 +438,19 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             id="the opposite",
         ),
         pytest.param(
-            varied(53, 0), Finding.UNDECIDED, "could not be told from luck", id="no skill"
+            varied(53, 0), Finding.UNDECIDED, "could not be distinguished from luck", id="no skill"
         ),
         pytest.param(
             varied(104, 1),
             Finding.BETTER,
-            "The next look is on 2028-01-03.",
+            "The next yearly check is on 2028-01-03.",
             id="between interim analyses",
         ),
         pytest.param(
             [*varied(29, 1), without(52, BatchStatus.FAILED)],
             None,
-            "The look of 2027-01-04 found 29 scored "
-            "batches; a verdict needs 30. The next look is on 2028-01-03.",
+            "The yearly check of 2027-01-04 found 29 scored "
+            "batches; a verdict needs 30. The next yearly check is on 2028-01-03.",
             id="29 batches",
         ),
         pytest.param(
@@ -462,8 +462,8 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
         pytest.param(
             [without(0, BatchStatus.FAILED), without(52, BatchStatus.FAILED)],
             None,
-            "The look of 2027-01-04 found 0 scored batches; a verdict needs 30. The next look is "
-            "on 2028-01-03.",
+            "The yearly check of 2027-01-04 found 0 scored batches; a verdict needs 30. The next "
+            "yearly check is on 2028-01-03.",
             id="only failed Mondays",
         ),
         pytest.param(
@@ -472,20 +472,22 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
                 without(52, BatchStatus.ACTIVE),
             ],
             None,
-            "The look of 2027-01-04 found too few weeks with figures, or weeks that do not differ "
-            "enough: no verdict. The next look is on 2028-01-03.",
+            "The yearly check of 2027-01-04 found too few weeks with figures, or weeks that do not "
+            "differ enough: no verdict. The next yearly check is on 2028-01-03.",
             id="SELL only, and a benchmark that never moved",
         ),
         pytest.param(
             [*varied(53, 1), *[without(week, BatchStatus.ACTIVE) for week in (102, 104)]],
             Finding.BETTER,
-            "The look of 2028-01-03 is held when every batch that it counts is completed.",
+            "The yearly check of 2028-01-03 is made when no batch that it counts is running any "
+            "more.",
             id="the second one waits",
         ),
         pytest.param(
             [*varied(50, 1), without(50, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
             None,
-            "The look of 2027-01-04 is held when every batch that it counts is completed.",
+            "The yearly check of 2027-01-04 is made when no batch that it counts is running any "
+            "more.",
             id="one is open",
         ),
         pytest.param(
