@@ -217,7 +217,7 @@ def test_a_test_is_isolated(tmp_path):
         if name not in ours and not name.startswith(isolation.ALLOWED_PREFIXES)
     ] == []
     assert strftime("%Z") == "UTC"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     program = (
         "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], "
         "api.schema.__file__)"

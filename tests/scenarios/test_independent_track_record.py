@@ -638,12 +638,12 @@ RECORDS = [
     pytest.param(years(58, 3, replace(SKILLED, skill=-3.0)), "worse than bad luck", id="worse"),
     pytest.param(
         changed(years(58), (20,), status="active"),
-        "is held when every batch",
+        "is made when no batch",
         id="an analysis that waits",
     ),
     pytest.param(
         changed(years(58), (17,), status="active", late=True),
-        "At the look",
+        "At the yearly check",
         id="late ones are not awaited",
     ),
     pytest.param(
