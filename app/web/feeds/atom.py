@@ -293,11 +293,11 @@ def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
 
 def _checkpoint_entry(batch: Node, at: str) -> Node | None:
     """Return the newest journal entry of a checkpoint with the time `at`, if there is one."""
-    found = None
+    newest = None
     for entry in batch["journal"]:
         if entry["kind"] == "CHECKPOINT" and entry["at"] == at:
-            found = entry
-    return found
+            newest = entry
+    return newest
 
 
 def _result_content(batch: Node, result: Node | None) -> Iterator[Element]:

@@ -322,13 +322,13 @@ def next_run_at(batch: Node) -> datetime:
 
 def readings(batch: Node) -> list[Node]:
     """Return the price readings that a batch's figures use, each one once, ordered by session."""
-    found = [batch["benchmarkInitialClose"], *(pick["initialClose"] for pick in batch["picks"])]
+    used = [batch["benchmarkInitialClose"], *(pick["initialClose"] for pick in batch["picks"])]
     for checkpoint in batch["checkpoints"]:
-        found.append(checkpoint["benchmarkClose"])
-        found += [metric["close"] for metric in checkpoint["metrics"]]
+        used.append(checkpoint["benchmarkClose"])
+        used += [metric["close"] for metric in checkpoint["metrics"]]
     by_key = {
         (reading["tradingDay"], reading["ticker"], reading["readAt"]): reading
-        for reading in found
+        for reading in used
         if reading
     }
     # The sort is stable, so the readings of one session stay in the order of the figures.

@@ -209,8 +209,8 @@ def _check_unanswered(place: str, batch: Batch, questions: Sequence[Generation])
     if is_provider_error and has_all_questions:
         problem += ", and its last question was answered"
     elif is_provider_error:
-        asked = pluralize(len(questions), "question")
-        problem += f", and the journal mentions {asked}, not {QUESTIONS_PER_MONDAY} or more"
+        count = pluralize(len(questions), "question")
+        problem += f", and the journal mentions {count}, not {QUESTIONS_PER_MONDAY} or more"
     raise discrepancy(
         Rule.FAILED,
         f"{place}: failure_reason is {batch.failure_reason}, but {problem}.",

@@ -100,16 +100,16 @@ def _check_time(place: str, question: Generation, state: JournalState) -> None:
             Rule.QUESTION_TIME,
             f"{place}: run_date is a {question.run_date:%A}, but must be a Monday.",
         )
-    asked = f"{place}: asked_at is {format_utc(question.asked_at)}"
+    beginning = f"{place}: asked_at is {format_utc(question.asked_at)}"
     begins = calendar.due_at(question.run_date)
     if question.asked_at < begins:
         raise discrepancy(
-            Rule.QUESTION_TIME, f"{asked}, but the Monday begins at {format_utc(begins)}."
+            Rule.QUESTION_TIME, f"{beginning}, but the Monday begins at {format_utc(begins)}."
         )
     ends = calendar.end_of_day(question.run_date)
     if question.asked_at >= ends:
         raise discrepancy(
-            Rule.QUESTION_TIME, f"{asked}, but the Monday ended at {format_utc(ends)}."
+            Rule.QUESTION_TIME, f"{beginning}, but the Monday ended at {format_utc(ends)}."
         )
     answered_at = question.answered_at
     if answered_at and answered_at < question.asked_at - CLOCK_TOLERANCE:
@@ -124,7 +124,7 @@ def _check_time(place: str, question: Generation, state: JournalState) -> None:
         if question.asked_at < open_until - CLOCK_TOLERANCE:
             raise discrepancy(
                 Rule.QUESTION_TIME,
-                f"{asked}, but question {one.attempt} was open until {format_utc(open_until)}.",
+                f"{beginning}, but question {one.attempt} was open until {format_utc(open_until)}.",
             )
 
 
