@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from statistics import median
 from urllib.parse import urlsplit
 
 import httpx
@@ -44,8 +45,9 @@ from app.web import timeouts, unsent_responses
 QUICK = "{ service { journalHead { seq } } }"
 READS = settings.load({}).api_pool_size  # connections that the API has
 
-# What a busy machine may add, in seconds.
-NOISE = 3.0
+# What a busy machine may add, in seconds. With twelve processes for two cores, it added more than
+# three. So this bound only finds what hangs; the order of two times in one run says more.
+NOISE = 20.0
 
 
 @asynccontextmanager
@@ -122,6 +124,8 @@ async def test_slow_queries_hold_up_no_job(database, pool, tmp_path):
         else:
             assert READ_LIMIT - 0.5 < seconds < READ_LIMIT + NOISE
     waits = [seconds for answer, seconds in answers if answer.status_code == 503]
+    runs = [seconds for answer, seconds in answers if answer.status_code != 503]
+    assert median(waits) < median(runs), "a refusal waits less than a query may run"
     print(f"refused after {min(waits):.2f} to {max(waits):.2f} s")
 
 
