@@ -262,9 +262,9 @@ class EmbeddedPostgres:
         """
         self._detached_file.unlink(missing_ok=True)
         try:
-            self.stop(keep_lock=True)
+            self._stop_process()
         except subprocess.TimeoutExpired:
-            # `stop` waits only for a process that this object has started, so there is one.
+            # Only a process that this object has started is waited for, so there is one.
             assert self.process
             self.process.kill()
             self.process.wait()
@@ -273,20 +273,22 @@ class EmbeddedPostgres:
             shutil.rmtree(self.socket, ignore_errors=True)
         self._release_lock()
 
-    def stop(self, *, keep_lock: bool = False) -> None:
+    def stop(self) -> None:
         """
         Stop the server, if this object started it and it is not detached.
 
-        Then release the owner's lock, if this object has it, unless `keep_lock` is True. Raises
-        TimeoutExpired, with the lock kept, if the server does not stop in time.
+        Then release the owner's lock, if this object has it. Raises TimeoutExpired, with the lock
+        kept, if the server does not stop in time.
         """
+        self._stop_process()
+        self._release_lock()
+
+    def _stop_process(self) -> None:
         is_ours = self.process is not None and self.process.poll() is None
         if self.process and is_ours and not self.is_detached:
             self.process.send_signal(signal.SIGINT)  # Postgres's "fast" shutdown
             self.process.wait(_TIMEOUT)
             shutil.rmtree(self.socket, ignore_errors=True)
-        if not keep_lock:
-            self._release_lock()
 
     def _release_lock(self) -> None:
         if self._lock:

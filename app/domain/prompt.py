@@ -230,8 +230,13 @@ def parse_ticker(text: str) -> str | None:
 
 
 def normalize_ticker(ticker: str) -> str:
-    """Return a ticker in the form of the record: capitals, with a dot before a class of shares."""
-    ticker = ticker.strip().replace("-", ".")
+    """Return a ticker in the form of the record, without the white space around it."""
+    return unify_spelling(ticker.strip())
+
+
+def unify_spelling(ticker: str) -> str:
+    """Return a ticker in capitals, with a dot before a class of shares: "brk-b" becomes "BRK.B"."""
+    ticker = ticker.replace("-", ".")
     # upper() turns some other letters into those of a ticker, such as the dotless i into I. A text
     # with such a letter must not become the ticker of another share.
     return ticker.upper() if ticker.isascii() else ticker

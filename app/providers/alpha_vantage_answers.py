@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from app.domain import splits
 from app.domain.calendar import NEW_YORK
 from app.domain.model import Bar
+from app.domain.prompt import unify_spelling
 from app.domain.returns import DECIMAL_CONTEXT, describe_value, parse_price
 from app.domain.text import redact_for_record
 from app.domain.untrusted_json import AMBIGUOUS, decode
@@ -156,7 +157,7 @@ def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
             continue
         if symbol is AMBIGUOUS:
             raise ProviderUnavailable(f"{ticker}: Alpha Vantage's answer names two symbols.")
-        if not isinstance(symbol, str) or _normalized(symbol) != _normalized(ticker):
+        if not isinstance(symbol, str) or unify_spelling(symbol) != unify_spelling(ticker):
             raise ProviderUnavailable(
                 f"{ticker}: Alpha Vantage answered about {describe_value(symbol)} instead."
             )
@@ -180,13 +181,6 @@ def _descriptive_members(answer: dict[str, Any]) -> list[tuple[str, Any]]:
 def _plain_name(name: str) -> str:
     """Return a member's name without its number: "2. Symbol" becomes "symbol"."""
     return re.sub(r"^\s*[0-9]+\.\s*", "", name).strip().casefold()
-
-
-def _normalized(symbol: str) -> str:
-    """Return a symbol in one spelling: BRK-B and brk.b are both BRK.B."""
-    spelling = symbol.replace("-", ".")
-    # upper() turns some other letters into those of a ticker, such as the dotless i into I.
-    return spelling.upper() if spelling.isascii() else spelling
 
 
 def _refuse_other_time_zone(answer: dict[str, Any], ticker: str) -> None:
