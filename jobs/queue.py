@@ -38,6 +38,7 @@ from app.database.embedded import resolve_database_url
 from app.database.rights import Need
 from app.domain.calendar import Calendar, Clock, new_york_date
 from app.domain.journal import format_timestamp
+from app.domain.text import one_line
 from app.errors import RecordDamaged, TryAgainAt
 from app.providers import model_ends, rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
@@ -72,6 +73,15 @@ DATABASE_RETRY_DELAY = timedelta(seconds=5)
 # grant it, so there is no limit of attempts.
 RIGHT_MISSING_DELAY = timedelta(minutes=1)
 
+# The pause before the next attempt of a job if the record is sealed, and this version does not know
+# how to record in it. A newer worker does the job, or an operator updates this one, so there is no
+# limit of attempts. After the first refusal of a task, this process does not begin that task again:
+# each attempt would spend a request of Alpha Vantage's daily quota, and could not store the answer.
+SEALED_DELAY = timedelta(minutes=1)
+# The name with which Postgres refuses a reading or a question of such a version. The trigger comes
+# with the version that seals records.
+SEALED_CONSTRAINT = "this_record_is_sealed"
+
 # Limits for the conversion of a retry's time; see `retry_time_in_postgres`.
 MIN_RETRY_DELAY = timedelta(seconds=1)
 MAX_DELAY_IF_DUE_IN_POSTGRES = timedelta(minutes=1)
@@ -99,6 +109,10 @@ class UnexpectedFailure(Exception):
     def __init__(self, count: int) -> None:
         super().__init__(f"unexpected error {count} of {MAX_UNEXPECTED_FAILURES}")
         self.count = count
+
+
+class RecordSealed(TryAgainAt):
+    """The record is sealed, and this version is too old to record a question or a reading in it."""
 
 
 class QueueJobManager(JobManager):
@@ -202,12 +216,18 @@ def retry_time_in_postgres(at: datetime, *, job_now: datetime, postgres_now: dat
 
 
 class Queue(procrastinate.App):
-    """Procrastinate's App, with the context of its jobs."""
+    """
+    Procrastinate's App, with the context of its jobs.
+
+    `refusals` has the tasks that a sealed record has refused in this context: the reason, by the
+    name of the task.
+    """
 
     context: Context | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.refusals: dict[str, str] = {}
         self.job_manager: QueueJobManager = QueueJobManager(self.connector, self._clock)
 
     def now(self) -> datetime:
@@ -299,6 +319,8 @@ class RetryPolicy(BaseRetryStrategy):
     - The process was stopped during the job: at once, in any process.
     - The database is unavailable: in 5 seconds, without a limit.
     - The database's user lacks a right: in 1 minute, without a limit.
+    - The record is sealed, and this version is too old to record in it: in 1 minute, without a
+      limit. From then on, this process does not begin any job of the same task.
     - A row that the job needs is damaged: the job has failed, and the log names the row.
     - An unexpected error: in 2, 4, 8, 16 seconds; then the job has failed.
 
@@ -382,6 +404,12 @@ def _log_error(error: Exception) -> None:
                 until=format_timestamp(error.at),
                 reason=str(error),
             )
+        case RecordSealed():
+            log.error(
+                "this version is too old for the record",
+                until=format_timestamp(error.at),
+                reason=str(error),
+            )
         case TryAgainAt():
             log.info("job waits", until=format_timestamp(error.at), reason=str(error))
         case UnexpectedFailure() if error.count < MAX_UNEXPECTED_FAILURES:
@@ -404,9 +432,13 @@ async def count_failures(
     Count the unexpected errors of a job, and raise errors that the retry policy understands.
 
     A middleware of Procrastinate's worker. The count is stored in the database, because the next
-    attempt may run in another process. Raise UnexpectedFailure for an unexpected error, and
-    TryAgainAt if the database's user lacks a right.
+    attempt may run in another process. Raise UnexpectedFailure for an unexpected error. Raise
+    TryAgainAt if the database's user lacks a right, and RecordSealed if the record is sealed and
+    this version is too old to record in it.
     """
+    task = job_context.job.task_name
+    if task in app.refusals:
+        raise RecordSealed(app.refusals[task], app.now() + SEALED_DELAY)
     try:
         return await run_job()
     except (TryAgainAt, JobAborted, RecordDamaged):
@@ -418,7 +450,19 @@ async def count_failures(
         if is_permission_denied(error):
             message = await _permission_message(error)
             raise TryAgainAt(message, app.now() + RIGHT_MISSING_DELAY) from error
+        refusal = _sealed_refusal(error)
+        if refusal is not None:
+            app.refusals[task] = refusal
+            raise RecordSealed(refusal, app.now() + SEALED_DELAY) from error
         raise UnexpectedFailure(await _add_strike(job_context.job)) from error
+
+
+def _sealed_refusal(error: BaseException) -> str | None:
+    """Return why a sealed record refuses this version; None if the error has another cause."""
+    cause = root_cause(error)
+    if isinstance(cause, psycopg.Error) and cause.diag.constraint_name == SEALED_CONSTRAINT:
+        return one_line(cause.diag.message_primary or cause)
+    return None
 
 
 async def _permission_message(error: Exception) -> str:
@@ -540,6 +584,7 @@ async def bind_context(
         for client in (context.prices, context.model_client, context.alerts, context.heartbeat):
             clients.push_async_callback(client.close)
         queue.context = context
+        queue.refusals.clear()
         try:
             yield context
         finally:

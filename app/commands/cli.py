@@ -118,6 +118,10 @@ def _database_error_message(error: Exception) -> str:
                 f"({first_line(error)}). Check that DATABASE_URL names the right database; "
                 "`alpha-monday migrate --status` lists its migrations."
             )
+        case psycopg.IntegrityError():
+            # Only the first line says what was refused. The others quote a row, or the place in a
+            # trigger's function.
+            return f"The database {database} refused: {first_line(error)}"
         case _:
             return f"The database {database} refused: {one_line(error)}"
 

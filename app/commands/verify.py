@@ -22,7 +22,7 @@ from app.commands.terminal import (
 from app.core import settings
 from app.database.rights import Need
 from app.domain.calendar import Calendar
-from app.domain.text import one_line
+from app.domain.text import one_line, pluralize
 from app.domain.verification.chain import Head, Verification
 from app.errors import AlphaMondayError, Discrepancy
 from app.ops import verify as verification
@@ -128,6 +128,11 @@ def _print_success(result: Verification) -> None:
     head = "none yet"
     if result.seq:
         head = f"{result.seq}:{result.hash}"
+    if result.links:
+        click.echo(
+            f"{pluralize(result.links, 'entry', 'entries')} of kinds that this version does not "
+            "know: only the chain of hashes was checked there. A newer version checks the rest."
+        )
     click.echo(f"Everything fits: {counts}. The head: {head}")
 
 

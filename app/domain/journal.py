@@ -25,7 +25,7 @@ from uuid import UUID
 
 import msgspec
 
-from app.domain.model import JournalEntry, JournalKind
+from app.domain.model import JournalEntry, JournalHead, JournalKind
 from app.domain.returns import format_decimal
 
 # The `previous` of the first entry.
@@ -33,7 +33,7 @@ GENESIS_HASH = "0" * 64
 
 
 def next_entry(
-    after: JournalEntry | None,
+    after: JournalEntry | JournalHead | None,
     kind: JournalKind,
     at: datetime,
     recorded: Mapping[str, object],

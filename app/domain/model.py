@@ -124,6 +124,15 @@ class JournalKind(DescribedEnum):
     FAILURE = "FAILURE", "A Monday ended without picks; the entry has the reason."
     PICK_ENDED = "PICK_ENDED", "The share of a pick stopped trading; the entry has its last value."
     PICK_RENAMED = "PICK_RENAMED", "The share of a pick has a new ticker from a session on."
+    GENESIS = (
+        "GENESIS",
+        "The beginning of a sealed record: its id, its origin and its first settings.",
+    )
+    SETTINGS = "SETTINGS", "The settings of the record have changed; the entry has the new ones."
+    SERIES = "SERIES", "A series was registered, or its model, prompt or settings have changed."
+    READINGS = "READINGS", "A provider's response was read: its readings of prices or splits."
+    CHECK = "CHECK", "A yearly check was held. This version writes no such entry."
+    RULES = "RULES", "The rules of the yearly checks have changed. This version writes none."
 
 
 class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -343,6 +352,14 @@ class Generation(Struct, frozen=True, kw_only=True):
     completion_tokens: int | None = None
     accepted: bool | None = None
     refusal: str | None = None
+
+
+class JournalHead(Struct, frozen=True):
+    """The number, the hash and the time of the journal's newest entry."""
+
+    seq: int
+    hash: str
+    at: datetime
 
 
 class JournalEntry(Struct, frozen=True, kw_only=True):

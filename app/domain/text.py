@@ -374,8 +374,12 @@ def for_chat(text: str) -> str:
     return replace_unprintable(text, " ").translate(_LOOKALIKES)
 
 
-def pluralize(number: int, thing: str) -> str:
-    """Return a number with the noun that it counts, such as `1 row` or `1,200 rows`."""
+def pluralize(number: int, thing: str, things: str | None = None) -> str:
+    """
+    Return a number with the noun that it counts, such as `1 row` or `1,200 rows`.
+
+    `things` is the plural if it is not `thing` with an s, such as `entries`.
+    """
     if number == 1:
         return f"{number:,} {thing}"
-    return f"{number:,} {thing}s"
+    return f"{number:,} {things or f'{thing}s'}"

@@ -31,7 +31,14 @@ from app.database import pools, rehearsed
 from app.database.embedded import resolve_database_url
 from app.domain import calendar
 from app.domain.calendar import Clock
-from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    SERIES,
+    Batch,
+    BatchStatus,
+    FailureReason,
+    JournalHead,
+)
 from app.domain.text import one_line
 from app.providers.model_ends import announced_end
 from app.providers.rate_limiter import (
@@ -113,14 +120,6 @@ class Monday(Struct, frozen=True):
     run_date: date
     batch: Batch | None
     job: int | None
-
-
-class JournalHead(Struct, frozen=True):
-    """The newest entry of the journal."""
-
-    seq: int
-    hash: str
-    at: datetime
 
 
 class RecordState(Struct, frozen=True):
@@ -541,13 +540,12 @@ async def _read_record(conn: Conn, at: datetime) -> RecordState:
     pending = await checkpoints.list_due(
         conn, calendar.checkpoint_date(calendar.new_york_date(at), CHECKPOINT_DAYS)
     )
-    head = await journal.head(conn)
     return RecordState(
         monday=monday,
         overdue=[due for due in pending if due.due_at <= at],
         upcoming=[due for due in pending if due.due_at > at],
         skipped=await checkpoints.list_skipped(conn),
-        journal_head=JournalHead(head.seq, head.hash, head.at) if head else None,
+        journal_head=await journal.head(conn),
     )
 
 

@@ -20,9 +20,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -33,7 +35,7 @@ from api.damage import DAMAGE_ADVICE, DAMAGE_PREFIX, DAMAGED_CODE
 from api.guard import TOO_LARGE
 from api.paths import GRAPHQL
 from app.database import pools
-from app.domain import journal, model
+from app.domain import journal
 from app.domain.calendar import Calendar
 from app.domain.text import escape_unprintable, one_line
 from app.domain.untrusted_json import has_repeated_names
@@ -41,7 +43,13 @@ from app.domain.verification.chain import Head, Verification
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import TABLES, TextRow
 from app.domain.verification.state import JournalState
-from app.errors import BodyTooLong, ConfigurationError, ProviderUnavailable, RecordDamaged
+from app.errors import (
+    BodyTooLong,
+    ConfigurationError,
+    Discrepancy,
+    ProviderUnavailable,
+    RecordDamaged,
+)
 from app.providers import bodies
 from app.store import rows
 from app.store.journal import head as newest_head
@@ -125,6 +133,27 @@ async def verify(
     """
     head = await source.head()
     verification = Verification([*heads, head] if head else heads, sessions)
+    try:
+        await _verify(source, verification, head=head, report_progress=report_progress)
+    except Discrepancy as error:
+        if not verification.links:
+            raise
+        # The version that wrote such entries may also follow other rules in entries of known kinds.
+        raise Discrepancy(
+            f"{error} The journal also has entries of kinds that this version does not know, so "
+            "this version may not know all rules of this record: verify it with a newer version."
+        ) from None
+    return verification
+
+
+async def _verify(
+    source: RecordSource,
+    verification: Verification,
+    *,
+    head: Head | None,
+    report_progress: ReportProgress,
+) -> None:
+    """Add the whole record to a new verification. Raises Discrepancy and ConfigurationError."""
     async for entry in source.entries(0):
         verification.add_entry(entry)
         report_progress("entries", verification.seq, head[0] if head else 0)
@@ -143,7 +172,6 @@ async def verify(
             content = await _content_of_entry(source, mismatch.seq)
         raise verification.explain_mismatch(mismatch, content)
     verification.check_whole_record()
-    return verification
 
 
 async def _content_of_entry(source: RecordSource, seq: int) -> str:
@@ -153,6 +181,23 @@ async def _content_of_entry(source: RecordSource, seq: int) -> str:
 
 
 # The record of a database
+
+
+class _EntryRow(Struct, frozen=True):
+    """
+    A row of the journal.
+
+    `kind` is any text, because a later version may have written kinds that this version does not
+    know.
+    """
+
+    seq: int
+    kind: str
+    at: datetime
+    content: str
+    previous: str
+    hash: str
+    batch_id: UUID | None
 
 
 class DatabaseRecord:
@@ -177,9 +222,7 @@ class DatabaseRecord:
     async def entries(self, after: int) -> AsyncGenerator[TextRow]:
         """Yield the entries after the number `after`, in their order."""
         where = "WHERE seq > %s ORDER BY seq"
-        entries = self._stream(
-            Rule.COLUMNS, model.JournalEntry, "journal", where=where, values=[after]
-        )
+        entries = self._stream(Rule.COLUMNS, _EntryRow, "journal", where=where, values=[after])
         async for entry in entries:
             # `entry` lacks the columns that are null. An API does not show the column `batch_id`.
             # So an entry without `batch_id` would look like an entry of an API, and the column

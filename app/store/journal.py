@@ -9,7 +9,7 @@ import msgspec
 
 from app.core.locks import Lock
 from app.domain import journal
-from app.domain.model import JournalEntry, JournalKind
+from app.domain.model import JournalEntry, JournalHead, JournalKind
 from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
@@ -49,6 +49,11 @@ async def list_contents(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[d
     return [msgspec.json.decode(entry.content) for entry in entries]
 
 
-async def head(conn: Conn) -> JournalEntry | None:
-    """Return the newest entry, or None if the journal is empty."""
-    return await select_row(conn, JournalEntry, table="journal", where="ORDER BY seq DESC LIMIT 1")
+async def head(conn: Conn) -> JournalHead | None:
+    """
+    Return the head of the newest entry, or None if the journal is empty.
+
+    The other columns are not read: the newest entry may be of a kind that only a later version
+    knows, and this version can still append an entry after it.
+    """
+    return await select_row(conn, JournalHead, table="journal", where="ORDER BY seq DESC LIMIT 1")

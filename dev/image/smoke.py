@@ -1,7 +1,7 @@
 """
 Tries an image out: with the strictest options, a real Postgres, and nothing outside this machine.
 
-    python dev/image/smoke.py alpha-monday:0.1.0
+    python dev/image/smoke.py alpha-monday:0.2.0
 
 Each line is a check or a figure; the exit code is 1 when a check failed. Needs Linux, and podman or
 docker.

@@ -50,6 +50,7 @@ from contextlib import suppress
 from datetime import date, timedelta
 from decimal import Decimal
 
+import psycopg
 import pytest
 from clocks import HandSetClock
 from job_context import (
@@ -133,12 +134,22 @@ def eventful(made_once: Callable[..., str]) -> str:
 
     Tests only read it; they change a copy (`record_server.copy_of`).
     """
-    return made_once("eventful", lambda address: asyncio.run(_made(address)))
+    return made_once("eventful", lambda address: asyncio.run(live_all(address)))
 
 
-async def _made(address: str) -> None:
+async def live_all(
+    address: str, prepare: Callable[[psycopg.Connection], None] | None = None
+) -> None:
+    """
+    Make that record in an empty database.
+
+    `prepare` gets an administrator's connection to the migrated database, before the first event.
+    """
     clock = HandSetClock(new_york(REFUSED))
     await migrations.migrate(address, clock.now())
+    if prepare:
+        with psycopg.connect(address) as conn:
+            prepare(conn)
     roles = await applied(address)
     async with open_harness(roles.service, clock) as harness:
         harness.world.prices |= PRICES

@@ -19,6 +19,8 @@ import structlog
 import uvicorn
 from clocks import HandSetClock
 from local_server import local_server
+from procrastinate.job_context import JobContext
+from procrastinate.jobs import Job
 from provider_server import ProviderServer, Reply, Request, says
 
 from app.core import logging as logs
@@ -231,6 +233,12 @@ async def run_attempt(job: Any) -> datetime | None:
 
 
 _KEYS = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
+
+
+def first_attempt(task: str) -> JobContext:
+    """Return what a middleware of the worker gets with the first attempt of a task's job."""
+    job = Job(id=1, queue="default", lock=None, queueing_lock=None, task_name=task)
+    return JobContext(app=queue.app, job=job, start_timestamp=0.0, abort_reason=lambda: None)
 
 
 @cache

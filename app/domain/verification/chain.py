@@ -76,13 +76,15 @@ class Verification:
 
     `heads` are copies of the journal's head: the chain must contain these entries with these
     hashes. `sessions` is the calendar with which the rules are checked. `seq` and `hash` are those
-    of the newest entry that was added, and `rows` is the number of rows that were added.
+    of the newest entry that was added, and `rows` is the number of rows that were added. `links` is
+    the number of entries that were checked as links of the chain only (see `add_entry`).
     """
 
     def __init__(self, heads: Sequence[Head] = (), sessions: Calendar | None = None) -> None:
         self.seq = 0
         self.hash = journal.GENESIS_HASH
         self.rows = 0
+        self.links = 0
         self.state = JournalState(sessions or Calendar())
         self._heads = list(heads)
         # By the digest of a row that is mentioned and not added yet: the number of the entry with
@@ -103,7 +105,14 @@ class Verification:
         return len(self._last)
 
     def add_entry(self, entry: TextRow) -> None:
-        """Check the next entry of the chain, and add it."""
+        """
+        Check the next entry of the chain, and add it.
+
+        An entry of a kind that this version does not know is checked as a link: its form, its
+        columns and its hashes. A later version has written it, and this version does not know the
+        rules of its content. It mentions no row: if only such an entry has a row that needs a
+        mention, the row is a discrepancy.
+        """
         seq = self.seq + 1
         # docs/journal.md#the-rules defines this order. A missing column is found first, because the
         # other checks read the columns. A row that the entry mentions twice is found after the form
@@ -111,6 +120,11 @@ class Verification:
         entries.check_complete(seq, entry)
         content = self._check_link(seq, entry)
         entries.check_columns(seq, entry, content)
+        if not entries.is_known_kind(content):
+            self.links += 1
+            self.seq, self.hash = seq, entry["hash"]
+            return
+
         kind = entries.entry_kind(seq, content)
         mentions = self.state.add_rows(seq, kind, content)
         entries.check_repeats(seq, mentions)

@@ -16,9 +16,12 @@ from uuid import UUID
 import commands
 import psycopg
 import pytest
+from later_kinds import LATER_KINDS, append_later
 from psycopg import sql
 
 from app.database import migrations
+from app.domain import journal
+from app.domain.model import JournalKind
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,6 +39,7 @@ NAMES = [
     "alerts",
     "benchmark_mark",
     "unreadable",
+    "kinds",
 ]
 LAST = len(NAMES)
 
@@ -221,6 +225,42 @@ def test_an_old_database_is_refused(empty):
     down(empty, 7)
     with pytest.raises(ConfigurationError, match=r"lacks migration 0008 \(announce\)"):
         asyncio.run(migrations.require_current(empty))
+
+
+@pytest.mark.parametrize("kind", LATER_KINDS)
+def test_the_kinds_are_taken_back_only_without_entries_of_them(empty, capsys, kind):
+    """
+    The step back before 0014 is refused in one line if the journal has an entry of a new kind: the
+    versions before it cannot read such an entry.
+    """
+    up(empty)
+    down(empty, 14)
+    with psycopg.connect(empty) as conn:
+        first = journal.next_entry(None, kind=JournalKind.BATCH, at=AT, recorded={})
+        conn.execute(
+            "INSERT INTO journal (seq, kind, at, content, previous, hash) "
+            "VALUES (1, 'BATCH', %s, %s, %s, %s)",
+            (AT, first.content, first.previous, first.hash),
+        )
+    # Without such an entry, the step back works, and the other one, too.
+    assert down(empty, 13) == ["0014 kinds: taken back"]
+    assert up(empty)[0] == "0014 kinds: applied"
+    down(empty, 14)
+    with psycopg.connect(empty) as conn:
+        append_later(conn, kind)
+
+    before = catalogue(empty)
+    options = ("migrate", "--down-to", 13, "--yes")
+    result = commands.command(capsys, *options, DATABASE_URL=empty)
+    assert (result.exit_code, result.output) == (1, "")
+    (line,) = commands.without_place(result.error).splitlines()
+    assert line.startswith("alpha-monday: The database ")
+    assert line.endswith(
+        "refused: Migration 0014 (kinds) cannot be taken back: entry 2 of the journal has the kind "
+        f"{kind}, which the versions before this migration cannot read"
+    )
+    assert catalogue(empty) == before
+    assert applied(empty)[-1] == 14
 
 
 def test_a_changed_file_is_refused(empty):

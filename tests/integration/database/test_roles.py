@@ -28,7 +28,14 @@ from commands import run as process
 from commands import without_place
 from eventful import REFUSED
 from eventful import eventful as eventful
-from job_context import MONDAY, JobHarness, new_york, open_harness, run_until_done
+from job_context import (
+    MONDAY,
+    JobHarness,
+    first_attempt,
+    new_york,
+    open_harness,
+    run_until_done,
+)
 from processes import live_through
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from record_server import copy_of
@@ -1009,17 +1016,15 @@ async def test_a_right_that_is_taken_away_under_a_job(harness):
     async def job() -> None:
         await daily.take(harness.context, batch.id, 1)
 
-    class Context:
-        job = None
-
+    attempt = first_attempt("take_checkpoint")
     with pytest.raises(TryAgainAt) as later:
-        await queue.count_failures(job, Context, None)
+        await queue.count_failures(job, attempt, None)
     assert f"GRANT INSERT ON TABLE public.journal TO {made.names.service};" in str(later.value)
     assert later.value.at == harness.clock.now() + queue.RIGHT_MISSING_DELAY
     await asyncio.to_thread(
         run, made.admin, f"GRANT INSERT ON public.journal TO {made.names.service}"
     )
-    await queue.count_failures(job, Context, None)
+    await queue.count_failures(job, attempt, None)
     assert await harness.rows("SELECT status FROM checkpoints WHERE day = 1") == [("computed",)]
 
 

@@ -20,7 +20,9 @@ import psycopg
 import pytest
 from api_records import engine_on, plant
 from commands import ALPHA_MONDAY, CommandResult, environment, run
+from later_kinds import LATER_KINDS, append_later
 from psycopg.conninfo import make_conninfo
+from record_server import copy_of
 
 from app.database import migrations, pools
 from app.database.rehearsed import CREATE_CLOCK_TABLE
@@ -291,17 +293,35 @@ def test_the_ledger_continues(backed_up, restored, empty):
     assert (count, new) == (7, last + 1)
 
 
-def test_an_older_backup_is_brought_up_to_date(commanded, empty, restored, create, tmp_path):
+@pytest.mark.parametrize(
+    "migration", [pytest.param(8, id="before 0009"), pytest.param(13, id="of version 0.1.0")]
+)
+def test_an_older_backup_is_brought_up_to_date(
+    commanded, empty, restored, create, tmp_path, migration
+):
     """A backup from before a migration is restored into a database that has it."""
     older = create()
     asyncio.run(migrations.migrate(older, NOW))
     planted(older)
-    asyncio.run(migrations.migrate(older, NOW, 8))
+    asyncio.run(migrations.migrate(older, NOW, migration))
     assert commanded("backup", tmp_path / "older.zip", DATABASE_URL=older).exit_code == 0
     assert restored(tmp_path / "older.zip", "--unverified").exit_code == 0
     asyncio.run(migrations.require_current(empty))
     asyncio.run(migrations.migrate(older, NOW))
     assert contents(empty) == contents(older)
+
+
+def test_entries_of_later_kinds_are_restored(begun, commanded, create, restored, empty, tmp_path):
+    """The restored record fits, with entries of kinds that only later versions write."""
+    copy = copy_of(begun, create)
+    with psycopg.connect(copy) as conn:
+        last = [append_later(conn, kind) for kind in LATER_KINDS][-1]
+    assert commanded("backup", tmp_path / "later.zip", DATABASE_URL=copy).exit_code == 0
+    result = restored(tmp_path / "later.zip")
+    assert result.exit_code == 0, result.error
+    assert f"The head: {last.seq}:{last.hash}" in result.output
+    assert "Everything fits." in result.output
+    assert contents(empty) == contents(copy)
 
 
 def test_every_table_is_in_a_backup(database):

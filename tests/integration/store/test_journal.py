@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from later_kinds import FIRST_KINDS, LATER_KINDS, append_later
 
 from app.database import pools
 from app.domain import journal
 from app.domain.journal import GENESIS_HASH, canonical_json
-from app.domain.model import Close, JournalEntry, JournalKind
+from app.domain.model import Close, JournalEntry, JournalHead, JournalKind
 from app.store import journal as store
 
 AT = datetime(2026, 1, 5, 14, 0, 20, 123456, tzinfo=UTC)
@@ -202,10 +203,43 @@ async def test_append(pool):
         await append_entry(pool, JournalKind.GENERATION, name="two"),
     )
     async with pool.connection() as conn:
-        assert await store.head(conn) == second
+        assert await store.head(conn) == JournalHead(second.seq, second.hash, second.at)
     assert await entries(pool) == [(e.seq, e.content, e.previous, e.hash) for e in (first, second)]
     assert (first.previous, second.previous) == (GENESIS_HASH, first.hash)
     assert is_unbroken(await entries(pool))
+
+
+@pytest.mark.parametrize("later", LATER_KINDS)
+async def test_append_after_an_entry_of_a_later_kind(pool, database, later):
+    """The head may be of a kind that only a later version writes: every kind follows it."""
+    await append_entry(pool)
+    for kind in FIRST_KINDS:
+        with psycopg.connect(database) as conn:
+            head = append_later(conn, later)
+        async with pool.connection() as conn:
+            assert await store.head(conn) == JournalHead(head.seq, head.hash, head.at)
+        entry = await append_entry(pool, kind, name="after")
+        assert (entry.seq, entry.previous) == (head.seq + 1, head.hash)
+    assert is_unbroken(await entries(pool))
+
+
+async def test_each_kind_is_decoded(pool, database):
+    """The kinds of version 0.1.0 are read as before, and so are those of later versions."""
+    for kind in FIRST_KINDS:
+        await append_entry(pool, kind, name=kind)
+    with psycopg.connect(database) as conn:
+        for kind in LATER_KINDS:
+            append_later(conn, kind, BATCH)
+    async with pool.connection() as conn:
+        for kind in FIRST_KINDS:
+            (content,) = await store.list_contents(conn, BATCH, kind)
+            assert (content["kind"], content["name"]) == (kind, kind)
+        for kind, recorded in LATER_KINDS.items():
+            (content,) = await store.list_contents(conn, BATCH, kind)
+            assert content == json.loads(
+                canonical_json({**content, **recorded, "kind": kind, "at": AT})
+            )
+    assert {*FIRST_KINDS, *LATER_KINDS} == {*JournalKind}
 
 
 async def test_an_entry_belongs_to_its_transaction(pool):

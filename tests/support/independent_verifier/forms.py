@@ -63,8 +63,7 @@ OF_KIND = {
 
 def check_members(seq: int, content: dict) -> None:
     """Check the rule `members`."""
-    kind = content.get("kind")
-    require(kind in OF_KIND, "members", f"entry {seq} is of the unknown kind {kind}")
+    kind = content["kind"]
     needed, possible = OF_KIND[kind]
     there = set(content) - {"seq", "kind", "at"}
     require(needed <= there, "members", f"entry {seq} lacks {needed - there}")
