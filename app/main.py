@@ -27,7 +27,7 @@ from api.http import routes
 from api.limits import MAX_BODY_BYTES
 from api.schema import Facts, schema
 from app.core.settings import Settings
-from app.database import migrations, pools, rehearsed
+from app.database import migrations, pools
 from app.database.embedded import resolve_database_url
 from app.database.queries import Fetch, pool_fetcher, snapshot_fetcher
 from app.database.revision import Revision
@@ -35,9 +35,12 @@ from app.domain import calendar
 from app.domain.calendar import Calendar, Clock
 from app.ops import snapshot
 from app.providers import model_ends
+from app.store import rehearsed
+from app.store.rehearsed import REHEARSED_NOTICE
 from app.web.charts.image import chart_image_route
 from app.web.feeds.atom import feed_route
 from app.web.feeds.downloads import MAX_EXPORTS, export_routes
+from app.web.feeds.timestamp_files import timestamp_file_route
 from app.web.health import health_routes
 from app.web.journal_stream import JournalStream
 from app.web.metrics import Metrics, ProcessState, metrics_route
@@ -65,8 +68,6 @@ JOB_LIMIT = 60
 
 # The number of connections that jobs, the health check and the reconciliation share.
 _POOL_SIZE = 12
-
-_REHEARSED_NOTICE = "Rehearsed: every price and every word of this record is made up."
 
 # A function that opens the simulated clock of a rehearsal, which replaces the real clock.
 OpenClock = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
@@ -209,8 +210,13 @@ class Runtime:
     this object, and call them when a request arrives.
     """
 
-    def __init__(self, *, rehearsed: bool) -> None:
-        self.facts = Facts(version=VERSION, rehearsed=rehearsed, now=self.now)
+    def __init__(self, *, rehearsed: bool, sessions: Calendar | None = None) -> None:
+        self.facts = Facts(
+            version=VERSION,
+            rehearsed=rehearsed,
+            now=self.now,
+            sessions=sessions or Calendar(),
+        )
         self._running: RunningService | None = None
         self._health: asyncio.Task[snapshot.Health] | None = None
 
@@ -283,9 +289,10 @@ def create_app(
     `open_clock` opens the clock of a rehearsal. Without `work` the process runs no jobs.
     """
     rehearsed = open_clock is not None
-    notice = _REHEARSED_NOTICE if rehearsed else ""
+    notice = REHEARSED_NOTICE if rehearsed else ""
     marks = _response_marks(rehearsed=rehearsed)
-    runtime = Runtime(rehearsed=rehearsed)
+    sessions = Calendar(settings.market_closed_days)
+    runtime = Runtime(rehearsed=rehearsed, sessions=sessions)
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=rehearsed)
     semaphores = QuerySemaphores(settings.api_pool_size)
@@ -294,7 +301,8 @@ def create_app(
         engine,
         notice=notice,
         public_url=settings.public_url,
-        sessions=Calendar(settings.market_closed_days),
+        sessions=sessions,
+        expects_stamps=bool(settings.timestamp_urls),
     )
     stream = JournalStream(revision.wait_for_change, site.journal_head)
 
@@ -323,8 +331,14 @@ def create_app(
         *routes(engine, notice, marks),
         *site.routes(),
         stream.route(marks),
-        feed_route(engine, settings.public_url, rehearsed=rehearsed),
+        feed_route(
+            engine,
+            settings.public_url,
+            rehearsed=rehearsed,
+            expects_stamps=bool(settings.timestamp_urls),
+        ),
         chart_image_route(engine, rehearsed=rehearsed),
+        timestamp_file_route(engine),
         *export_routes(runtime.snapshot_engine, marks, runtime.facts.series),
         *health_routes(runtime.health),
         metrics_route(metrics),

@@ -12,6 +12,7 @@ from jobs import queue_tables, strikes
 from jobs.daily import take_checkpoint
 from jobs.late_splits import look_for_splits
 from jobs.queue_tables import JobRow
+from jobs.timestamps import check_stamp
 from jobs.weekly import pick_week
 
 # The subject of each job, by the job's id: a Monday and, for a checkpoint or late splits, a day.
@@ -42,7 +43,8 @@ async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
     """
     Return the Monday and the day that each job is about.
 
-    Only weekly jobs, checkpoint jobs and jobs for late splits are about a Monday. The result has
+    Only weekly jobs, jobs of checkpoints and late splits, and checks of a batch's timestamp are
+    about a Monday. The result has
     only those of them whose arguments name a known Monday.
     """
     run_dates = {}
@@ -59,6 +61,8 @@ async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
                 job.task in _TASKS_WITH_DAY and id in run_dates
             ):
                 subjects[job.id] = run_dates[id], day
+            case {"batch_id": str(id)} if job.task == check_stamp.name and id in run_dates:
+                subjects[job.id] = run_dates[id], None
     return subjects
 
 

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,15 +30,17 @@ from procrastinate.jobs import Job
 from app.core.availability import is_unavailable
 from app.core.locks import Lock
 from app.database.pools import transaction
-from app.database.rehearsed import is_rehearsed
 from app.domain import calendar, splits
+from app.domain.alternation import Alternation, Difference
 from app.domain.journal import format_timestamp
 from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, SkipReason
 from app.domain.text import for_chat
+from app.domain.timestamps import Timestamp
 from app.errors import QuotaSpent
-from app.store import checkpoints
+from app.store import checkpoints, journal
 from app.store.checkpoints import CheckpointReading, DueCheckpoint
 from app.store.closes import ChangedClose
+from app.store.rehearsed import is_rehearsed
 from app.store.rows import Conn, row_factory
 from jobs import messages
 from jobs.context import Context
@@ -69,6 +72,9 @@ _WATCHED_DAYS = calendar.LATE_SPLIT_CHECK_DAYS[-1] + CHECKPOINT_DAYS
 # The most sessions that one alert about changed readings names. When the provider restates its
 # prices, the closes of all sessions change.
 _MAX_SESSIONS = 4
+
+# The clock of another process may be ahead: its declaration may be from after the alert about it.
+_CLOCK_DIFFERENCE = timedelta(hours=1)
 
 # The clause of an alert for each kind of repair, by the field of `ReconcileResult`.
 _REPAIRS = {
@@ -108,11 +114,12 @@ async def send(context: Context, id: UUID, job: Job) -> None:
     """Send an alert, and store the outcome."""
     async with transaction(context.pool, notify=False) as conn:
         alert = await _get_waiting(conn, id)
+        head = await journal.head_text(conn)
     if alert is None:
         log.info("alert already delivered or given up")
         return
 
-    message = payload(alert, rehearsed=await is_rehearsed(context.pool))
+    message = payload(alert, rehearsed=await is_rehearsed(context.pool), journal_head=head)
     outcome = await messages.deliver(
         context,
         job,
@@ -131,12 +138,13 @@ async def send(context: Context, id: UUID, job: Job) -> None:
         )
 
 
-def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
+def payload(alert: Alert, *, rehearsed: bool, journal_head: str | None) -> dict[str, Any]:
     """
     Return the JSON document that a receiver gets.
 
     `text` and `content` have the same value, because some chat services show one of them, and some
-    the other.
+    the other. `journal_head` is the head when the alert is sent, so that the receiver keeps a copy
+    of it; it is None if there is none.
     """
     sender = "Alpha Monday"
     if rehearsed:
@@ -155,6 +163,7 @@ def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
         "rehearsed": rehearsed,
         "service": "alpha-monday",
         "version": version("alpha-monday"),
+        "journal_head": journal_head,
     }
 
 
@@ -221,6 +230,33 @@ async def report_checkpoint_skipped(
         reason=reason,
         text=text,
         to_do=f"Reconciliation tries again once a day; {retake} tries at once.",
+    )
+
+
+async def report_unstamped_batch(
+    conn: Conn, context: Context, batch: Batch, *, opens_at: datetime, stamps: Sequence[Timestamp]
+) -> None:
+    """
+    Store an alert about a batch that no timestamp proves to be from before its open.
+
+    `stamps` are the tokens that cover the batch.
+    """
+    text = (
+        f"the picks of the Monday {batch.run_date} have no timestamp (RFC 3161) from before the "
+        f"open, {_format_utc(opens_at)}"
+    )
+    if stamps:
+        text += f"; the first one says {_format_utc(stamps[0].at)}"
+    await _store(
+        conn,
+        context,
+        kind="batch_not_stamped",
+        run_date=batch.run_date,
+        text=f"{text}.",
+        to_do=(
+            "It cannot be made up for: pages and API say it. The log says why (`no timestamp "
+            "received`); check TIMESTAMP_URLS and TIMESTAMP_ROOTS before the next Monday."
+        ),
     )
 
 
@@ -335,6 +371,24 @@ def _join_sentences(sentences: Sequence[str]) -> str:
     return f"{first}, and {more} more {noun}"
 
 
+async def report_head_unpublished(
+    conn: Conn, context: Context, *, failing_since: datetime, failure: str
+) -> None:
+    """Store an alert about a head that could not be published for a day."""
+    await _store(
+        conn,
+        context,
+        kind="head_unpublished",
+        text=(
+            f"the journal's head could not be published since {_format_utc(failing_since)}: "
+            f"{failure}"
+        ),
+        to_do=(
+            "The service tries again once an hour; `alpha-monday head --publish` tries at once."
+        ),
+    )
+
+
 async def report_repairs(conn: Conn, context: Context, counts: Mapping[str, int]) -> None:
     """
     Store an alert about the repairs of a round of reconciliation, in the round's transaction.
@@ -356,6 +410,51 @@ async def report_repairs(conn: Conn, context: Context, counts: Mapping[str, int]
             "`alpha-monday status` says how everything stands; the log around this time says why."
         ),
     )
+
+
+async def report_alternating_settings(
+    conn: Conn, context: Context, alternations: Sequence[Alternation]
+) -> None:
+    """
+    Store an alert about processes that record with different settings.
+
+    There is one alert until their declarations have stopped to alternate for a day and a half.
+    """
+    if not context.alerts.is_configured:
+        return
+    cursor = await conn.execute(
+        "SELECT max(at) FROM operations.alerts WHERE kind = 'settings_alternate'"
+    )
+    (last_alert_at,) = await cursor.fetchone() or (None,)
+    is_new = [
+        last_alert_at is None or last_alert_at < one.since - _CLOCK_DIFFERENCE
+        for one in alternations
+    ]
+    if not any(is_new):
+        return
+    differences = list(chain.from_iterable(one.differences for one in alternations))
+    clauses = [_describe_difference(difference) for difference in differences]
+    await _store(
+        conn,
+        context,
+        kind="settings_alternate",
+        reason=", ".join(difference.field for difference in differences),
+        text=(
+            "two processes record with different settings, and each declares its own in the "
+            f"journal again and again: {'; '.join(clauses)}."
+        ),
+        to_do=(
+            "Give every process that runs `serve` or `work` the same version and settings, also "
+            "the environment in which you run commands, and start them again."
+        ),
+    )
+
+
+def _describe_difference(difference: Difference) -> str:
+    if not difference.values:
+        return f"{difference.source} differs"
+    newest, before = difference.values
+    return f"{difference.source} is {newest} in one and {before} in the other"
 
 
 def _count_jobs(count: int) -> str:

@@ -8,7 +8,7 @@ worker runs, and closes its clients after that. A job gets the context from
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +16,12 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from app.domain.calendar import Calendar, Clock
+from app.domain.declarations import InForce
 from app.errors import TryAgainAt
 from app.providers.alpha_vantage import AlphaVantage
+from app.providers.head_repository import HeadRepository
 from app.providers.llm import ModelClient
+from app.providers.timestamp_services import TimestampServices
 from app.providers.webhook import WebhookReceiver
 
 
@@ -57,9 +60,12 @@ class Context:
     - `prices`: the client of Alpha Vantage
     - `calendar`: knows the market's sessions
     - `benchmark`: the ticker that picks are measured against
+    - `in_force`: the values that this process declares in the journal before it records
     - `clock`: the real or the simulated clock
     - `alerts`: the client of the receiver of alerts; it may be off
     - `heartbeat`: the client of the receiver of heartbeats; it may be off
+    - `timestamps`: the clients of the services that stamp the journal; there may be none
+    - `head_repository`: the repository to which the journal's head is pushed; it may be off
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
@@ -67,9 +73,12 @@ class Context:
     prices: AlphaVantage
     calendar: Calendar
     benchmark: str
+    in_force: InForce
     clock: Clock
     alerts: WebhookReceiver
     heartbeat: WebhookReceiver
+    head_repository: HeadRepository
+    timestamps: TimestampServices = field(default_factory=TimestampServices)
 
     def now(self) -> datetime:
         """

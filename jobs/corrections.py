@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from app.database.pools import Pool, transaction
 from app.domain import measurement, prompt, splits
 from app.domain.calendar import MEASURED_DAYS, checkpoint_date, require_monday
+from app.domain.declarations import InForce
 from app.domain.measurement import ShareHistory
 from app.domain.model import (
     SERIES,
@@ -42,6 +43,7 @@ async def correct_after_split(
     since: date,
     reason: str,
     now: datetime,
+    in_force: InForce | None = None,
 ) -> int:
     """
     Correct the figures that depend on the splits of `ticker` from the date `since` on.
@@ -54,13 +56,27 @@ async def correct_after_split(
     corrected = 0
     for batch in locked:
         if checkpoint_date(batch.run_date, MEASURED_DAYS[-1]) > since:
-            correction = _Correction(batch=batch, ticker=ticker, adopted={}, reason=reason, now=now)
+            correction = _Correction(
+                batch=batch,
+                ticker=ticker,
+                adopted={},
+                reason=reason,
+                now=now,
+                in_force=in_force,
+            )
             corrected += await _correct(conn, correction)
     return corrected
 
 
 async def adopt(
-    pool: Pool, *, now: datetime, run_date: date, day: int, ticker: str, reason: str
+    pool: Pool,
+    *,
+    now: datetime,
+    run_date: date,
+    day: int,
+    ticker: str,
+    reason: str,
+    in_force: InForce | None = None,
 ) -> int:
     """
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.
@@ -84,6 +100,7 @@ async def adopt(
             adopted={(day, ticker): newest},
             reason=reason,
             now=now,
+            in_force=in_force,
         )
         return await _correct(conn, correction)
 
@@ -177,7 +194,8 @@ class _Correction(Struct, frozen=True, kw_only=True):
     """
     The correction of one batch: of the figures that depend on the prices or splits of `ticker`.
 
-    `adopted` has the readings that replace the used ones. It is empty after a split.
+    `adopted` has the readings that replace the used ones. It is empty after a split. `in_force` is
+    declared in the journal before the correction, if it is set.
     """
 
     batch: Batch
@@ -185,6 +203,7 @@ class _Correction(Struct, frozen=True, kw_only=True):
     adopted: Adopted
     reason: str
     now: datetime
+    in_force: InForce | None
 
 
 async def _correct(conn: Conn, correction: _Correction) -> int:
@@ -311,6 +330,7 @@ async def _store_changes(
         readings=used,
         splits=counted,
         at=corrected_at,
+        in_force=correction.in_force,
     )
     return True
 

@@ -16,6 +16,7 @@ from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
 from app.domain import calendar, measurement
+from app.domain.calendar import Calendar
 from app.domain.measurement import ShareHistory
 from app.domain.model import (
     Batch,
@@ -33,9 +34,10 @@ from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgain
 from app.store import batches, checkpoints, opens, share_histories
 from app.store.checkpoints import DueCheckpoint, RelatedChanges
 from app.store.rows import Conn
-from jobs import alerts, queue_tables, splits
+from jobs import alerts, queue_tables, splits, timestamps
 from jobs.context import Context
-from jobs.prices import fetch_closes
+from jobs.in_force import effective_calendar
+from jobs.prices import fetch_closes, is_traded
 from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
@@ -117,18 +119,13 @@ async def take(context: Context, batch_id: UUID, day: int, *, retake: bool = Fal
         return
     bind_contextvars(run_date=str(batch.run_date))
     due_at = calendar.due_at(batch.run_date, day)
-    session = context.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
     target = _Target(batch=batch, day=day, stored=stored)
     if stored and not (retake and _can_be_retaken(stored)):
         log.info("checkpoint already stored", status=stored.status)
     elif context.now() < due_at:
         raise TryAgainAt(f"The checkpoint is due at {due_at:%Y-%m-%d %H:%M} UTC.", due_at)
-    elif session is None:
-        day_before = calendar.checkpoint_date(batch.run_date, day - 1)
-        note = _no_session_note(day_before)
-        await _skip(context, target, reason=SkipReason.MARKET_CLOSED, note=note)
     else:
-        await _measure_or_skip(context, target, session=session, picks=picks)
+        await _measure_or_skip(context, target, picks=picks)
     if day in calendar.SPLIT_CHECK_DAYS:
         bind_contextvars(step="splits")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
@@ -147,11 +144,14 @@ class _Target(Struct, frozen=True, kw_only=True):
     stored: Checkpoint | None
 
 
-async def _measure_or_skip(
-    context: Context, target: _Target, *, session: date, picks: Sequence[Pick]
-) -> None:
-    """Compute a checkpoint from the closes of `session`, or skip it, or raise TryAgainAt."""
+async def _measure_or_skip(context: Context, target: _Target, *, picks: Sequence[Pick]) -> None:
+    """Compute a checkpoint from the closes of its session, or skip it, or raise TryAgainAt."""
     batch, day = target.batch, target.day
+    session = await _find_session(context, target)
+    if session is None:
+        note = _no_session_note(calendar.checkpoint_date(batch.run_date, day - 1))
+        await _skip(context, target, reason=SkipReason.MARKET_CLOSED, note=note)
+        return
     async with context.pool.connection() as conn:
         ended = _filter_ended(await batches.get_endings(conn, batch.id), session)
         histories = await batches.get_tickers(conn, batch.id)
@@ -189,6 +189,24 @@ async def _measure_or_skip(
         await _compute_and_store(
             context, target, closes_by_ticker=closes_by_ticker, read_at=read_at
         )
+
+
+async def _find_session(context: Context, target: _Target) -> date | None:
+    """
+    Return the session that a checkpoint measures, or None if the day before it is none.
+
+    If MARKET_CLOSED_DAYS lists the day, the benchmark's closes are requested first: a close of the
+    day shows that the exchange traded (see `jobs.prices.is_traded`).
+    """
+    batch, day = target.batch, target.day
+    checkpoint_date = calendar.checkpoint_date(batch.run_date, day)
+    session = Calendar().trading_day(checkpoint_date)
+    if session is None or context.calendar.is_session(session):
+        return session
+    needed_since = calendar.due_at(batch.run_date, day)
+    if await is_traded(context, batch.benchmark_symbol, session, needed_since=needed_since):
+        return session
+    return None
 
 
 async def _wait_for_older(context: Context, batch: Batch, day: int) -> None:
@@ -250,6 +268,7 @@ async def _compute_and_store(
                 metrics=measured.metrics,
                 readings=measured.readings,
                 changes=measured.changes,
+                in_force=context.in_force,
             )
         else:
             is_stored = await checkpoints.insert(
@@ -258,8 +277,11 @@ async def _compute_and_store(
                 metrics=measured.metrics,
                 readings=measured.readings,
                 changes=measured.changes,
+                in_force=context.in_force,
             )
             is_completed = is_stored and await _is_completed(conn, batch.id)
+        if is_stored:
+            await timestamps.defer_for_checkpoint(conn, context)
     _log_computed(batch, measured, is_stored=is_stored)
     if is_completed:
         log.info("batch completed")
@@ -347,8 +369,9 @@ async def _measure(
     session = benchmark_close.trading_day
     ended = _filter_ended(await batches.get_endings(conn, batch.id), session)
     picks = await batches.list_picks(conn, batch.id)
+    sessions = await effective_calendar(conn, context.calendar, batch.benchmark_symbol)
     picks_with_open, entries = await opens.find_picks_with_open(
-        conn, context.calendar, batch=batch, picks=picks
+        conn, sessions, batch=batch, picks=picks
     )
     picks = [picks_with_open.get(pick.id, pick) for pick in picks]
     benchmark = await share_histories.for_benchmark(conn, batch)
@@ -445,6 +468,8 @@ async def _skip(context: Context, target: _Target, *, reason: SkipReason, note: 
     async with transaction(context.pool) as conn:
         is_stored = await _insert_skipped(conn, context, due=due, checkpoint=checkpoint)
         is_completed = is_stored and await _is_completed(conn, batch.id)
+        if is_stored:
+            await timestamps.defer_for_checkpoint(conn, context)
     _log_skipped(checkpoint, is_stored=is_stored)
     if is_completed:
         log.info("batch completed")
@@ -471,7 +496,11 @@ async def give_up(conn: Conn, context: Context, due: DueCheckpoint, *, note: str
     """Skip a checkpoint whose job has failed. Return False if the checkpoint has a row."""
     reason = SkipReason.PROVIDER_ERROR
     day_before = calendar.checkpoint_date(due.run_date, due.day - 1)
-    if not context.calendar.is_session(day_before):
+    sessions = context.calendar
+    batch = await batches.get(conn, due.batch_id)
+    if batch:
+        sessions = await effective_calendar(conn, sessions, batch.benchmark_symbol)
+    if not sessions.is_session(day_before):
         reason, note = SkipReason.MARKET_CLOSED, _no_session_note(day_before)
     checkpoint = _make_skipped(due, reason=reason, note=note, now=context.now())
     if not await _insert_skipped(conn, context, due=due, checkpoint=checkpoint):
@@ -492,7 +521,7 @@ async def _insert_skipped(
     conn: Conn, context: Context, *, due: DueCheckpoint, checkpoint: Checkpoint
 ) -> bool:
     """Store a skipped checkpoint and an alert. Return False if the checkpoint has a row."""
-    if not await checkpoints.insert(conn, checkpoint):
+    if not await checkpoints.insert(conn, checkpoint, in_force=context.in_force):
         return False
     await alerts.report_checkpoint_skipped(conn, context, due=due, checkpoint=checkpoint)
     return True

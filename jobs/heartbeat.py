@@ -22,10 +22,10 @@ from procrastinate import JobContext
 from procrastinate.jobs import Job
 
 from app.database.pools import transaction
-from app.database.rehearsed import is_rehearsed
 from app.domain import calendar
 from app.domain.model import SERIES, BatchStatus
-from app.store import batches, checkpoints
+from app.store import batches, checkpoints, journal
+from app.store.rehearsed import is_rehearsed
 from app.store.rows import Conn, row_factory
 from jobs import messages
 from jobs.context import Context
@@ -53,11 +53,14 @@ async def send(context: Context, morning: date, job: Job) -> None:
             (morning,),
         )
         waiting = await cursor.fetchone()
+        head = await journal.head_text(conn)
     if waiting is None:
         log.info("heartbeat already delivered or given up")
         return
 
     headers: dict[str, str] = {}
+    if head:
+        headers["X-Journal-Head"] = head
     if await is_rehearsed(context.pool):
         headers["X-Rehearsed"] = "true"
     outcome = await messages.deliver(

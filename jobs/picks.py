@@ -18,6 +18,7 @@ from app.domain.calendar import (
     new_york_date,
     require_monday,
 )
+from app.domain.declarations import InForce
 from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
 from app.domain.returns import format_decimal
 from app.domain.text import STATEMENT_RULE, end_sentence, is_publishable
@@ -56,6 +57,7 @@ async def end(
     last_session: date,
     value: Decimal,
     source: str,
+    in_force: InForce | None = None,
 ) -> int:
     """
     Record that a pick's share last traded on `last_session`, and its `value` after that.
@@ -77,7 +79,7 @@ async def end(
         ending = Ending(
             pick_id=pick.id, last_session=last_session, value=value, source=source.strip()
         )
-        if not await batches.end_pick(conn, pick, ending=ending, at=now):
+        if not await batches.end_pick(conn, pick, ending=ending, at=now, in_force=in_force):
             raise Refused(f"The end of {ticker} is recorded already.")
         return await _defer_retakes(conn, batch, now)
 
@@ -143,7 +145,14 @@ async def rename(
     async with transaction(context.pool) as conn:
         # Check again, because the batch was not locked during the requests and may have changed.
         batch, pick, _ = await _check_rename(conn, rename_request)
-        await batches.rename_pick(conn, pick=pick, ticker=new_ticker, renaming=renaming, at=now)
+        await batches.rename_pick(
+            conn,
+            pick=pick,
+            ticker=new_ticker,
+            renaming=renaming,
+            at=now,
+            in_force=context.in_force,
+        )
         return await _defer_retakes(conn, batch, now, first=from_session)
 
 

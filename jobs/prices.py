@@ -11,14 +11,24 @@ import structlog
 
 from app.database.pools import transaction
 from app.domain import calendar
+from app.domain.calendar import Calendar
+from app.domain.declarations import ProviderResponse, ResponseKind
 from app.domain.model import Close
-from app.errors import MissingClose, ProviderUnavailable, UnknownTicker
+from app.errors import (
+    ConfigurationError,
+    MissingClose,
+    ProviderError,
+    ProviderUnavailable,
+    UnknownTicker,
+)
 from app.providers.alpha_vantage import DAILY, SOURCE, BarsAnswer
 from app.providers.rate_limiter import UnreadableRow
-from app.store import batches, closes
+from app.store import batches, closes, declarations, journal
 from app.store.closes import ChangedClose
+from app.store.rows import Conn
 from jobs import alerts
 from jobs.context import Context
+from jobs.in_force import effective_calendar
 
 # The provider sometimes answers by mistake that it does not know a ticker. If bars of the ticker
 # were read within this time, the answer is taken for such a mistake, and the request is repeated
@@ -62,6 +72,29 @@ async def fetch_closes(
     if missing:
         raise MissingClose(missing, session)
     return closes_by_ticker
+
+
+async def is_traded(
+    context: Context, benchmark: str, session: date, *, needed_since: datetime
+) -> bool:
+    """
+    Return whether the exchange traded on a day that MARKET_CLOSED_DAYS lists.
+
+    In a sealed record, the benchmark's closes are requested: a close of that day shows that the
+    setting is wrong. If the provider does not answer, the setting decides, as it does in a record
+    that is not sealed.
+    """
+    async with context.pool.connection() as conn:
+        if not await declarations.is_sealed(conn):
+            return False
+    try:
+        close = await _fetch_close(context, benchmark, session, needed_since=needed_since)
+    except (ProviderError, ConfigurationError) as error:
+        log.warning("closed day not checked", session=str(session), reason=str(error))
+        return False
+    if close:
+        log.warning("the exchange traded on a day of MARKET_CLOSED_DAYS", session=str(session))
+    return close is not None
 
 
 async def _fetch_close(
@@ -119,13 +152,14 @@ async def _store_answer(
     now = context.now()
     today = calendar.new_york_date(now)
     async with transaction(context.pool) as conn:
+        sessions = await _sessions_to_keep(conn, context, ticker)
         oldest = await batches.get_oldest_active_baseline(conn)
         # The close of the session before `session` is stored, too. A ticker that has no close of
         # either session is no longer traded (see `jobs/weekly.py`).
         since = min(context.calendar.session_before(session), oldest or session)
 
         def is_finished_session(day: date) -> bool:
-            return day < today and context.calendar.is_session(day)
+            return day < today and sessions.is_session(day)
 
         def is_needed(day: date | None) -> bool:
             return day is not None and since <= day and is_finished_session(day)
@@ -133,14 +167,43 @@ async def _store_answer(
         series = [bar for bar in answer.bars if is_finished_session(bar.trading_day)]
         bars = [bar for bar in series if is_needed(bar.trading_day)]
         unreadable = [row for row in answer.unreadable if is_needed(row.day)]
-        changes = await closes.insert_new(
+        inserted = await closes.insert_new(
             conn, ticker=ticker, bars=bars, source=SOURCE, read_at=now, all_bars=series
         )
+        changes = inserted.changes
         await alerts.report_changed_readings(conn, context, ticker=ticker, changes=changes)
         new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
+        days = [bar.trading_day for bar in answer.bars]
+        response = ProviderResponse(
+            source=SOURCE,
+            kind=ResponseKind.CLOSES,
+            ticker=ticker,
+            read_at=now,
+            first_session=min(days, default=None),
+            last_session=max(days, default=None),
+            sha256=answer.body_sha256,
+        )
+        await journal.append_readings(
+            conn, response, closes=inserted.readings, in_force=context.in_force
+        )
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
     log_unreadable(DAILY, ticker, new_unreadable)
     _log_changes(ticker, changes)
+
+
+async def _sessions_to_keep(conn: Conn, context: Context, ticker: str) -> Calendar:
+    """
+    Return the calendar of the sessions whose closes of `ticker` are kept.
+
+    MARKET_CLOSED_DAYS may list a day on which the exchange traded after all. In a sealed record, a
+    close of the benchmark shows this (see `in_force.effective_calendar`). So the benchmark's closes
+    of such days are kept.
+    """
+    if not context.calendar.closed or not await declarations.is_sealed(conn):
+        return context.calendar
+    if ticker == context.benchmark or await batches.is_benchmark(conn, ticker):
+        return Calendar()
+    return await effective_calendar(conn, context.calendar, context.benchmark)
 
 
 def _log_changes(ticker: str, changes: Sequence[ChangedClose]) -> None:

@@ -32,7 +32,7 @@ from app.core.availability import (
     root_cause,
 )
 from app.core.settings import Settings
-from app.database import pools, rehearsed, roles
+from app.database import pools, roles
 from app.database.advice import get_user, permission_denied_message
 from app.database.embedded import resolve_database_url
 from app.database.rights import Need
@@ -40,11 +40,13 @@ from app.domain.calendar import Calendar, Clock, new_york_date
 from app.domain.journal import format_timestamp
 from app.domain.text import one_line
 from app.errors import RecordDamaged, TryAgainAt
-from app.providers import model_ends, rate_limiter
+from app.providers import model_ends, rate_limiter, timestamp_services
 from app.providers.alpha_vantage import AlphaVantage
+from app.providers.head_repository import HeadRepository
 from app.providers.llm import ModelClient
 from app.providers.webhook import WebhookReceiver
-from jobs import strikes
+from app.store import rehearsed
+from jobs import in_force, strikes
 from jobs.context import Context, RealClock
 
 # Seconds without a heartbeat after which a worker's jobs are put back.
@@ -314,6 +316,14 @@ class RetryPolicy(BaseRetryStrategy):
       hour. An alert is given up after a day, and a heartbeat at midnight in New York.
     - The receiver refused the message: it is given up, and the log says what to change.
 
+    `timestamps`:
+    - The service did not answer, or its answer does not verify: TryAgainAt in 30 seconds, then in
+      twice that time, up to an hour, until a later job has stamped the journal.
+    - A pending proof is not in a block yet: TryAgainAt in 12 hours, for 14 days.
+    `published_heads`:
+    - The head could not be published, for any reason: the pause is as long as publishing has
+      failed, at least a minute and at most an hour, without a limit of attempts.
+
     This class and its middleware:
     - The job raised TryAgainAt: at that time. This is not a failed attempt.
     - The process was stopped during the job: at once, in any process.
@@ -547,10 +557,17 @@ def make_connector(conninfo: str) -> Connector:
 
 @asynccontextmanager
 async def bind_context(
-    queue: Queue, settings: Settings, *, pool: pools.Pool, clock: Clock
+    queue: Queue,
+    settings: Settings,
+    *,
+    pool: pools.Pool,
+    clock: Clock,
+    is_command: bool = False,
 ) -> AsyncIterator[Context]:
     """
     Build a context from `settings`, and bind it to the queue until the `async with` block ends.
+
+    `is_command` is true for a command of an operator (see `app.domain.declarations.InForce`).
 
     At the end of the block, the clients of the providers and of the receivers are closed. The
     caller closes `pool`.
@@ -575,13 +592,22 @@ async def bind_context(
         ),
         calendar=Calendar(settings.market_closed_days),
         benchmark=settings.benchmark_symbol,
+        in_force=in_force.make(settings, is_command=is_command),
         clock=clock,
         alerts=WebhookReceiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
         heartbeat=WebhookReceiver("HEARTBEAT_URL", settings.heartbeat_url, clock),
+        timestamps=timestamp_services.make_services(settings, clock),
+        head_repository=HeadRepository(settings.head_repository, settings.head_branch),
     )
     # The stack closes every client, even if one of them raises an error.
     async with AsyncExitStack() as clients:
-        for client in (context.prices, context.model_client, context.alerts, context.heartbeat):
+        for client in (
+            context.prices,
+            context.model_client,
+            context.alerts,
+            context.heartbeat,
+            context.timestamps,
+        ):
             clients.push_async_callback(client.close)
         queue.context = context
         queue.refusals.clear()
@@ -599,7 +625,15 @@ def current_context() -> Context:
 
 app = Queue(
     connector=Connector(lambda: resolve_database_url(settings.load().queue_address)),
-    import_paths=["jobs.weekly", "jobs.daily", "jobs.late_splits", "jobs.alerts", "jobs.heartbeat"],
+    import_paths=[
+        "jobs.weekly",
+        "jobs.daily",
+        "jobs.late_splits",
+        "jobs.alerts",
+        "jobs.heartbeat",
+        "jobs.timestamps",
+        "jobs.published_heads",
+    ],
     worker_defaults={
         "concurrency": 8,
         "fetch_job_polling_interval": 1.0,

@@ -242,6 +242,28 @@ async def find_duplicate(conn: Conn, id: int) -> int | None:
     return await cursor.fetchone()
 
 
+async def has_later_duplicate(conn: Conn, id: int, *, due_by: datetime) -> bool:
+    """
+    Return whether a later job waits or runs that has the same task and arguments as job `id`.
+
+    A job that waits counts only if it is due at `due_by` or earlier.
+    """
+    # No method in the API.
+    cursor = await conn.execute(
+        sql.SQL(
+            """
+            SELECT
+            FROM procrastinate_jobs later JOIN procrastinate_jobs job USING (task_name, args)
+            WHERE job.id = %s AND later.id > job.id AND later.status IN ({live})
+                AND coalesce(later.scheduled_at, '-infinity') <= %s
+            LIMIT 1
+            """
+        ).format(live=_LIVE),
+        (id, due_by),
+    )
+    return cursor.rowcount > 0
+
+
 async def list_events(conn: Conn, id: int) -> list[JobEvent]:
     """Return the events of a job, oldest first."""
     # No method in the API.

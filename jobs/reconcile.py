@@ -7,8 +7,10 @@ Because of an advisory lock, only one process at a time does a round. A round ha
 - if a job has failed: skip its checkpoint, or record its Monday as failed;
 - defer a job for each checkpoint that is due and has neither a row nor a job;
 - start this Monday's run if the weekly job was lost, and record missed Mondays;
-- defer retakes of skipped checkpoints once a day, the jobs for late splits, and heartbeats;
-- defer lost jobs of alerts, and delete old jobs and messages.
+- defer retakes of skipped checkpoints once a day, the jobs for late splits, heartbeats, and the
+  publication of the journal's head;
+- report processes that record with different settings;
+- defer lost jobs of timestamps and alerts, and delete old jobs and messages.
 
 An alert reports the repairs.
 """
@@ -27,12 +29,23 @@ from app.core.availability import MAX_RETRY_PAUSE, describe_cause, is_unavailabl
 from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
+from app.domain.alternation import find_alternation
 from app.domain.model import SERIES
 from app.errors import RecordDamaged, TryAgainAt
-from app.store import batches, checkpoints
+from app.store import batches, checkpoints, declarations
 from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn, row_factory
-from jobs import alerts, daily, heartbeat, late_splits, messages, queue_tables, weekly
+from jobs import (
+    alerts,
+    daily,
+    heartbeat,
+    late_splits,
+    messages,
+    published_heads,
+    queue_tables,
+    timestamps,
+    weekly,
+)
 from jobs.context import Context
 from jobs.queue import STALLED_AFTER
 from jobs.queue_tables import CheckpointKey
@@ -54,6 +67,10 @@ MAX_DEATHS = 10
 # name must not change: it is stored in the queue's column `lock`, also for jobs that an earlier
 # version put back.
 _REPEATED_DEATHS_LOCK = "suspects"
+
+# How many of the newest declarations are searched for two processes that differ. On one morning,
+# two processes may declare some twenty by turns.
+_DECLARATIONS = 50
 
 # For how long jobs and messages can be read after their end.
 RETENTION = timedelta(days=30)
@@ -145,7 +162,10 @@ async def run_round(
         missed = await _run_step(conn, weekly.record_missed_mondays, context)
         await _run_step(conn, _defer_retakes, context)
         await _run_step(conn, late_splits.defer_due, context)
+        await _run_step(conn, timestamps.defer_lost, context)
         await _run_step(conn, heartbeat.defer_if_morning_is_good, context)
+        await _run_step(conn, published_heads.defer_if_due, context)
+        await _run_step(conn, _report_alternating_settings, context)
         await _run_step(conn, alerts.reconcile, context, retention=RETENTION)
         await _run_step(conn, heartbeat.give_up_and_delete_old, context, retention=RETENTION)
         await _run_step(conn, _delete_finished_jobs)
@@ -387,6 +407,19 @@ async def _defer_retakes(conn: Conn, context: Context) -> int:
     deferred = await queue_tables.find_retakes(conn, daily.take_checkpoint.name, request)
     skipped = [due for due in await checkpoints.list_skipped(conn) if _key(due) not in deferred]
     return len(await daily.defer_retakes(conn, skipped, request))
+
+
+async def _report_alternating_settings(conn: Conn, context: Context) -> int:
+    """Store an alert if processes record with different settings. Return 0: nothing is repaired."""
+    now = context.now()
+    found = [find_alternation(await declarations.list_settings(conn, _DECLARATIONS), now)]
+    for one in context.in_force.series:
+        series = await declarations.list_series(conn, one.name, _DECLARATIONS)
+        found.append(find_alternation(series, now))
+    alternations = [one for one in found if one]
+    if alternations:
+        await alerts.report_alternating_settings(conn, context, alternations)
+    return 0
 
 
 async def _delete_finished_jobs(conn: Conn) -> int:

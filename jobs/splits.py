@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from app.database.pools import transaction
 from app.domain import calendar, splits
+from app.domain.declarations import ProviderResponse, ResponseKind
 from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, Close, Pick, Split
 from app.domain.returns import ONE, format_decimal
@@ -29,7 +30,7 @@ from app.errors import AlphaMondayError, ProviderError, ProviderUnavailable, Try
 from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
 from app.providers.alpha_vantage_answers import ListedSplit
 from app.providers.rate_limiter import RequestOutcome, UnreadableRow
-from app.store import batches, share_histories
+from app.store import batches, journal, share_histories
 from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections
@@ -215,6 +216,9 @@ async def _request(
     if isinstance(answer, SplitsAnswer) and await _withdraws_a_split(context, ticker, answer):
         # A single answer without a known split may come from an outdated cache of the provider.
         await context.prices.ledger.store_failure(answer.grant, RequestOutcome.FAILED)
+        async with transaction(context.pool) as conn:
+            response = _make_response(ticker, answer, context.now())
+            await journal.append_readings(conn, response, in_force=context.in_force)
         log.info("splits requested again: one is no longer listed", ticker=ticker)
         await context.sleep(_SECOND_ANSWER_AFTER)
         answer = await context.prices.splits(ticker, context.now(), needed_since)
@@ -271,9 +275,16 @@ async def _store_answer(
         locked = await batches.lock_all_with_ticker(conn, ticker)
         since = _earliest_baseline(locked, baseline)
         known = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
+        unreadable: list[UnreadableRow] = []
         changes = _find_changes(ticker=ticker, answer=answer, since=since, known=known, now=now)
         for split in changes:
             await store.insert(conn, split)
+        if since:
+            unreadable = [row for row in answer.unreadable if row.may_fall_within(since, date.max)]
+        new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
+        # The entry of the response comes before the corrections, which mention its splits again.
+        response = _make_response(ticker, answer, now)
+        await journal.append_readings(conn, response, splits=changes, in_force=context.in_force)
         reason = " ".join(_describe(split) for split in changes)
         corrected = 0
         if changes:
@@ -284,15 +295,26 @@ async def _store_answer(
                 since=min(split.effective_date for split in changes),
                 reason=reason,
                 now=now,
+                in_force=context.in_force,
             )
-        unreadable = []
-        if since:
-            unreadable = [row for row in answer.unreadable if row.may_fall_within(since, date.max)]
-        new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(changes))
     log_unreadable(SPLITS, ticker, new_unreadable)
     if changes:
         log.warning("splits changed", ticker=ticker, what=reason, corrected_checkpoints=corrected)
+
+
+def _make_response(ticker: str, answer: SplitsAnswer, now: datetime) -> ProviderResponse:
+    """Return what the journal states of a response with splits."""
+    days = [listed.effective_date for listed in answer.splits]
+    return ProviderResponse(
+        source=SPLITS_SOURCE,
+        kind=ResponseKind.SPLITS,
+        ticker=ticker,
+        read_at=now,
+        first_session=min(days, default=None),
+        last_session=max(days, default=None),
+        sha256=answer.body_sha256,
+    )
 
 
 def _earliest_baseline(locked: Sequence[Batch], baseline: date | None) -> date | None:

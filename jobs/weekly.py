@@ -18,6 +18,7 @@ from structlog.contextvars import bind_contextvars
 from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar, prompt, returns
+from app.domain.calendar import Calendar
 from app.domain.model import (
     QUESTIONS_PER_MONDAY,
     SERIES,
@@ -49,10 +50,11 @@ from app.providers.llm import ModelAnswer
 from app.store import batches, closes, generations, journal
 from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn
-from jobs import alerts, queue_tables
+from jobs import alerts, queue_tables, timestamps
 from jobs.context import Context
 from jobs.daily import MAX_READING_AGE, defer_checkpoints
-from jobs.prices import TemporarilyUnknownTicker, fetch_closes
+from jobs.in_force import effective_calendar
+from jobs.prices import TemporarilyUnknownTicker, fetch_closes, is_traded
 from jobs.queue import RetryPolicy, app, current_context
 from jobs.queue_tables import LIVE
 
@@ -396,10 +398,12 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
         system_prompt=prompt.SYSTEM_PROMPT,
         user_prompt=prompt.user_prompt(run.run_date, context.benchmark, refusals),
     )
-    async with context.pool.connection() as conn:
-        if not await generations.claim(conn, question):
-            # Another process asks this question.
-            return
+    async with transaction(context.pool) as conn:
+        claimed = await generations.claim(conn, question, context.in_force)
+    if claimed is None:
+        # Another process asks this question.
+        return
+    question = claimed
     log.info(
         "question sent to the model",
         question=question.attempt,
@@ -552,9 +556,9 @@ async def _request_baseline(
 
     Raise UnknownTicker if a share is no longer traded.
     """
-    session = context.calendar.session_before(run_date)
-    tickers = [context.benchmark, *(idea.ticker for idea in ideas)]
     needed_since = await _start_of_attempt_limit(context, run_date)
+    session = await _find_baseline_session(context, run_date, needed_since=needed_since)
+    tickers = [context.benchmark, *(idea.ticker for idea in ideas)]
     try:
         return await fetch_closes(context, tickers, session, needed_since=needed_since)
     except MissingClose as error:
@@ -565,6 +569,23 @@ async def _request_baseline(
             # them.
             raise UnknownTicker(" ".join(ended.values()), next(iter(ended))) from None
         raise
+
+
+async def _find_baseline_session(
+    context: Context, run_date: date, *, needed_since: datetime
+) -> date:
+    """
+    Return the last session before a Monday.
+
+    If MARKET_CLOSED_DAYS lists the day, the benchmark's closes are requested first: a close of the
+    day shows that the exchange traded (see `jobs.prices.is_traded`).
+    """
+    session = Calendar().session_before(run_date)
+    while not context.calendar.is_session(session):
+        if await is_traded(context, context.benchmark, session, needed_since=needed_since):
+            break
+        session = Calendar().session_before(session)
+    return session
 
 
 async def _start_of_attempt_limit(context: Context, run_date: date) -> datetime:
@@ -648,12 +669,14 @@ async def _store(
             baseline=baseline,
             readings=list(readings.values()),
             rerun=run.is_manual,
+            in_force=context.in_force,
         )
         if not is_stored:
             log.info("batch already stored by another process")
             return True
         due = [DueCheckpoint(batch.id, run.run_date, day) for day in calendar.MEASURED_DAYS]
         await defer_checkpoints(conn, due)
+        await timestamps.defer_for_batch(conn, context, batch)
     log.info(
         "batch stored",
         late=batch.late,
@@ -724,7 +747,9 @@ async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> 
         )
     else:
         failure = "The Monday was over before its batch was made."
-    batch = _make_failed(context, run_date, reason=FailureReason.MISSED, failure=failure)
+    batch = await _make_failed(
+        conn, context, run_date, reason=FailureReason.MISSED, failure=failure
+    )
     return await _record_failed(conn, context, batch)
 
 
@@ -772,7 +797,9 @@ async def give_up(conn: Conn, context: Context, run_date: date, *, failure: str)
 
     The reason is CONFIGURATION, because no FailureReason stands for an error of the service.
     """
-    batch = _make_failed(context, run_date, reason=FailureReason.CONFIGURATION, failure=failure)
+    batch = await _make_failed(
+        conn, context, run_date, reason=FailureReason.CONFIGURATION, failure=failure
+    )
     return await _record_failed(conn, context, batch)
 
 
@@ -785,8 +812,8 @@ async def _record_failed(conn: Conn, context: Context, batch: Batch) -> bool:
 
 async def _fail(context: Context, run: _Run, *, reason: FailureReason, failure: str) -> None:
     """Record this run's Monday as failed."""
-    batch = _make_failed(context, run.run_date, reason=reason, failure=failure)
     async with transaction(context.pool) as conn:
+        batch = await _make_failed(conn, context, run.run_date, reason=reason, failure=failure)
         if not await _insert_failed(conn, context, batch, rerun=run.is_manual):
             log.info("batch already stored by another process")
             return
@@ -811,21 +838,25 @@ async def _insert_failed(
 
     There is one exception: with `rerun`, the new row replaces an earlier failure of the Monday.
     """
-    if not await batches.insert_failed(conn, batch, rerun=rerun):
+    is_stored = await batches.insert_failed(conn, batch, rerun=rerun, in_force=context.in_force)
+    if not is_stored:
         return False
     await alerts.report_monday_failed(conn, context, batch)
     return True
 
 
-def _make_failed(context: Context, run_date: date, *, reason: FailureReason, failure: str) -> Batch:
+async def _make_failed(
+    conn: Conn, context: Context, run_date: date, *, reason: FailureReason, failure: str
+) -> Batch:
     now = context.now()
+    sessions = await effective_calendar(conn, context.calendar, context.benchmark)
     return Batch(
         id=batch_id(SERIES, run_date),
         series=SERIES,
         run_date=run_date,
         created_at=now,
         status=BatchStatus.FAILED,
-        late=context.calendar.is_late(run_date, now),
+        late=sessions.is_late(run_date, now),
         failure_reason=reason,
         failure=make_storable(failure),  # it may quote a provider
         benchmark_symbol=context.benchmark,

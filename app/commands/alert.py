@@ -41,7 +41,7 @@ async def test() -> None:
             "ALERT_WEBHOOK_URL=https://hooks.example.org/services/T0/B0/abc123"
         )
     message = alerts.make_test_alert(clock.now())
-    payload = alerts.payload(message, rehearsed=False)
+    payload = alerts.payload(message, rehearsed=False, journal_head=None)
     try:
         status = await receiver.post(payload, str(message.id))
     except ProviderError as error:

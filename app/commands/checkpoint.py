@@ -20,7 +20,7 @@ from app.domain.text import pluralize
 from app.errors import Refused
 from app.store import batches, checkpoints
 from app.store.rows import Conn
-from jobs import corrections, daily, queue_tables
+from jobs import corrections, daily, in_force, queue_tables
 
 # The pause between two checks whether the job has ended, in seconds.
 _POLL_INTERVAL = 0.5
@@ -55,7 +55,8 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
       alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The first close was wrong."
     """
     calendar.require_monday(run_date.date())
-    async with open_live_record(settings.load()) as pool:
+    configuration = settings.load()
+    async with open_live_record(configuration) as pool:
         corrected = await corrections.adopt(
             pool=pool,
             now=clock.now(),
@@ -63,6 +64,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
             day=day,
             ticker=ticker,
             reason=reason,
+            in_force=in_force.make(configuration, is_command=True),
         )
     report(f"Corrected: {pluralize(corrected, 'checkpoint')}.")
 

@@ -25,11 +25,13 @@ from app.commands import (
     checkpoint,
     db,
     export,
+    head,
     jobs,
     migrate,
     pick,
     rehearse,
     roles,
+    seal,
     serve,
     show,
     status,
@@ -128,7 +130,7 @@ def _database_error_message(error: Exception) -> str:
 
 # Commands, and an option of commands, that need the rights of the owner. They do not check each
 # right before they begin.
-_NEED_OWNER = {"migrate", "restore", "--migrate"}
+_NEED_OWNER = {"migrate", "restore", "seal", "--migrate"}
 
 
 def _permission_error_message(address: str, error: psycopg.Error) -> str:
@@ -188,8 +190,9 @@ group.add_section(
         show.show,
         show.show_closes,
         verify.verify,
+        head.head,
         export.export,
     ],
 )
-group.add_section("Act", [pick.pick, checkpoint.checkpoint, alert.alert])
+group.add_section("Act", [pick.pick, checkpoint.checkpoint, alert.alert, seal.seal])
 group.add_section("Back up", [backup.backup, backup.restore])

@@ -11,6 +11,7 @@ from app.commands.terminal import CommandGroup, confirm, report
 from app.database import sessions
 from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
+from app.store import rehearsed
 from jobs import queue_tables
 
 # The session of a process that has just ended may still be listed. So sessions are read several
@@ -220,6 +221,5 @@ def _read_contents(address: str) -> _DatabaseContents:
                 rows[table] = count
         if queue_tables.has_tables_sync(conn) and queue_tables.is_used_sync(conn):
             rows["jobs"] = queue_tables.count_jobs_sync(conn)
-        cursor = conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
-        (rehearsed,) = cursor.fetchone() or (False,)
-    return _DatabaseContents(rows, bool(rehearsed))
+        is_rehearsed = rehearsed.is_rehearsed_sync(conn)
+    return _DatabaseContents(rows, is_rehearsed)

@@ -15,12 +15,14 @@ from app.commands import files, terminal
 from app.commands.terminal import ReportProgress, clock, progress_bar, rehearsal_option, report
 from app.core import settings
 from app.core.settings import Settings
-from app.database import pools, rehearsed
+from app.database import pools
 from app.database.queries import connection_fetcher
 from app.database.rights import Need
+from app.domain.calendar import Calendar
 from app.domain.model import SERIES
 from app.domain.text import pluralize
 from app.errors import ConfigurationError, Refused
+from app.store import rehearsed
 from app.web.feeds.export import WRITERS, ExportPart, ExportRange, read_parts, write_export
 
 
@@ -89,6 +91,7 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
                 form=chosen_form,
                 output=output,
                 report_progress=report_progress,
+                sessions=Calendar(configuration.market_closed_days),
             )
             progress = asyncio.run(writing)
     except OSError as error:
@@ -155,7 +158,12 @@ async def _check_record(address: str, *, rehearsal: bool) -> None:
 
 
 async def _write(
-    *, address: str, form: str, output: IO[bytes], report_progress: ReportProgress
+    *,
+    address: str,
+    form: str,
+    output: IO[bytes],
+    report_progress: ReportProgress,
+    sessions: Calendar,
 ) -> ExportProgress:
     """Write the record at `address`, read in one snapshot."""
     everything = ExportRange()
@@ -165,10 +173,11 @@ async def _write(
         is_rehearsed = await rehearsed.is_rehearsed_on_connection(conn)
         cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = %s", [SERIES])
         (total,) = cast(tuple[int], await cursor.fetchone())
+        facts = Facts(version("alpha-monday"), is_rehearsed, clock.now, sessions=sessions)
         engine = Engine(
             schema,
             connection_fetcher(conn),
-            Facts(version("alpha-monday"), is_rehearsed, clock.now),
+            facts,
             max_documents=1,
             quiet=True,
         )

@@ -21,11 +21,12 @@ from app.commands.terminal import (
     report,
 )
 from app.core import settings
-from app.database import pools, rehearsed
+from app.database import pools
 from app.database.rights import Need
 from app.domain import calendar
 from app.domain.text import escape_unprintable
 from app.errors import Refused
+from app.store import rehearsed
 from app.store.rows import Conn
 from jobs import admin, queue_tables
 from jobs.admin import Subjects

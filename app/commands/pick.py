@@ -17,14 +17,14 @@ from app.commands.terminal import (
     report,
 )
 from app.core import logging, settings
-from app.database import pools, rehearsed
+from app.database import pools
 from app.domain import calendar, returns
 from app.domain.calendar import Calendar
 from app.domain.model import SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
-from app.store import batches
+from app.store import batches, rehearsed
 from app.store.rows import Conn
-from jobs import picks, queue, queue_tables, weekly
+from jobs import in_force, picks, queue, queue_tables, weekly
 from jobs.context import RealClock
 
 # Waits of fewer seconds are not reported.
@@ -160,6 +160,7 @@ async def end(
             last_session=last_session.date(),
             value=price,
             source=source,
+            in_force=in_force.make(configuration, is_command=True),
         )
     report(_retakes_line(retakes))
 
@@ -230,7 +231,13 @@ async def rename(
     async with open_live_record(configuration) as pool:
         # The real provider must not be asked about simulated days.
         await rehearsed.refuse_rehearsal(pool)
-        binding = queue.bind_context(queue.app, configuration, pool=pool, clock=_ReportingClock())
+        binding = queue.bind_context(
+            queue.app,
+            configuration,
+            pool=pool,
+            clock=_ReportingClock(),
+            is_command=True,
+        )
         async with binding as context:
             retakes = await picks.rename(
                 context=context,

@@ -163,7 +163,8 @@ def _refuse_faults_without_effect(configuration: Settings, faults: Path) -> None
     unsimulated = rehearsal.unsimulated_providers(faults, configuration)
     if not unsimulated:
         return
-    addresses = " and ".join(rehearsal.ADDRESS_SETTINGS[name] for name in unsimulated)
+    names = {**rehearsal.ADDRESS_SETTINGS, **rehearsal.STAMP_SETTINGS}
+    addresses = " and ".join(names[name] for name in unsimulated)
     raise click.UsageError(
         f"{faults} has faults of {' and '.join(unsimulated)}, which would have no effect: "
         f"{addresses} is set, so that provider is not simulated. Leave them out, or unset the "

@@ -13,10 +13,11 @@ from app.commands.migrate import apply_migrations
 from app.commands.terminal import report
 from app.core import settings
 from app.core.settings import Settings
-from app.database import migrations, pools, rehearsed, roles
+from app.database import migrations, pools, roles
 from app.database.advice import get_user
 from app.database.rights import Need
 from app.main import VERSION, create_app, open_process
+from app.store import rehearsed
 
 log = structlog.get_logger()
 

@@ -19,6 +19,7 @@ from app.commands.terminal import (
 from app.core import settings
 from app.database.rights import Need
 from app.domain import calendar
+from app.domain.journal import format_head
 from app.domain.model import Batch, BatchStatus, FailureReason
 from app.domain.text import end_sentence, escape_unprintable
 from app.ops import snapshot
@@ -32,6 +33,7 @@ from app.ops.snapshot import (
 )
 from app.providers import model_ends
 from app.store.checkpoints import ComputedCheckpoint
+from jobs.published_heads import FAILING_TOO_LONG
 from jobs.queue_tables import WorkerRow
 
 # The reconciliation runs at least once a minute. If it has not repaired something after this time,
@@ -164,6 +166,21 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "alerts": state.messages.alerts,
         "heartbeat": state.messages.heartbeat,
         "model": state.model,
+        "timestamps": state.stamps,
+        "unstamped_monday": state.unstamped_monday,
+        "published_head": _publication_document(state),
+    }
+
+
+def _publication_document(state: OperatorSnapshot) -> dict[str, Any]:
+    publication = state.publication
+    return {
+        "on": state.publishes_heads,
+        "seq": publication.seq,
+        "hash": publication.hash,
+        "published_at": publication.published_at,
+        "failing_since": publication.failing_since,
+        "failure": publication.failure,
     }
 
 
@@ -208,11 +225,13 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     yield f"last figures: {_describe_last_checkpoint(state)}"
     yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
     yield f"heartbeat: {_describe_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
+    yield f"timestamps: {_describe_stamps(state)}"
     head = state.record.journal_head
     if head:
-        yield f"journal: {head.seq}:{head.hash}"
+        yield f"journal: {format_head(head.seq, head.hash)}"
     else:
         yield "journal: empty"
+    yield f"published head: {_describe_publication(state)}"
 
 
 def _now_line(state: OperatorSnapshot) -> str:
@@ -315,6 +334,33 @@ def _describe_messages(messages: MessageState, setting: str) -> str:
     return line
 
 
+def _describe_stamps(state: OperatorSnapshot) -> str:
+    parts = []
+    for one in state.stamps:
+        part = f"{one.authority} entry {one.seq}, {format_duration(state.at - one.received_at)} ago"
+        if one.pending:
+            part += f", {one.pending} pending"
+        parts.append(part)
+    stamped = {one.authority for one in state.stamps}
+    parts += [f"{name} nothing yet" for name in state.stamp_services if name not in stamped]
+    line = "; ".join(parts)
+    if state.stamp_services:
+        return f"on; {line}"
+    off = "off, TIMESTAMP_URLS and OTS_CALENDARS are not set here"
+    return f"{off}; {line}" if line else off
+
+
+def _describe_publication(state: OperatorSnapshot) -> str:
+    publication = state.publication
+    line = "on" if state.publishes_heads else "off, HEAD_REPOSITORY is not set here"
+    if publication.seq is not None and publication.hash and publication.published_at:
+        head = format_head(publication.seq, publication.hash)
+        return f"{line}; {head}, {format_new_york(publication.published_at)}"
+    if state.publishes_heads:
+        return f"{line}; none yet"
+    return line
+
+
 # Notes: problems that need no action
 
 
@@ -336,6 +382,8 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
     ):
         if messages.outcome == "given_up":
             yield f"The last {name} was given up. The service's log says why (`message given up`)."
+    if _is_publishing_failing(state) and not _is_failing_too_long(state):
+        yield f"{_describe_failing_publication(state)} The service tries again within an hour."
     for skipped in state.work.skipped:
         if state.at - skipped.due_at <= _RETAKE_PERIOD:
             yield f"{_describe_skipped(skipped)} The reconciliation retakes it once a day."
@@ -354,6 +402,11 @@ def _notes_on_mondays(state: OperatorSnapshot) -> Iterator[str]:
             )
     if past.unrecorded:
         yield f"{_mondays_missed(past.unrecorded)}. A running service records that within a minute."
+    if state.unstamped_monday:
+        yield (
+            f"The batch of Monday {state.unstamped_monday} has no timestamp (RFC 3161) from before "
+            "its open. It cannot get one any more. The log says why (`no timestamp received`)."
+        )
     for batch in past.delayed_batches:
         delay = format_duration(snapshot.delay_of_batch(batch))
         yield f"The batch of Monday {batch.run_date} was made {delay} after it was due."
@@ -441,6 +494,29 @@ def to_dos(state: OperatorSnapshot) -> Iterator[str]:
                 f"`alpha-monday checkpoint retake {skipped.run_date} {skipped.day}`. If the share "
                 "stopped trading, record that with `alpha-monday pick end`."
             )
+    if _is_publishing_failing(state) and _is_failing_too_long(state):
+        yield (
+            f"{_describe_failing_publication(state)} To try it at once, run "
+            "`alpha-monday head --publish`."
+        )
+
+
+def _is_publishing_failing(state: OperatorSnapshot) -> bool:
+    return state.publishes_heads and state.publication.failing_since is not None
+
+
+def _is_failing_too_long(state: OperatorSnapshot) -> bool:
+    failing_since = state.publication.failing_since
+    return failing_since is not None and state.at - failing_since >= FAILING_TOO_LONG
+
+
+def _describe_failing_publication(state: OperatorSnapshot) -> str:
+    publication = state.publication
+    assert publication.failing_since
+    return (
+        "The journal's head could not be published since "
+        f"{format_new_york(publication.failing_since)}: {end_sentence(publication.failure or '')}"
+    )
 
 
 def _to_do_without_worker(state: OperatorSnapshot) -> str:

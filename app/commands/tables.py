@@ -1,7 +1,7 @@
 """The record, and other rows, as tables on a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -15,10 +15,11 @@ from api.damage import DAMAGE_ADVICE, DAMAGE_PREFIX
 from api.engine import Engine
 from api.schema import Facts, schema
 from app.commands.terminal import format_new_york
-from app.database import rehearsed
 from app.database.pools import Pool
 from app.database.queries import snapshot_fetcher
-from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
+from app.domain.calendar import MEASURED_DAYS, Calendar, checkpoint_date, due_at
+from app.domain.closures import CheckpointDay, closure_sentences, counts_as_session
+from app.domain.lost_answers import Question, question_sentences
 from app.domain.model import (
     CHECKPOINT_DAYS,
     Action,
@@ -33,8 +34,9 @@ from app.domain.model import (
     Split,
 )
 from app.domain.returns import format_decimal
+from app.domain.timestamps import Timestamp, first_open, is_before
 from app.errors import RECORD_DAMAGED_ADVICE, RecordDamaged, Refused
-from app.store import batches, checkpoints, closes, splits
+from app.store import batches, checkpoints, closes, generations, rehearsed, splits, timestamps
 from app.web.formatting import MINUS, TOO_LARGE_ERRORS, rounded, signed
 
 console = Console(soft_wrap=True, highlight=False)
@@ -65,6 +67,8 @@ class _BatchRecord(Struct, frozen=True):
 
     `metrics` has the figures of the picks, by the checkpoint's id and then by the pick's id.
     `tickers` has the ticker of each reading that the figures use, by the reading's id.
+    `days_with_price` are the days for which a price of the benchmark was read. `stamps` are the
+    tokens that cover the batch, earliest first; `has_stamps` says whether the record has any.
     """
 
     batch: Batch
@@ -72,7 +76,11 @@ class _BatchRecord(Struct, frozen=True):
     checkpoints: Sequence[Checkpoint]
     metrics: Mapping[UUID, Mapping[UUID, PickMetric]]
     tickers: Mapping[UUID, str]
+    days_with_price: frozenset[date]
+    questions: Sequence[Question]
     rehearsed: bool
+    stamps: Sequence[Timestamp]
+    has_stamps: bool
 
     @property
     def has_unusual_move(self) -> bool:
@@ -138,7 +146,16 @@ async def _read_batch(pool: Pool, batch: Batch) -> _BatchRecord:
             checkpoints=taken,
             metrics=metrics,
             tickers={reading.id: reading.ticker for reading in readings},
+            days_with_price=await closes.list_days_read(
+                conn,
+                batch.benchmark_symbol,
+                first=batch.run_date,
+                last=checkpoint_date(batch.run_date, CHECKPOINT_DAYS),
+            ),
+            questions=await generations.list_questions(conn, batch.series, batch.run_date),
             rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
+            stamps=await timestamps.list_covering(conn, batch.id),
+            has_stamps=await timestamps.exists(conn),
         )
 
 
@@ -147,8 +164,11 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
     batch = record.batch
     late = ", late" if batch.late else ""
     yield f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"
+    if record.has_stamps and not batch.failure:
+        yield _stamp_line(record, sessions, now)
     if record.rehearsed:
         yield "REHEARSED: every price and every word of it is made up."
+    yield from question_sentences(record.questions)
     if batch.failure:
         yield f"{batch.failure_reason}: {batch.failure}"
         return
@@ -158,6 +178,7 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
         "alike."
     )
     yield from _call_lines(record)
+    yield from _closure_sentences(record)
     if batch.status == BatchStatus.ACTIVE:
         # The days of a rehearsal are simulated, so they cannot be compared with the real time.
         yield _next_figures_line(record, sessions, None if record.rehearsed else now)
@@ -166,6 +187,20 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
             f"{_UNUSUAL} The figure contains a move of a tenth or more in one session that no "
             "known split explains."
         )
+
+
+def _stamp_line(record: _BatchRecord, sessions: Calendar, now: datetime) -> str:
+    """Return the line about the timestamp of a batch, in a record that has timestamps."""
+    opens_at = first_open(sessions, record.batch.run_date)
+    if not record.stamps:
+        is_open_coming = now < opens_at and not record.batch.late
+        return "Not stamped yet." if is_open_coming else "Not stamped before the open."
+    first = record.stamps[0]
+    when = "before" if is_before(record.stamps, opens_at) else "after"
+    return (
+        f"Stamped {format_new_york(first.at)}, {when} the open: {first.authority}, entry "
+        f"{first.seq} of the journal."
+    )
 
 
 def _checkpoint_table(record: _BatchRecord) -> Table:
@@ -220,7 +255,7 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
         yield "No call is right or wrong yet: there are no figures."
         return
     last = measured[-1]
-    result = result_of(batch, record.checkpoints)
+    result = result_of(batch, record.checkpoints, record.days_with_price)
     if result:
         yield f"The result, of day {last.day}, closes of {last.trading_day}:"
     elif batch.status == BatchStatus.COMPLETED:
@@ -247,16 +282,19 @@ def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
     return metric.vs_benchmark_pct
 
 
-def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
+def result_of(
+    batch: Batch, taken: Sequence[Checkpoint], days_with_price: frozenset[date]
+) -> Checkpoint | None:
     """
     Return a completed batch's checkpoint of the last session before day 14.
 
-    Returns None if the batch is not completed, or if that checkpoint was skipped.
+    `days_with_price` are the days for which a price of the benchmark was read. Returns None if the
+    batch is not completed, or if that checkpoint was skipped.
     """
     after_sessions = [
         checkpoint
         for checkpoint in taken
-        if checkpoint.day and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
+        if checkpoint.day and _closure_day(checkpoint, days_with_price).was_session
     ]
     if batch.status != BatchStatus.COMPLETED or not after_sessions:
         return None
@@ -264,6 +302,31 @@ def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
     if last.status != CheckpointStatus.COMPUTED:
         return None
     return last
+
+
+def _closure_day(checkpoint: Checkpoint, days_with_price: frozenset[date]) -> CheckpointDay:
+    is_closed = checkpoint.skip_reason == SkipReason.MARKET_CLOSED
+    return CheckpointDay(
+        day=checkpoint.day,
+        checkpoint_date=checkpoint.checkpoint_date,
+        is_closed=is_closed,
+        was_session=counts_as_session(
+            is_closed=is_closed,
+            checkpoint_date=checkpoint.checkpoint_date,
+            days_with_price=days_with_price,
+        ),
+    )
+
+
+def _closure_sentences(record: _BatchRecord) -> Iterator[str]:
+    """Return sentences about closed days that decide the result."""
+    taken, days_with_price = record.checkpoints, record.days_with_price
+    result = result_of(record.batch, taken, days_with_price)
+    return closure_sentences(
+        [_closure_day(checkpoint, days_with_price) for checkpoint in taken],
+        result_day=result.day if result else None,
+        is_completed=record.batch.status == BatchStatus.COMPLETED,
+    )
 
 
 def _note(checkpoint: Checkpoint) -> str:

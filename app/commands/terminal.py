@@ -14,13 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.core import logging
 from app.core.settings import Settings
-from app.database import migrations, pools, rehearsed, roles
+from app.database import migrations, pools, roles
 from app.database.advice import display_address
 from app.database.embedded import FOLDER, LIVE, REHEARSAL, resolve_database_url
 from app.database.rights import Need
 from app.database.sessions import Session
 from app.domain.calendar import NEW_YORK
 from app.errors import ConfigurationError, Refused
+from app.store import rehearsed
 from jobs.context import RealClock
 
 P = ParamSpec("P")

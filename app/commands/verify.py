@@ -5,6 +5,8 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import psycopg
@@ -21,14 +23,24 @@ from app.commands.terminal import (
 )
 from app.core import settings
 from app.database.rights import Need
+from app.domain import rfc3161
 from app.domain.calendar import Calendar
 from app.domain.text import one_line, pluralize
 from app.domain.verification.chain import Head, Verification
-from app.errors import AlphaMondayError, Discrepancy
+from app.domain.verification.stamps import StampVerifier
+from app.domain.verification.state import JournalState
+from app.errors import AlphaMondayError, ConfigurationError, Discrepancy
 from app.ops import verify as verification
+from app.ops.verify_stamps import HashedSource, verify_stamps
+
+if TYPE_CHECKING:  # importing the library takes 70 ms
+    from cryptography.x509 import Certificate
 
 # The exit code when the check could not be completed. 1 would mean that there is a discrepancy.
 _EXIT_CODE_UNKNOWN = 2
+
+# How many blocks are printed. A later block covers the entries of all earlier ones.
+_MAX_BLOCKS = 5
 
 
 class HeadType(click.ParamType[Head]):
@@ -68,12 +80,20 @@ class HeadType(click.ParamType[Head]):
     multiple=True,
     help="A day on which the exchange was closed on short notice; may be given several times.",
 )
+@click.option(
+    "--timestamp-root",
+    "root_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A PEM file with the root certificates of timestamp authorities that you trust.",
+)
 @rehearsal_option("Verify the record of the embedded rehearsal.")
 @async_command
 async def verify(
     heads: Sequence[Head],
     url: str | None,
     closed: Sequence[datetime],
+    root_file: Path | None,
     rehearsal: bool,
 ) -> None:
     """Check the journal's chain, compare every row with it, and name the first discrepancy.
@@ -82,8 +102,12 @@ async def verify(
     copy of it: with `--head`, this command detects a journal that was written again, or whose end
     was cut off. docs/journal.md says what this proves.
 
+    Timestamps are checked with the roots of `--timestamp-root`, or of TIMESTAMP_ROOTS. For proofs
+    of OpenTimestamps, the command prints the Bitcoin blocks that you can compare.
+
     The command knows the exchange's holidays, but not closures that were announced on short notice.
-    Those of MARKET_CLOSED_DAYS apply to the database only, those of `--closed` always.
+    A sealed record states them in its journal. For entries before the sealing, those of `--closed`
+    apply, and for the record of the database those of MARKET_CLOSED_DAYS, too.
 
     \b
     Exit code: 0 everything fits, 1 there is a discrepancy, 2 the check could not be completed.
@@ -100,14 +124,17 @@ async def verify(
     try:
         closed_days = [day.date() for day in closed]
         sessions = _exchange_calendar(closed_days, with_setting=url is None)
+        roots = _pinned_roots(root_file, with_setting=url is None)
         with progress_bar() as report_progress:
-            async with _open_source(url, rehearsal=rehearsal) as source:
+            async with _open_source(url, rehearsal=rehearsal) as opened_source:
+                source = HashedSource(opened_source)
                 result = await verification.verify(
                     source=source,
                     heads=heads,
                     report_progress=report_progress,
                     sessions=sessions,
                 )
+                stamps = await verify_stamps(source, roots)
     except Discrepancy:
         # `main` prints it, and exits with 1.
         raise
@@ -115,6 +142,7 @@ async def verify(
         report(f"alpha-monday: The record could not be verified. {one_line(error)}")
         sys.exit(_EXIT_CODE_UNKNOWN)
     try:
+        _print_stamps(stamps)
         _print_success(result)
     except OSError as error:
         report(f"alpha-monday: Everything fits, but that could not be written: {error.strerror}")
@@ -123,17 +151,75 @@ async def verify(
         sys.exit(_EXIT_CODE_UNKNOWN)
 
 
+def _pinned_roots(root_file: Path | None, *, with_setting: bool) -> "list[Certificate] | None":
+    """
+    Return the certificates of `--timestamp-root`, or of TIMESTAMP_ROOTS; None if neither is set.
+
+    With `with_setting`, TIMESTAMP_ROOTS counts: it belongs to the record of the database.
+    """
+    path = root_file
+    if path is None and with_setting and (setting := settings.load().timestamp_roots):
+        path = Path(setting)
+    if path is None:
+        return None
+    try:
+        return rfc3161.read_roots(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file of root certificates cannot be read: {error.strerror or error}."
+        ) from None
+
+
+def _print_stamps(stamps: StampVerifier) -> None:
+    """Print what the timestamps prove, and what is left to compare. Print nothing without them."""
+    if not stamps.count:
+        return
+    click.echo(
+        f"Timestamps: {stamps.tokens:,} of authorities verify, {len(stamps.blocks):,} lead into "
+        f"Bitcoin blocks, {stamps.pending:,} pending."
+    )
+    if stamps.tokens and stamps.roots is None:
+        click.echo(
+            "The root of the authority was not pinned: each of these proofs was checked with the "
+            "last certificate of its own chain, which the operator could have made. Use "
+            "--timestamp-root FILE."
+        )
+    newest = sorted(stamps.blocks, key=lambda block: block.seq)[-_MAX_BLOCKS:]
+    if newest:
+        click.echo("Compare the Merkle roots of these blocks with the Bitcoin block chain:")
+    for block in newest:
+        click.echo(f"  entry {block.seq}: block {block.height}, Merkle root {block.merkle_root}")
+    more = len(stamps.blocks) - len(newest)
+    if more > 0:
+        click.echo(f"  and {more:,} of earlier entries, which the newest one covers, too")
+
+
 def _print_success(result: Verification) -> None:
     counts = f"{result.seq:,} entries, {result.rows:,} rows, {result.state.figures:,} figures"
     head = "none yet"
     if result.seq:
         head = f"{result.seq}:{result.hash}"
+    if result.seq:
+        click.echo(_describe_sealing(result.state))
     if result.links:
         click.echo(
             f"{pluralize(result.links, 'entry', 'entries')} of kinds that this version does not "
             "know: only the chain of hashes was checked there. A newer version checks the rest."
         )
     click.echo(f"Everything fits: {counts}. The head: {head}")
+
+
+def _describe_sealing(state: JournalState) -> str:
+    """Return a sentence that says whether the record is sealed, and where it comes from."""
+    if state.genesis is None:
+        return (
+            "Not sealed: the journal does not say where the record comes from. `alpha-monday seal` "
+            "seals it from then on."
+        )
+    return (
+        f"Sealed since entry {state.sealed_since:,} (record {state.genesis.record_id}, "
+        f"{state.genesis.origin})"
+    )
 
 
 def _exchange_calendar(closed: Iterable[date], *, with_setting: bool) -> Calendar:

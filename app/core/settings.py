@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from app.core import cores
+from app.core import cores, repository_address
 from app.core.isolated_dynaconf import (
     Dynaconf,
     ValidationError,
@@ -44,6 +44,11 @@ _Key = Annotated[
 ]
 _Url = Annotated[str, Meta(description="an http or https address")]
 _ReceiverUrl = Annotated[str, Meta(description="an http or https address with a host name")]
+# The address of a service that stamps. It is stored with each proof and shown to every reader, so
+# it must not contain a secret: no user name, no password and no query.
+_ServiceUrl = Annotated[
+    str, Meta(pattern=r"^https?://[^\s/?#@,\\\[\]]+(/[^\s?#@,\\]*)?$", max_length=400)
+]
 _RequestLimit = Annotated[
     int,
     Meta(
@@ -60,6 +65,10 @@ _DatabaseUrl = Annotated[
         examples=["postgresql://user:password@host:5432/alpha_monday"],
     ),
 ]
+
+# The name of a branch begins with a letter or a digit, so that git cannot take it for an option. It
+# has no `..`, `//`, `/.` or `./`, and does not end in `.`, `/` or `.lock`: git refuses such a name.
+_BRANCH = r"^(?!.*(\.\.|//|/\.|\./|[./]$|\.lock(/|$)))[A-Za-z0-9][A-Za-z0-9._/-]*$"
 
 # The default of Postgres's setting max_connections, which limits the connections of all its clients
 # together.
@@ -83,6 +92,8 @@ RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 # Settings that must be an address with a host if they are set. The service sends requests to the
 # address, or shows it in links.
 _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
+# Settings with several such addresses.
+_ADDRESS_LISTS = frozenset({"timestamp_urls", "ots_calendars"})
 SECRETS = (
     frozenset(
         {
@@ -92,6 +103,8 @@ SECRETS = (
             "migrate_database_url",
             "openai_api_key",
             "alpha_vantage_api_key",
+            # It may contain a token with which anyone can write to the repository.
+            "head_repository",
         }
     )
     | RECEIVERS
@@ -110,6 +123,8 @@ _SCHEMES = ("postgresql", "postgres")
 # Characters that a value may contain if it was copied from a page or a chat: characters without
 # width, and dashes other than the hyphen-minus.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# How Python represents a byte of a variable that is not UTF-8. Such a text cannot be stored.
+_UNDECODED = re.compile("[\ud800-\udfff]")
 _DASH = re.compile("[\u2010-\u2015\u2212]")
 _COMMENT = re.compile(r"\s#")
 _INVALID_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
@@ -209,10 +224,65 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"]),
     ]
 
+    timestamp_urls: Annotated[
+        tuple[_ServiceUrl, ...],
+        Meta(
+            description=(
+                "http or https addresses without a user name, ? and #, with commas between them"
+            ),
+            examples=["https://timestamp.sigstore.dev/api/v1/timestamp,https://freetsa.org/tsr"],
+        ),
+    ]
+    timestamp_roots: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+            description="the path of a file with root certificates in PEM form",
+            examples=["/etc/alpha-monday/timestamp-roots.pem"],
+        ),
+    ]
+    ots_calendars: Annotated[
+        tuple[_ServiceUrl, ...],
+        Meta(
+            description=(
+                "http or https addresses without a user name, ? and #, with commas between them"
+            ),
+            examples=["https://a.pool.opentimestamps.org,https://b.pool.opentimestamps.org"],
+        ),
+    ]
+    ots_hosts: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")], ...],
+        Meta(
+            description="host names in small letters, with commas between them",
+            examples=["alice.btc.calendar.opentimestamps.org,finney.calendar.eternitywall.com"],
+        ),
+    ]
+
     alert_webhook_url: Annotated[
         _ReceiverUrl, Meta(examples=["https://hooks.example.org/services/T0/B0/abc123"])
     ]
     heartbeat_url: Annotated[_ReceiverUrl, Meta(examples=["https://ping.example.org/abc123"])]
+
+    head_repository: Annotated[
+        str,
+        Meta(
+            description=(
+                "the address of a git repository: https://, http://, ssh://, git@host:path, or an "
+                "absolute path"
+            ),
+            examples=["https://user:token@git.example.org/owner/heads.git"],
+        ),
+    ]
+    head_branch: Annotated[
+        str,
+        # A subset of the names that git accepts. `_BRANCH` excludes the rest.
+        Meta(
+            pattern=_BRANCH,
+            max_length=200,
+            description="the name of a branch, of letters, digits and the characters . _ / -",
+            examples=["main"],
+        ),
+    ]
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
@@ -231,15 +301,21 @@ class Settings(Struct, frozen=True, kw_only=True):
         Return the texts that must be replaced in every line of the log.
 
         They are the providers' keys, the receivers' addresses, and the path and query of these
-        addresses, as they are sent in a request. Database addresses are not among them:
-        `app.database.advice` removes their passwords before it shows them.
+        addresses, as they are sent in a request. Of the repository for heads, they are the address
+        and its parts. Database addresses are not among them: `app.database.advice` removes their
+        passwords before it shows them.
         """
         receivers = [url for url in (self.alert_webhook_url, self.heartbeat_url) if url]
+        repository = []
+        if self.head_repository:
+            address = repository_address.parse(self.head_repository)
+            repository = [self.head_repository, *address.secret_texts]
         return [
             self.openai_api_key,
             self.alpha_vantage_api_key,
             *receivers,
             *map(_path_and_query, receivers),
+            *repository,
         ]
 
     @property
@@ -424,7 +500,19 @@ def _validators(source: Dynaconf) -> list[Validator]:
         )
         for other in _OTHER_DATABASE_URLS
     ]
-    return [*field_validators, queue_url_validator, *main_url_validators]
+    roots_validator = Validator(
+        "TIMESTAMP_ROOTS",
+        ne="",
+        when=Validator("TIMESTAMP_URLS", ne=""),
+        messages={
+            "operations": (
+                "{name} must be set when TIMESTAMP_URLS is set, to the path of a file with the "
+                "root certificates of these authorities, for example "
+                "{name}=/etc/alpha-monday/timestamp-roots.pem"
+            )
+        },
+    )
+    return [*field_validators, queue_url_validator, *main_url_validators, roots_validator]
 
 
 def _fits(name: str) -> Callable[[str], bool]:
@@ -493,6 +581,8 @@ def _copying_mistake(name: str, text: str) -> str:
         )
     if "database_url" in name:
         return ""  # a password may contain any dash and a #
+    if _UNDECODED.search(text):
+        return f"contains a byte that is not UTF-8: type the value again, {_for_example(name)}"
     if dash := _DASH.search(text):
         return (
             f"contains a dash other than -, U+{ord(dash[0]):04X}: type the value again, "
@@ -610,6 +700,11 @@ def _convert(name: str, text: str) -> Any:
         _refuse_raw_password(text)
     if name in _ADDRESSES:
         _require_host(text)
+    if name in _ADDRESS_LISTS:
+        for address in value:
+            _require_host(address)
+    if name == "head_repository" and text:
+        repository_address.parse(text)
     return msgspec.convert(value, hint, strict=False)
 
 

@@ -135,6 +135,7 @@ TABLES: dict[str, TableRights] = {
     ),
     "public.corrections": TableRights(_ADD, reader=True),
     "public.journal": TableRights(_ADD, reader=True),
+    "public.timestamps": TableRights(_ADD, reader=True),
     # The service's own state.
     "operations.provider_requests": TableRights(
         _ADD, updates=("ended_at", "outcome", "rest_until", "unreadable")
@@ -144,6 +145,21 @@ TABLES: dict[str, TableRights] = {
     "operations.strikes": TableRights(_USE),
     "operations.alerts": TableRights(_USE),
     "operations.heartbeats": TableRights(_USE),
+    "operations.published_heads": TableRights(
+        _ADD,
+        updates=(
+            "seq",
+            "hash",
+            "at",
+            "commit_id",
+            "published_at",
+            "requested_seq",
+            "requested_at",
+            "failing_since",
+            "failure",
+            "alerted_at",
+        ),
+    ),
     # The applied migrations: every command reads them before it reads the record.
     "operations.migrations": TableRights(_READ, reader=True),
     "operations.queue_migrations": TableRights(_READ),
@@ -170,12 +186,14 @@ SHARED_SCHEMA = "public"
 FUNCTIONS: dict[str, tuple[Role, ...]] = {
     "absent": (Role.SERVICE, Role.READER),
     "a_computed_checkpoint_never_goes_back": (),
+    "a_timestamp_is_of_an_entry": (),
     "an_entry_follows_the_head": (),
     "announce": (),
     "checkpoint_belongs_to_its_batch": (),
     "metric_belongs_to_its_checkpoint": (),
     "only_with_a_correction": (),
     "refuse_change": (),
+    "refuse_older_version": (),
     "these_never_change": (),
 }
 

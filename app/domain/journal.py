@@ -66,6 +66,11 @@ def entry_hash(previous: str, content: str) -> str:
     return hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest()
 
 
+def format_head(seq: int, hash: str) -> str:
+    """Return a head of the journal as `alpha-monday verify --head` accepts it: SEQ:HASH."""
+    return f"{seq}:{hash}"
+
+
 def canonical_json(value: Mapping[str, object]) -> str:
     """Return `value` as canonical JSON (RFC 8785)."""
     return json.dumps(to_texts(value), ensure_ascii=False, separators=(",", ":"))

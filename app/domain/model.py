@@ -332,7 +332,9 @@ class Generation(Struct, frozen=True, kw_only=True):
 
     `attempt` is the number of the question among the questions of its Monday, from 1. `accepted` is
     None until the outcome of the question is stored; then it is true or false. `refusal` is set for
-    a refused answer, and for a question that ended without an answer.
+    a refused answer, and for a question that ended without an answer. `profile_sha256` identifies
+    the profile with which the question was asked (see `app.domain.declarations.Profile`). It is
+    None for a question of a record that was not sealed then.
     """
 
     id: UUID
@@ -352,6 +354,7 @@ class Generation(Struct, frozen=True, kw_only=True):
     completion_tokens: int | None = None
     accepted: bool | None = None
     refusal: str | None = None
+    profile_sha256: str | None = None
 
 
 class JournalHead(Struct, frozen=True):

@@ -28,6 +28,14 @@ SYSTEM_PROMPT = (
     f"{CHECKPOINT_DAYS} days."
 )
 
+# The prompt of a Monday, without the reasons for earlier refusals. `{date}` is the Monday, such as
+# `23 November 2026`, and `{benchmark}` is the ticker of the benchmark.
+USER_PROMPT_TEMPLATE = (
+    f"Today is Monday, {{date}}. Choose {PICKS_PER_BATCH} different S&P 500 stocks, "
+    f"each BUY or SELL, to be measured against {{benchmark}} for the next {CHECKPOINT_DAYS} "
+    "calendar days. {benchmark} itself cannot be chosen."
+)
+
 # A line of a prompt. The lines after it are the reasons for earlier refusals.
 REFUSALS_INTRO = "Earlier answers could not be used:"
 
@@ -68,11 +76,7 @@ class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
 
 def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) -> str:
     """Return the prompt for `run_date`, with the reasons for which earlier answers were refused."""
-    question = (
-        f"Today is Monday, {run_date:%d %B %Y}. Choose {PICKS_PER_BATCH} different S&P 500 stocks, "
-        f"each BUY or SELL, to be measured against {benchmark} for the next {CHECKPOINT_DAYS} "
-        f"calendar days. {benchmark} itself cannot be chosen."
-    )
+    question = USER_PROMPT_TEMPLATE.format(date=f"{run_date:%d %B %Y}", benchmark=benchmark)
     if not refusals:
         return question
     return f"{question}\n\n{refusals_text(refusals)}"

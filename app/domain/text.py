@@ -383,3 +383,13 @@ def pluralize(number: int, thing: str, things: str | None = None) -> str:
     if number == 1:
         return f"{number:,} {thing}"
     return f"{number:,} {things or f'{thing}s'}"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as an enumeration, as in "AAPL, KO and XOM"."""
+    if not words:
+        return ""
+    *most, last = words
+    if not most:
+        return last
+    return f"{', '.join(most)} and {last}"

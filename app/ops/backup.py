@@ -30,13 +30,13 @@ from psycopg import AsyncConnection, sql
 
 from app.database import migrations, pools
 from app.database.advice import display_address
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.domain.calendar import Calendar
 from app.domain.text import first_line
 from app.errors import Discrepancy, Refused
 from app.ops.in_use import refuse_in_use
 from app.ops.verify import DatabaseRecord, ReportProgress, verify
 from app.store import checkpoints
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import daily
 
 FORMAT = 1
@@ -60,6 +60,7 @@ TABLES = (
     "public.generations",
     "public.corrections",
     "public.journal",
+    "public.timestamps",
     "operations.provider_requests",
 )
 

@@ -27,7 +27,7 @@ from psycopg_pool import PoolTimeout
 
 from app.core.availability import UNAVAILABLE_ERRORS, ReadOnlyError, is_unavailable
 from app.core.settings import Settings
-from app.database import pools, rehearsed
+from app.database import pools
 from app.database.embedded import resolve_database_url
 from app.domain import calendar
 from app.domain.calendar import Clock
@@ -40,6 +40,8 @@ from app.domain.model import (
     JournalHead,
 )
 from app.domain.text import one_line
+from app.domain.timestamps import first_open, is_before
+from app.providers.head_repository import HeadRepository
 from app.providers.model_ends import announced_end
 from app.providers.rate_limiter import (
     MAX_WAIT,
@@ -48,14 +50,16 @@ from app.providers.rate_limiter import (
     RequestLedger,
     alpha_vantage_limits,
 )
-from app.store import batches, checkpoints, generations, journal
+from app.store import batches, checkpoints, generations, journal, rehearsed, timestamps
 from app.store.checkpoints import ComputedCheckpoint, DueCheckpoint, Lateness
 from app.store.generations import GenerationCounts
 from app.store.rows import Conn
-from jobs import admin, alerts, heartbeat, queue_tables, reconcile, weekly
+from app.store.timestamps import ServiceStamps
+from jobs import admin, alerts, heartbeat, published_heads, queue_tables, reconcile, weekly
 from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
 from jobs.messages import LastMessage
+from jobs.published_heads import PublicationState
 from jobs.queue_tables import NOT_ENDED, JobCount, JobRow, WorkerRow
 from jobs.reconcile import LastRound
 from jobs.worker import Worker
@@ -146,12 +150,18 @@ class ProviderState(Struct, frozen=True):
 
 
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
-    """The state of the service at one moment, for any reader."""
+    """
+    The state of the service at one moment, for any reader.
+
+    `stamps` has each service that has stamped the journal.
+    """
 
     at: datetime
     queue: QueueState
     record: RecordState
     providers: ProviderState
+    stamps: list[ServiceStamps]
+    publication: PublicationState
 
     @property
     def quota_is_spent(self) -> bool:
@@ -290,18 +300,24 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
 
-    `is_behind_real_time` is true for a rehearsal that has not reached the present. `last_batch` is
-    the newest batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
+    `stamp_services` are the addresses of the settings. `unstamped_monday` is the newest Monday if
+    its batch has no timestamp from before its open, although it could have one.
+    `is_behind_real_time` is true for a rehearsal that has not reached the present.
+    `publishes_heads` is true if HEAD_REPOSITORY is set in this process. `last_batch` is the newest
+    batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
     """
 
     rehearsed: bool
     is_behind_real_time: bool
+    publishes_heads: bool
     model: ModelState
     work: WorkState
     last_batch: Batch | None
     last_checkpoint: ComputedCheckpoint | None
     messages: Messages
     past: PastProblems
+    stamp_services: list[str]
+    unstamped_monday: date | None
 
 
 # The parts that only a machine needs
@@ -371,14 +387,23 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             queue=await _read_queue(conn),
             record=record,
             providers=await _read_providers(conn, ledger, at),
+            publication=await published_heads.get_state(
+                conn, HeadRepository(settings.head_repository, settings.head_branch)
+            ),
             rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
             is_behind_real_time=simulated_time is not None,
+            publishes_heads=bool(settings.head_repository),
             model=ModelState(settings.openai_model, announced_end(settings.openai_model)),
             work=await _read_work(conn, record, at=at, sessions=sessions),
             last_batch=await batches.get_newest_with_picks(conn, SERIES),
             last_checkpoint=next(iter(await checkpoints.list_computed(conn, limit=1)), None),
             messages=await _read_messages(conn, settings),
             past=await _read_past(conn, at),
+            stamps=await timestamps.list_services(conn),
+            stamp_services=[*settings.timestamp_urls, *settings.ots_calendars],
+            unstamped_monday=await _find_unstamped(
+                conn, record.monday.batch, settings=settings, at=at
+            ),
         )
 
 
@@ -437,8 +462,10 @@ async def _read_for_metrics(conn: Conn, ledger: RequestLedger, at: datetime) -> 
         queue=await _read_queue(conn),
         record=await _read_record(conn, at),
         providers=await _read_providers(conn, ledger, at),
+        publication=await published_heads.get_state(conn),
         waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
+        stamps=await timestamps.list_services(conn),
         totals=await _read_totals(conn, ledger, at),
     )
 
@@ -675,6 +702,21 @@ async def _read_messages(conn: Conn, settings: Settings) -> Messages:
         alerts=_message_state(settings.alert_webhook_url, await alerts.get_newest(conn)),
         heartbeat=_message_state(settings.heartbeat_url, await heartbeat.get_newest(conn)),
     )
+
+
+async def _find_unstamped(
+    conn: Conn, batch: Batch | None, *, settings: Settings, at: datetime
+) -> date | None:
+    """Return the Monday of a batch that should have a timestamp from before its open, or None."""
+    if batch is None or batch.status == BatchStatus.FAILED or batch.late:
+        return None
+    opens_at = first_open(calendar.Calendar(settings.market_closed_days), batch.run_date)
+    is_expected = bool(settings.timestamp_urls) or await timestamps.exists(conn)
+    if not is_expected or at < opens_at:
+        return None
+    if is_before(await timestamps.list_covering(conn, batch.id), opens_at):
+        return None
+    return batch.run_date
 
 
 def _message_state(receiver: str, last: LastMessage | None) -> MessageState:

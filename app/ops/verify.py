@@ -41,7 +41,7 @@ from app.domain.text import escape_unprintable, one_line
 from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification.chain import Head, Verification
 from app.domain.verification.discrepancies import Rule, discrepancy
-from app.domain.verification.entries import TABLES, TextRow
+from app.domain.verification.entries import NO_BATCH, TABLES, TextRow
 from app.domain.verification.state import JournalState
 from app.errors import (
     BodyTooLong,
@@ -53,6 +53,7 @@ from app.errors import (
 from app.providers import bodies
 from app.store import rows
 from app.store.journal import head as newest_head
+from app.store.rehearsed import is_rehearsed_on_connection
 from app.store.rows import Conn
 
 T = TypeVar("T")
@@ -101,6 +102,10 @@ class RecordSource(Protocol):
     """
 
     open_mondays: bool
+
+    async def is_rehearsal(self) -> bool:
+        """Return whether the source shows that it is the database of a rehearsal."""
+        ...
 
     async def head(self) -> Head | None:
         """Return the number and the hash of the newest entry, None for an empty journal."""
@@ -158,6 +163,8 @@ async def _verify(
         verification.add_entry(entry)
         report_progress("entries", verification.seq, head[0] if head else 0)
     verification.end_chain(open_mondays=source.open_mondays)
+    if await source.is_rehearsal():
+        verification.check_rehearsal()
     row_count = verification.unread_rows
     async for table, row in source.rows(verification.state):
         verification.add_row(table, row)
@@ -208,6 +215,10 @@ class DatabaseRecord:
     def __init__(self, conn: Conn) -> None:
         self.conn = conn
 
+    async def is_rehearsal(self) -> bool:
+        """Return whether the database has the clock of a rehearsal."""
+        return await is_rehearsed_on_connection(self.conn)
+
     async def head(self) -> Head | None:
         """Return the number and the hash of the journal's newest entry."""
         try:
@@ -227,7 +238,7 @@ class DatabaseRecord:
             # `entry` lacks the columns that are null. An API does not show the column `batch_id`.
             # So an entry without `batch_id` would look like an entry of an API, and the column
             # would not be checked. Therefore a text takes the place of a null.
-            yield {"batch_id": "none", **entry}
+            yield {"batch_id": NO_BATCH, **entry}
 
     async def rows(self, _: JournalState) -> AsyncGenerator[TableRow]:
         """Yield the rows of every table."""
@@ -281,9 +292,13 @@ class ApiRecord:
         # entries after a number n, the cursor with the greatest number up to n is used.
         self._cursors: dict[int, str] = {}
 
+    async def is_rehearsal(self) -> bool:
+        """Return False: the API says of the origin only what the journal says."""
+        return False
+
     async def head(self) -> Head | None:
         """Return the number and the hash of the entry that the service calls its newest."""
-        return await self._query("{ service { journalHead { seq hash } } }", _to_head)
+        return await self.query("{ service { journalHead { seq hash } } }", _to_head)
 
     async def entries(self, after: int) -> AsyncGenerator[TextRow]:
         """Yield the entries after the number `after`, in their order."""
@@ -303,8 +318,14 @@ class ApiRecord:
 
     async def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
         """Yield the rows of every series and ticker that the journal mentions."""
+        # An API of an earlier version does not know the column of sealed records.
+        query = QUERIES["batches"]
+        if state.genesis is not None:
+            query = SEALED_BATCHES
         for series in sorted(state.series):
-            pages = self._pages("batches", _batch_rows, first=_BATCHES_PER_PAGE, parent=series)
+            pages = self._pages(
+                "batches", _batch_rows, query=query, first=_BATCHES_PER_PAGE, parent=series
+            )
             async for page in pages:
                 for row in page.rows:
                     yield row
@@ -326,7 +347,7 @@ class ApiRecord:
         finds both, and the API reports them as damaged.
         """
         run_dates = [row["run_date"] for table, row in page if table == "batches"]
-        await self._query(
+        await self.query(
             _BATCH_ON, lambda data: data["batchOn"]["id"], day=run_dates[-1], series=series
         )
 
@@ -337,15 +358,24 @@ class ApiRecord:
         after: str | None = None,
         *,
         first: int,
+        query: str = "",
         **variables: object,
     ) -> AsyncGenerator["_ResultPage[T]"]:
-        """Yield the pages of a list with at most `first` nodes each, beginning after a cursor."""
+        """
+        Yield the pages of a list with at most `first` nodes each, beginning after a cursor.
+
+        `query` takes the place of the list's query in `QUERIES`.
+        """
         has_more, size = True, first
         while has_more:
             # If a page was requested with fewer than `first` nodes, the next page may have twice as
             # many.
             page, size = await self._page(
-                field, to_rows, min(2 * size, first), after=after, **variables
+                query or QUERIES[field],
+                partial(_to_page, field, to_rows),
+                min(2 * size, first),
+                after=after,
+                **variables,
             )
             if page.rows:
                 yield page
@@ -357,7 +387,11 @@ class ApiRecord:
             after = page.end
 
     async def _page(
-        self, field: str, to_rows: Callable[[Node], Iterable[T]], first: int, **variables: object
+        self,
+        query: str,
+        convert: Callable[[Any], "_ResultPage[T]"],
+        first: int,
+        **variables: object,
     ) -> tuple["_ResultPage[T]", int]:
         """
         Return a page, and the number of nodes that was requested.
@@ -367,9 +401,7 @@ class ApiRecord:
         """
         while True:
             try:
-                page = await self._query(
-                    QUERIES[field], partial(_to_page, field, to_rows), first=first, **variables
-                )
+                page = await self.query(query, convert, first=first, **variables)
             except AnswerTooLargeError:
                 if first == 1:
                     raise
@@ -377,7 +409,7 @@ class ApiRecord:
             else:
                 return page, first
 
-    async def _query(self, query: str, convert: Callable[[Any], T], **variables: object) -> T:
+    async def query(self, query: str, convert: Callable[[Any], T], **variables: object) -> T:
         """
         Send a query, and return its data after `convert` was applied to it.
 
@@ -610,15 +642,19 @@ def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
     """
     row: dict[str, object] = dict(parent_columns)
     for column in TABLES[table].__struct_fields__:
-        if column in parent_columns:
+        name = _field_name(column)
+        if column in parent_columns or (column in _SEALED_COLUMNS and name not in node):
             continue
-        value = node[_field_name(column)]
+        value = node[name]
         row[column] = value["id"] if value and column in _LINKS else value
     if "status" in row:
         # The API writes a status in capitals, and the record writes it in lower case.
         row["status"] = str(row["status"]).lower()
     return table, journal.to_texts(row)
 
+
+# The columns that only the rows of a sealed record have.
+_SEALED_COLUMNS = ("profile_sha256",)
 
 # The columns that the API shows as another object with an id.
 _LINKS = {
@@ -674,17 +710,26 @@ _CHECKPOINT = (
     f"metrics {{ {_fields('pick_checkpoint_metrics', 'checkpoint_id')} }} "
     f"corrections {{ {_fields('corrections', 'checkpoint_id')} }}"
 )
-_BATCH = (
-    f"{_fields('batches')} "
-    f"generations {{ {_fields('generations', 'series', 'run_date')} }} "
-    f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
-)
+
+
+def _batch_fields(*left_out: str) -> str:
+    """Return a selection of a batch and its rows, without some columns of its questions."""
+    hidden = ("series", "run_date", *left_out)
+    questions = _fields("generations", *hidden)
+    return (
+        f"{_fields('batches')} generations {{ {questions} }} "
+        f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
+    )
+
+
 _BATCH_ON = (
     "query($day: Date!, $series: String!) { batchOn(runDate: $day, series: $series) { id } }"
 )
 QUERIES = {
     "journal": _list_query("journal", "seq kind at content previous hash"),
-    "batches": _list_query("batches", _BATCH, parent="series"),
+    "batches": _list_query("batches", _batch_fields(*_SEALED_COLUMNS), parent="series"),
     "closes": _list_query("closes", _fields("closes"), parent="ticker"),
     "splits": _list_query("splits", _fields("splits"), parent="ticker"),
 }
+# The query for the batches of a sealed record.
+SEALED_BATCHES = _list_query("batches", _batch_fields(), parent="series")

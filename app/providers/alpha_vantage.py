@@ -10,6 +10,7 @@ it leaves this module.
 """
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -57,8 +58,10 @@ from app.providers.retry_after import parse_retry_after
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"
 SPLITS = "SPLITS"
-SOURCE = "alphavantage TIME_SERIES_DAILY"
-SPLITS_SOURCE = "alphavantage SPLITS"
+# The name of this provider in the record: the sources of its readings begin with it.
+PRICE_SOURCE = "alphavantage"
+SOURCE = f"{PRICE_SOURCE} TIME_SERIES_DAILY"
+SPLITS_SOURCE = f"{PRICE_SOURCE} SPLITS"
 
 # A grant is the ledger's permission to send one request now. A grant that is older than this
 # constant is not used: if the process was suspended after it got the grant, its request would
@@ -100,12 +103,14 @@ class BarsAnswer(Struct, frozen=True):
     """
     The bars of one ticker, oldest first, and the rows of the response that cannot be read.
 
-    The caller has to store the outcome of the request under `grant`.
+    The caller has to store the outcome of the request under `grant`. `body_sha256` is the hash of
+    the response's body, as 64 hexadecimal digits.
     """
 
     grant: Grant
     bars: list[Bar]
     unreadable: list[UnreadableRow] = []
+    body_sha256: str = ""
 
 
 class SplitsAnswer(Struct, frozen=True):
@@ -113,12 +118,13 @@ class SplitsAnswer(Struct, frozen=True):
     The splits that are listed for one ticker, oldest first.
 
     `unreadable` are the rows of the response that cannot be read. The caller has to store
-    the outcome of the request under `grant`.
+    the outcome of the request under `grant`. `body_sha256` is the hash of the response's body.
     """
 
     grant: Grant
     splits: list[ListedSplit]
     unreadable: list[UnreadableRow] = []
+    body_sha256: str = ""
 
 
 class AlphaVantage:
@@ -212,7 +218,7 @@ class AlphaVantage:
         since: datetime,
         needed_since: datetime,
         reader: RowReader[T],
-    ) -> tuple[Grant, list[T], list[UnreadableRow]] | AlreadyAnswered:
+    ) -> tuple[Grant, list[T], list[UnreadableRow], str] | AlreadyAnswered:
         while True:
             symbol = await self._choose_spelling(function, ticker, needed_since)
             grant = await self.ledger.acquire(function, ticker, since)
@@ -220,10 +226,10 @@ class AlphaVantage:
                 return grant
             try:
                 async with self._storing_failures(grant):
-                    rows, unreadable = await self._read(
+                    rows, unreadable, sha256 = await self._read(
                         function, ticker=ticker, symbol=symbol, reader=reader, grant=grant
                     )
-                    return grant, rows, unreadable
+                    return grant, rows, unreadable, sha256
             except (ProviderBusy, ProviderUnavailable) as error:
                 # The attempts are counted in the ledger, because the count must survive a wait for
                 # quota and the end of this process.
@@ -269,8 +275,8 @@ class AlphaVantage:
 
     async def _read(
         self, function: str, *, ticker: str, symbol: str, reader: RowReader[T], grant: Grant
-    ) -> tuple[list[T], list[UnreadableRow]]:
-        """Send one request, and return the rows of its response."""
+    ) -> tuple[list[T], list[UnreadableRow], str]:
+        """Send one request, and return the rows of its response, and the hash of its body."""
         parameters = {"function": function, "symbol": symbol}
         if function == DAILY:
             parameters["outputsize"] = "compact"
@@ -282,7 +288,8 @@ class AlphaVantage:
             raise type(error)(self._redact(str(error))) from None
         # The response could be read, so this spelling is right.
         self._spellings[ticker] = symbol
-        return rows, [replace(row, reason=self._redact(row.reason)) for row in unreadable]
+        redacted = [replace(row, reason=self._redact(row.reason)) for row in unreadable]
+        return rows, redacted, hashlib.sha256(body).hexdigest()
 
     def _redact(self, text: str) -> str:
         return redact_for_record(text, [self.key])[:_MAX_TEXT_LENGTH]

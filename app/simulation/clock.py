@@ -28,10 +28,10 @@ from procrastinate.periodic import PeriodicDeferrer
 from app.core import tasks
 from app.core.availability import UNAVAILABLE_ERRORS
 from app.core.locks import Lock
-from app.database import rehearsed
 from app.database.pools import Pool
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.errors import ConfigurationError, TryAgainAt
+from app.store import rehearsed
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import queue_tables
 from jobs.queue import MAX_TICK_DELAY, MIDDLEWARE, Queue
 
@@ -317,7 +317,7 @@ class SimulatedClock:
 async def has_rehearsal_to_continue(pool: Pool) -> bool:
     """Return whether a rehearsal has already been started in the database."""
     async with pool.connection() as conn:
-        if not await rehearsed.is_rehearsed_on_connection(conn):
+        if not await rehearsed.has_clock(conn):
             return False
         cursor = await conn.execute("SELECT FROM told.clock")
         return await cursor.fetchone() is not None

@@ -12,6 +12,9 @@ a request chooses its fault:
 `function`, `symbol`, `since`, `until` and `times` are optional. Without them a rule matches every
 function and symbol, at any time, and any number of requests. `since` and `until` are times with
 their offset from UTC. A request at `until` does not match any more. `times` is at least 1.
+
+The provider `timestamp` is the time-stamping authority. Its faults are chosen only by rules, never
+at random.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +29,7 @@ from msgspec.structs import replace
 
 from app.domain import calendar
 from app.errors import ConfigurationError
+from app.simulation import timestamp_authority
 from app.simulation.market import Market
 
 # Notices and errors in Alpha Vantage's own words.
@@ -90,7 +94,9 @@ class SimulatedRequest(Struct, frozen=True, kw_only=True):
 
     `symbol` is in the provider's spelling, and empty in a request to the model. `at` is the time of
     the request. `market` is set in requests for prices: some faults need the bars of another ticker
-    or the splits of a ticker.
+    or the splits of a ticker. `stamp` is set in requests for time stamps: it makes the response to
+    this request once more, at a given time and with changes
+    (`app/simulation/timestamp_authority.py`).
     """
 
     provider: str
@@ -99,6 +105,7 @@ class SimulatedRequest(Struct, frozen=True, kw_only=True):
     symbol: str
     at: datetime
     market: Market | None = None
+    stamp: Callable[..., bytes] | None = None
 
 
 Fault = Callable[[SimulatedReply, SimulatedRequest], SimulatedReply]
@@ -177,6 +184,16 @@ def change_choice(change: Callable[[dict[str, Any], Picks], Any]) -> Fault:
     return fault
 
 
+def change_stamp(by: timedelta = timedelta(0), **changes: Any) -> Fault:
+    """Return a fault that stamps with `changes`, at a time that is wrong by `by`."""
+
+    def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
+        assert request.stamp
+        return replace(good, body=request.stamp(request.at + by, **changes))
+
+    return fault
+
+
 def change_each_split(change: Callable[[dict[str, str]], dict[str, Any]]) -> Fault:
     """Return a fault that replaces each listed split by the result of `change`."""
     return change_splits(lambda listed, _: [change(split) for split in listed])
@@ -235,6 +252,11 @@ def _answer_bad_openai_key(good: SimulatedReply, request: SimulatedRequest) -> S
     return answer_error(401, message, "invalid_api_key")(good, request)
 
 
+def _break_signature(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
+    """Change the last bit of a stamp, which belongs to its signature."""
+    return replace(good, body=good.body[:-1] + bytes([good.body[-1] ^ 1]))
+
+
 def _refuse(choice: dict[str, Any], _: Picks) -> None:
     refusal = "I can't help with that."
     choice["message"] = {"role": "assistant", "content": None, "refusal": refusal}
@@ -251,8 +273,10 @@ def _add_surrogate(choice: dict[str, Any], picks: Picks) -> None:
     choice["message"]["content"] = text
 
 
+_TEXT_HTML = {"content-type": "text/html"}
+
 ANYWHERE: dict[str, Fault] = {
-    "html": lambda good, _: replace(good, body=HTML, headers={"content-type": "text/html"}),
+    "html": lambda good, _: replace(good, body=HTML, headers=_TEXT_HTML),
     "empty_body": lambda good, _: replace(good, body=b""),
     "truncated_body": lambda good, _: replace(good, body=good.body[: len(good.body) // 2]),
     "list": lambda good, _: replace(good, body=b"[1, 2, 3]"),
@@ -325,7 +349,30 @@ OPENAI: dict[str, Fault] = {
     "extra_member": change_picks(lambda picks: {"picks": picks, "confidence": "high"}),
     "unknown_ticker": _change_first_pick(ticker="ZZZZ"),
 }
-FAULTS = {"alphavantage": ALPHA_VANTAGE, "openai": OPENAI}
+TIMESTAMP: dict[str, Fault] = {
+    **ANYWHERE,
+    "wrong_digest": change_stamp(digest=bytes(32)),
+    # The same digest, said to be one of SHA-512: a client that compares the bytes alone accepts it.
+    "wrong_algorithm": change_stamp(algorithm=timestamp_authority.SHA512),
+    "sha512_imprint": change_stamp(algorithm=timestamp_authority.SHA512, digest=bytes(64)),
+    "wrong_nonce": change_stamp(nonce_offset=1),
+    "no_nonce": change_stamp(nonce_offset=None),
+    "a_day_early": change_stamp(-timedelta(days=1)),
+    "a_day_late": change_stamp(timedelta(days=1)),
+    "bad_signature": _break_signature,
+    "expired_certificate": change_stamp(signer=timestamp_authority.EXPIRED),
+    "other_root": change_stamp(signer=timestamp_authority.OTHER_ROOT),
+    "wrong_purpose": change_stamp(signer=timestamp_authority.WRONG_PURPOSE),
+    "no_certificates": change_stamp(has_certificates=False),
+    "rejection": lambda good, _: replace(good, body=timestamp_authority.reject()),
+    "rejection_with_stamp": change_stamp(status=timestamp_authority.REJECTED),
+    "too_long": lambda good, _: replace(good, body=good.body.ljust(20_000, b"\0")),
+    "html_as_stamp": lambda good, _: replace(good, body=HTML),
+    "wrong_content_type": lambda good, _: replace(good, headers=_TEXT_HTML),
+}
+FAULTS = {"alphavantage": ALPHA_VANTAGE, "openai": OPENAI, "timestamp": TIMESTAMP}
+# The providers that have faults at random.
+RANDOM_PROVIDERS = ("alphavantage", "openai")
 
 
 class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -403,7 +450,8 @@ class FaultScript:
             if rule.matches(request) and not is_used_up:
                 self._used[index] += 1
                 return rule.fault
-        if not self.seed:
+        # The services that stamp have no faults at random.
+        if not self.seed or request.provider not in RANDOM_PROVIDERS:
             return None
         return self._draw_fault(request)
 

@@ -369,4 +369,6 @@ ODD_OPENAI_FAULTS: dict[str, Fault] = {
 }
 ODD_FAULTS = {"alphavantage": ODD_ALPHA_VANTAGE_FAULTS, "openai": ODD_OPENAI_FAULTS}
 # Every fault that a script can name, by provider.
-ALL_FAULTS = {provider: {**FAULTS[provider], **odd} for provider, odd in ODD_FAULTS.items()}
+ALL_FAULTS = {
+    provider: {**faults, **ODD_FAULTS.get(provider, {})} for provider, faults in FAULTS.items()
+}

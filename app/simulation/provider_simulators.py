@@ -1,13 +1,15 @@
 """
-Simulators of both providers: a process on loopback that responds with their protocols.
+Simulators of the providers: a process on loopback that responds with their protocols.
 
 `GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY` and `SPLITS`, its limits,
 and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI.
 The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a model
-does. `app.simulation.faults` describes the faults that can be injected.
+does. `POST /timestamp` simulates a time-stamping authority, if there is one (`--timestamp-root`).
+Paths below `/calendar` simulate a calendar of OpenTimestamps (`app.simulation.timestamp_calendar`).
+`app.simulation.faults` describes the faults that can be injected.
 
 The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
-Every request of these two kinds is logged to a file before it is answered, one JSON object per
+Every request of these kinds is logged to a file before it is answered, one JSON object per
 line, so that no request is missing from the file if the process is killed.
 
     alpha-monday standins --port 8090 --now 2026-11-23T14:00:00+00:00 --faults faults.json
@@ -22,6 +24,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,10 +39,12 @@ from app.database.sessions import Session
 from app.domain.calendar import Calendar, new_york_date
 from app.domain.model import PICKS_PER_BATCH
 from app.errors import ConfigurationError
+from app.simulation import timestamp_calendar
 from app.simulation.faults import (
     BAD_KEY,
     BURST,
     QUOTA,
+    RANDOM_PROVIDERS,
     SERIES,
     UNKNOWN,
     FaultScript,
@@ -58,6 +63,7 @@ from app.simulation.market import (
 )
 from app.simulation.odd_faults import ALL_FAULTS
 from app.simulation.odd_providers import SPLIT_CHANCE, NamedFault, OddProviders
+from app.simulation.timestamp_authority import MalformedQuery, SimulatedAuthority, reject
 from jobs.context import RealClock
 
 # Alpha Vantage's limits of a free key: PER_DAY requests a day, and GAP between two requests.
@@ -81,18 +87,24 @@ _DATABASE_TIMEOUT = timedelta(seconds=5)
 _EARLIEST_DAY = FIRST_DAY + timedelta(days=1)
 _LATEST_DAY = date(2099, 12, 31)
 
+_STAMP_HEADERS = {"content-type": "application/timestamp-reply"}
+
+# Every fault that a script can name, by provider. Faults are drawn at random (`--hostile`, `--odd`)
+# only for the providers of RANDOM_PROVIDERS.
+KNOWN_FAULTS = {**ALL_FAULTS, timestamp_calendar.PROVIDER: timestamp_calendar.FAULTS}
+
 Now = Callable[[], Awaitable[datetime]]
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class ProviderSimulators:
     """
-    An ASGI app that answers like both providers.
+    An ASGI app that answers like all providers.
 
     `now` returns the time of a request. `script` chooses the fault of a request; if it chooses
     none, `odd` chooses the faults. `pass_time` lets simulated time pass before an answer with the
     fault "thinks"; without `pass_time`, such an answer is sent at once. If `limits` is False, Alpha
-    Vantage's limits do not apply.
+    Vantage's limits do not apply. Without `authority`, there are no time stamps.
     """
 
     def __init__(
@@ -105,6 +117,7 @@ class ProviderSimulators:
         odd: OddProviders | None = None,
         pass_time: Sleep | None = None,
         limits: bool = True,
+        authority: SimulatedAuthority | None = None,
     ) -> None:
         self.market = market
         self.now = now
@@ -112,6 +125,7 @@ class ProviderSimulators:
         self.odd = odd
         self.pass_time = pass_time
         self.limits = limits
+        self.authority = authority
         # Not buffered, so that a request is in the file before it is answered.
         self._log = log.open("ab", buffering=0) if log else None
         # The times of the latest requests within the limits, the newest last.
@@ -144,6 +158,18 @@ class ProviderSimulators:
                     provider="openai", key=_bearer_key(scope), symbol="", at=now
                 )
                 refusal, reply = self._answer_openai(body, request)
+            case "POST", "/timestamp" if self.authority:
+                request = SimulatedRequest(
+                    provider="timestamp",
+                    key="",
+                    symbol="",
+                    at=now,
+                    stamp=partial(self.authority.stamp, body),
+                )
+                refusal, reply = self._answer_timestamp(request)
+            case _, path if path.startswith(f"{timestamp_calendar.PATH}/"):
+                refusal = None
+                request, reply = timestamp_calendar.answer(scope, body, now)
             case _:
                 request = SimulatedRequest(provider="", key="", symbol="", at=now)
                 return answer_error(404, "Not found.")(json_reply({}), request)
@@ -168,8 +194,8 @@ class ProviderSimulators:
     def _choose_faults(self, request: SimulatedRequest) -> list[NamedFault]:
         """Return the script's fault for a request; if there is none, the random faults."""
         if name := self.script.next_fault(request):
-            return [NamedFault(name, ALL_FAULTS[request.provider][name])]
-        if self.odd:
+            return [NamedFault(name, KNOWN_FAULTS[request.provider][name])]
+        if self.odd and request.provider in RANDOM_PROVIDERS:
             return self.odd.faults(request)
         return []
 
@@ -247,6 +273,14 @@ class ProviderSimulators:
             },
         }
         return None, json_reply(completion)
+
+    def _answer_timestamp(self, request: SimulatedRequest) -> tuple[str | None, SimulatedReply]:
+        """Return why the request is refused (None if it is not), and the reply without faults."""
+        assert request.stamp
+        try:
+            return None, SimulatedReply(body=request.stamp(request.at), headers=_STAMP_HEADERS)
+        except MalformedQuery:
+            return "rejection", SimulatedReply(body=reject(), headers=_STAMP_HEADERS)
 
     def _ideas_seed(self, day: date) -> str:
         """
@@ -484,10 +518,13 @@ def _days(text: str) -> list[date]:
 
 def _make_parser() -> ArgumentParser:
     description = (
-        "Serve simulators of Alpha Vantage and OpenAI on loopback, with faults on request. "
+        "Serve simulators of Alpha Vantage, OpenAI and a time-stamping authority on loopback, with "
+        "faults on request. "
         "The first line printed is the address."
     )
-    known = "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in ALL_FAULTS.items())
+    known = "; ".join(
+        f"{provider}: {', '.join(faults)}" for provider, faults in KNOWN_FAULTS.items()
+    )
     parser = ArgumentParser(
         prog="alpha-monday standins",
         description=description,
@@ -533,6 +570,13 @@ def _make_parser() -> ArgumentParser:
         help="days on which the exchange is closed on short notice, separated by commas",
     )
     parser.add_argument(
+        "--timestamp-root",
+        type=Path,
+        metavar="FILE",
+        help="simulate a time-stamping authority, too, at /timestamp; its root certificate is "
+        "written to FILE, for TIMESTAMP_ROOTS",
+    )
+    parser.add_argument(
         "--until-input-ends", action="store_true", help="stop when standard input ends"
     )
     return parser
@@ -542,13 +586,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     Run the simulators as a process.
 
-    Raises ConfigurationError if the fault script cannot be read or the port cannot be used.
+    Raises ConfigurationError if the fault script cannot be read, the root certificate cannot be
+    written, or the port cannot be used.
     """
     options = _make_parser().parse_args(arguments)
     rules = []
+    authority: SimulatedAuthority | None = None
     try:
+        if options.timestamp_root:
+            authority = SimulatedAuthority()
+            options.timestamp_root.write_bytes(authority.root_pem)
         if options.faults:
-            rules = read_script(options.faults.read_bytes(), ALL_FAULTS)
+            rules = read_script(options.faults.read_bytes(), KNOWN_FAULTS)
         listener = socket.create_server(("127.0.0.1", options.port))
     except OSError as error:
         # create_server adds "(while attempting to bind on address ...)" to the reason.
@@ -574,6 +623,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         odd=odd,
         pass_time=pass_time,
         limits=not options.no_limits,
+        authority=authority,
     )
     with suppress(KeyboardInterrupt, BrokenPipeError):
         # Written without a buffer: the process that started this one waits for the line.

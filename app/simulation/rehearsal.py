@@ -15,11 +15,13 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
 from msgspec import Struct
 
+from app.core import repository_address
 from app.core.settings import RECEIVERS, Settings
 from app.database import pools, sessions
 from app.database.advice import display_address, get_user, unreachable_error
@@ -30,17 +32,24 @@ from app.domain.text import first_line
 from app.errors import ConfigurationError, ProviderError, QuotaSpent, UnknownTicker
 from app.providers.alpha_vantage import AlphaVantage, BarsAnswer
 from app.providers.rate_limiter import RequestOutcome
+from app.simulation import timestamp_calendar
 from app.simulation.clock import SimulatedClock, has_rehearsal_to_continue, running_clock
 from app.simulation.faults import read_script
-from app.simulation.odd_faults import ALL_FAULTS
-from app.simulation.provider_simulators import CLOCK_VARIABLE
+from app.simulation.provider_simulators import CLOCK_VARIABLE, KNOWN_FAULTS
+from app.store import rehearsed
 from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
 
 REQUEST_LOG = Path(".alpha-monday") / "requests.jsonl"
+# The file with the root certificate of the simulated timestamp authority, beside the log.
+_ROOT_FILE_NAME = "timestamp-root.pem"
 # The setting with a provider's address, by the provider's name in a fault script. If the setting is
 # set, the rehearsal uses the server at that address instead of a simulator.
 ADDRESS_SETTINGS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
+# The services that stamp. They are simulated unless their setting leads to another simulator: a
+# real one must not stamp a rehearsal, and would stamp another time than the simulated one.
+STAMP_SETTINGS = {"timestamp": "TIMESTAMP_URLS", timestamp_calendar.PROVIDER: "OTS_CALENDARS"}
+_LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 # On this Monday the simulated market has a little more than the hundred bars that a provider lists.
 EARLIEST_MONDAY = date(2023, 6, 5)
 # With a real price provider, its bars decide how early a rehearsal can begin. This bound only keeps
@@ -121,13 +130,16 @@ def database_address(settings: Settings) -> str:
 
     If DATABASE_URL is not set, the embedded Postgres is created or started.
 
-    Raises ConfigurationError if the database holds a live record, if its user may not own a
-    rehearsal's tables, or if it is unreachable.
+    Raises ConfigurationError if the database holds a live record or a rehearsal without its clock,
+    if its user may not own a rehearsal's tables, or if it is unreachable.
     """
     address = resolve_database_url(settings.database_url, REHEARSAL, create=True)
     try:
         with sessions.connect(address) as conn:
-            if _may_be_live(conn) and (_has_record(conn) or _has_web_server(conn)):
+            may_be_live = _may_be_live(conn)
+            if may_be_live and rehearsed.is_rehearsed_sync(conn):
+                raise ConfigurationError(rehearsed.WITHOUT_CLOCK)
+            if may_be_live and (_has_record(conn) or _has_web_server(conn)):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data "
                     "never share one. Unset DATABASE_URL to rehearse in the embedded Postgres, or "
@@ -205,8 +217,25 @@ def unsimulated_providers(faults: Path, settings: Settings) -> list[str]:
 
     Raises ConfigurationError for a script that cannot be read.
     """
-    named = {rule.provider for rule in read_script(faults.read_bytes(), ALL_FAULTS)}
-    return sorted(named.difference(simulated_providers(settings)))
+    named = {rule.provider for rule in read_script(faults.read_bytes(), KNOWN_FAULTS)}
+    simulated_stamps = [name for name in STAMP_SETTINGS if not _has_own_simulator(settings, name)]
+    return sorted(named.difference(simulated_providers(settings), simulated_stamps))
+
+
+def _has_own_simulator(settings: Settings, name: str) -> bool:
+    """Return whether the setting of a service that stamps leads to a simulator on loopback."""
+    addresses = _value_of(settings, STAMP_SETTINGS[name])
+    return bool(addresses) and all(
+        urlsplit(address).hostname in _LOOPBACK_HOSTS for address in addresses
+    )
+
+
+def _without_real_stamps(settings: Settings) -> Settings:
+    """Return the settings without the services that are no simulators."""
+    for name, setting in STAMP_SETTINGS.items():
+        if not _has_own_simulator(settings, name):
+            settings = msgspec.structs.replace(settings, **{setting.lower(): ()})
+    return settings
 
 
 @contextmanager
@@ -227,13 +256,17 @@ def running_simulators(
     longer (`app.simulation.odd_providers`). Without `odd`, typical faults are injected into some
     requests, unless `calm`. The faults of the script `faults` are added. Alerts and heartbeats are
     sent only if an environment variable has their address. If only a settings file has it, the
-    address is removed from the settings.
+    address is removed from the settings. The journal's head is published only in a repository on
+    this machine.
 
     Raises ConfigurationError if the simulators do not start or the script cannot be read.
     """
     # A rehearsal must not send its messages to the receivers of a live service.
     silenced = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
-    settings = msgspec.structs.replace(settings, **silenced)
+    if settings.head_repository and not repository_address.parse(settings.head_repository).is_local:
+        # The heads of a rehearsal would be taken for those of a live record.
+        silenced["head_repository"] = ""
+    settings = _without_real_stamps(msgspec.structs.replace(settings, **silenced))
     if not simulated_providers(settings):
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return
@@ -257,7 +290,9 @@ def running_simulators(
         if not base_url:
             raise ConfigurationError("The simulators of the providers did not start.")
         try:
-            yield _with_simulators(settings, address, base_url)
+            yield _with_simulators(
+                settings, address, base_url, root_file=log.parent / _ROOT_FILE_NAME
+            )
         finally:
             process.stdin.close()
 
@@ -268,18 +303,21 @@ def _simulators_command(
     closed_days = ",".join(map(str, settings.market_closed_days))
     command = [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends"]
     command += ["--log", str(log), "--closed", closed_days]
+    command += ["--timestamp-root", str(log.parent / _ROOT_FILE_NAME)]
     if odd:
         command += ["--odd", odd]
     elif not calm:
         command += ["--hostile", _FAULT_SEED]
     if faults:
         # This process reads the script, too, because it can report a bad script in one line.
-        read_script(faults.read_bytes(), ALL_FAULTS)
+        read_script(faults.read_bytes(), KNOWN_FAULTS)
         command += ["--faults", str(faults)]
     return command
 
 
-def _with_simulators(settings: Settings, address: str, base_url: str) -> Settings:
+def _with_simulators(
+    settings: Settings, address: str, base_url: str, *, root_file: Path
+) -> Settings:
     """Return the settings with the simulators' address in place of each address that is not set."""
     settings = msgspec.structs.replace(settings, database_url=address, queue_database_url="")
     if not settings.openai_base_url:
@@ -289,6 +327,16 @@ def _with_simulators(settings: Settings, address: str, base_url: str) -> Setting
     if not settings.alpha_vantage_base_url:
         settings = msgspec.structs.replace(
             settings, alpha_vantage_api_key=_SIMULATED_KEY, alpha_vantage_base_url=base_url
+        )
+    if not settings.timestamp_urls:
+        settings = msgspec.structs.replace(
+            settings,
+            timestamp_urls=(f"{base_url}/timestamp",),
+            timestamp_roots=str(root_file.resolve()),
+        )
+    if not settings.ots_calendars:
+        settings = msgspec.structs.replace(
+            settings, ots_calendars=(f"{base_url}{timestamp_calendar.PATH}",)
         )
     return settings
 

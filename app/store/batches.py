@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from app.domain.declarations import InForce
 from app.domain.model import (
     CHECKPOINT_DAYS,
     Batch,
@@ -63,6 +64,7 @@ async def insert(
     readings: Sequence[Close],
     *,
     rerun: bool = False,
+    in_force: InForce | None = None,
 ) -> bool:
     """
     Insert a batch with its picks and its day 0, and the journal entry.
@@ -80,12 +82,19 @@ async def insert(
 
     recorded = {"batch": batch, "picks": picks, "checkpoint": baseline, "closes": readings}
     await journal.append(
-        conn, JournalKind.BATCH, at=batch.created_at, recorded=recorded, batch_id=batch.id
+        conn,
+        JournalKind.BATCH,
+        at=batch.created_at,
+        recorded=recorded,
+        batch_id=batch.id,
+        in_force=in_force,
     )
     return True
 
 
-async def insert_failed(conn: Conn, batch: Batch, *, rerun: bool = False) -> bool:
+async def insert_failed(
+    conn: Conn, batch: Batch, *, rerun: bool = False, in_force: InForce | None = None
+) -> bool:
     """
     Insert a Monday that has no picks, with the reason why, and the journal entry.
 
@@ -100,6 +109,7 @@ async def insert_failed(conn: Conn, batch: Batch, *, rerun: bool = False) -> boo
         at=batch.created_at,
         recorded={"batch": batch},
         batch_id=batch.id,
+        in_force=in_force,
     )
     return True
 
@@ -250,6 +260,15 @@ async def complete(conn: Conn, id: UUID) -> bool:
     return cursor.rowcount == 1
 
 
+async def is_benchmark(conn: Conn, ticker: str) -> bool:
+    """Return whether a ticker is the benchmark of any batch."""
+    cursor = await conn.execute(
+        "SELECT EXISTS (SELECT FROM batches WHERE benchmark_symbol = %s)", (ticker,)
+    )
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
+
+
 async def list_picks(conn: Conn, batch_id: UUID) -> list[Pick]:
     """Return a batch's picks in the order in which the model gave them."""
     return await select_rows(
@@ -261,7 +280,9 @@ async def list_picks(conn: Conn, batch_id: UUID) -> list[Pick]:
     )
 
 
-async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool:
+async def end_pick(
+    conn: Conn, pick: Pick, ending: Ending, at: datetime, in_force: InForce | None = None
+) -> bool:
     """
     Record that a pick's share stopped trading, with the journal entry.
 
@@ -276,13 +297,23 @@ async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool
         return False
     recorded = {"pick": replace(pick, ended=True), "ending": ending}
     await journal.append(
-        conn, JournalKind.PICK_ENDED, at=at, recorded=recorded, batch_id=pick.batch_id
+        conn,
+        JournalKind.PICK_ENDED,
+        at=at,
+        recorded=recorded,
+        batch_id=pick.batch_id,
+        in_force=in_force,
     )
     return True
 
 
 async def rename_pick(
-    conn: Conn, pick: Pick, ticker: str, renaming: Renaming, at: datetime
+    conn: Conn,
+    pick: Pick,
+    ticker: str,
+    renaming: Renaming,
+    at: datetime,
+    in_force: InForce | None = None,
 ) -> None:
     """
     Give a pick another ticker, with the journal entry.
@@ -292,7 +323,12 @@ async def rename_pick(
     await conn.execute("UPDATE picks SET ticker = %s WHERE id = %s", (ticker, pick.id))
     recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker, "renaming": renaming}
     await journal.append(
-        conn, JournalKind.PICK_RENAMED, at=at, recorded=recorded, batch_id=pick.batch_id
+        conn,
+        JournalKind.PICK_RENAMED,
+        at=at,
+        recorded=recorded,
+        batch_id=pick.batch_id,
+        in_force=in_force,
     )
 
 

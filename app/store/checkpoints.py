@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.domain import calendar
+from app.domain.declarations import InForce
 from app.domain.model import (
     CHECKPOINT_DAYS,
     Batch,
@@ -104,6 +105,8 @@ async def insert(
     metrics: Sequence[PickMetric] = (),
     readings: Sequence[Close] = (),
     changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
+    *,
+    in_force: InForce | None = None,
 ) -> bool:
     """
     Insert a checkpoint with its metrics, and the journal entry.
@@ -130,6 +133,7 @@ async def insert(
         readings=readings,
         changes=changes,
         completed_batch=completed_batch,
+        in_force=in_force,
     )
     return True
 
@@ -140,6 +144,8 @@ async def retake(
     metrics: Sequence[PickMetric],
     readings: Sequence[Close],
     changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
+    *,
+    in_force: InForce | None = None,
 ) -> bool:
     """
     Turn a skipped checkpoint into a computed one.
@@ -169,7 +175,14 @@ async def retake(
         return False
 
     await _store_figures(conn, metrics, changes)
-    await _append_entry(conn, checkpoint, metrics=metrics, readings=readings, changes=changes)
+    await _append_entry(
+        conn,
+        checkpoint,
+        metrics=metrics,
+        readings=readings,
+        changes=changes,
+        in_force=in_force,
+    )
     return True
 
 
@@ -199,6 +212,7 @@ async def _append_entry(
     readings: Sequence[Close],
     changes: RelatedChanges,
     completed_batch: Batch | None = None,
+    in_force: InForce | None = None,
 ) -> None:
     """Append a checkpoint's journal entry."""
     # A member that is None is left out of the entry.
@@ -216,6 +230,7 @@ async def _append_entry(
         at=checkpoint.taken_at,
         recorded=rows_by_member,
         batch_id=checkpoint.batch_id,
+        in_force=in_force,
     )
 
 

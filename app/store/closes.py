@@ -14,7 +14,19 @@ from app.domain import splits
 from app.domain.calendar import new_york_date
 from app.domain.model import Bar, Close
 from app.domain.tickers import TickerHistory
+from app.store import declarations
 from app.store.rows import Conn, insert_row, select_row, select_rows
+
+
+class InsertedCloses(Struct, frozen=True):
+    """
+    The readings that a response added.
+
+    `changes` are those of them whose session had a reading before.
+    """
+
+    readings: list[Close]
+    changes: list["ChangedClose"]
 
 
 class ChangedClose(Struct, frozen=True):
@@ -40,6 +52,26 @@ async def get_newest_session(conn: Conn, ticker: str) -> date | None:
     cursor = await conn.execute("SELECT max(trading_day) FROM closes WHERE ticker = %s", (ticker,))
     (session,) = await cursor.fetchone() or (None,)
     return session
+
+
+async def list_sessions(conn: Conn, ticker: str, days: Iterable[date]) -> list[date]:
+    """Return those of `days` for which a close of `ticker` was read, in ascending order."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT trading_day FROM closes WHERE ticker = %s AND trading_day = ANY(%s) "
+        "ORDER BY trading_day",
+        (ticker, list(days)),
+    )
+    return [session for (session,) in await cursor.fetchall()]
+
+
+async def list_days_read(conn: Conn, ticker: str, first: date, last: date) -> frozenset[date]:
+    """Return the days from `first` to `last` for which a close of `ticker` was read."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT trading_day FROM closes "
+        "WHERE ticker = %s AND trading_day BETWEEN %s AND %s",
+        (ticker, first, last),
+    )
+    return frozenset(day for (day,) in await cursor.fetchall())
 
 
 async def get_last_read_at(conn: Conn, ticker: str) -> datetime | None:
@@ -103,20 +135,24 @@ async def insert_new(
     source: str,
     read_at: datetime,
     all_bars: Sequence[Bar] = (),
-) -> list[ChangedClose]:
+) -> InsertedCloses:
     """
     Insert a reading for each of `bars` that is new or differs from its session's newest reading.
 
-    Return the inserted readings whose session had a reading before, each with the newest reading
-    before it. `all_bars` are all bars of the provider's response. If `all_bars` is empty, the
-    response has only `bars`. All bars of the response together show whether the provider restated a
-    session after a split. The source of a restated reading names the day on which the restated
-    price was first read.
+    Return the inserted readings. Those whose session had a reading before are returned once more,
+    each with the newest reading before it.
+
+    `all_bars` are all bars of the provider's response. If `all_bars` is empty, the response has
+    only `bars`. All bars of the response together show whether the provider restated a session
+    after a split. The source of a restated reading names the day on which the restated price was
+    first read.
     """
+    await declarations.declare_version(conn)
     response_bars = all_bars or bars
     known = await _list_by_session(conn, ticker, [bar.trading_day for bar in response_bars])
     restated = splits.find_restated_sessions(response_bars, known, new_york_date(read_at))
-    changed = []
+    inserted: list[Close] = []
+    changes: list[ChangedClose] = []
     for bar in bars:
         before = None
         if bar.trading_day in known:
@@ -143,9 +179,11 @@ async def insert_new(
         is_inserted = await insert_row(
             conn, "closes", reading, on_conflict="ON CONFLICT DO NOTHING"
         )
+        if is_inserted:
+            inserted.append(reading)
         if is_inserted and before:
-            changed.append(ChangedClose(before=before, after=reading))
-    return changed
+            changes.append(ChangedClose(before=before, after=reading))
+    return InsertedCloses(inserted, changes)
 
 
 async def _list_by_session(

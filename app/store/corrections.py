@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from app.domain.declarations import InForce
 from app.domain.measurement import MeasuredRow, with_changes
 from app.domain.model import (
     Batch,
@@ -38,6 +39,7 @@ async def apply(
     readings: Sequence[Close],
     splits: Sequence[Split],
     at: datetime,
+    in_force: InForce | None = None,
 ) -> None:
     """
     Correct one checkpoint, and append the journal entry.
@@ -78,4 +80,11 @@ async def apply(
         "closes": readings or None,
         "splits": splits or None,
     }
-    await journal.append(conn, JournalKind.CORRECTION, at=at, recorded=recorded, batch_id=batch_id)
+    await journal.append(
+        conn,
+        JournalKind.CORRECTION,
+        at=at,
+        recorded=recorded,
+        batch_id=batch_id,
+        in_force=in_force,
+    )

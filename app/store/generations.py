@@ -8,10 +8,14 @@ from datetime import date, datetime
 from uuid import UUID
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
+from app.core.locks import Lock
+from app.domain.declarations import InForce
+from app.domain.lost_answers import Question
 from app.domain.model import Generation, JournalKind, batch_id
-from app.store import journal
+from app.errors import TryAgainAt
+from app.store import declarations, journal
 from app.store.rows import Conn, insert_row, row_factory, select_rows
 
 
@@ -40,19 +44,66 @@ async def list_by_run_date(conn: Conn, series: str, run_date: date) -> list[Gene
     )
 
 
-async def claim(conn: Conn, generation: Generation) -> bool:
-    """
-    Insert a question without an outcome, before it is sent.
+async def list_questions(conn: Conn, series: str, run_date: date) -> list[Question]:
+    """Return the questions for a Monday without their texts, in the order of their attempts."""
+    async with conn.cursor(row_factory=row_factory(Question)) as cursor:
+        await cursor.execute(
+            """
+            SELECT attempt, accepted, answered_at IS NOT NULL AS has_answer
+            FROM generations
+            WHERE series = %s AND run_date = %s
+            ORDER BY attempt
+            """,
+            (series, run_date),
+        )
+        return await cursor.fetchall()
 
-    Return False if another process has already stored a question with the same attempt number.
+
+async def claim(
+    conn: Conn, generation: Generation, in_force: InForce | None = None
+) -> Generation | None:
     """
+    Insert a question without an outcome, before it is sent, and return it as it was stored.
+
+    Return None if another process has already stored a question with the same attempt number.
+
+    In a sealed record, the question names the profile that is in force in this process, and the
+    journal has an entry of the claim. So a question that never gets an outcome leaves a trace.
+    Raises TryAgainAt if another process seals the record, or begins it, at this moment.
+    """
+    await declarations.declare_version(conn)
+    is_sealed = in_force is not None and await declarations.will_be_sealed(conn)
+    if is_sealed and in_force:
+        profile = in_force.profile_of(generation.series)
+        assert profile is not None, "a process asks only the questions of its series"
+        generation = replace(generation, profile_sha256=profile.sha256)
     # The constraint one_generation_per_attempt decides which of several processes may send it.
-    return await insert_row(
+    is_claimed = await insert_row(
         conn,
         "generations",
         generation,
         on_conflict="ON CONFLICT (series, run_date, attempt) DO NOTHING",
     )
+    if not is_claimed:
+        return None
+    if is_sealed:
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
+    # Read again, because another process may have committed meanwhile. `alpha-monday seal` waits
+    # for the INSERTs of others, and the INSERT above has waited for a seal. An older version that
+    # works beside this one may have written the first entry of the journal.
+    if in_force and is_sealed != await declarations.will_be_sealed(conn):
+        raise TryAgainAt("The record was sealed or begun at this moment.", generation.asked_at)
+    if is_sealed:
+        await journal.append(
+            conn,
+            JournalKind.GENERATION,
+            at=generation.asked_at,
+            recorded={"generation": generation},
+            batch_id=batch_id(generation.series, generation.run_date),
+            in_force=in_force,
+            asked_for=generation.run_date,
+        )
+    return generation
 
 
 async def lock_for_update(conn: Conn, id: UUID) -> Generation:
@@ -72,9 +123,12 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     function returns False.
     """
     # A statement sees only what was committed before it started. The UPDATE must also see a batch
-    # that was committed while this transaction waited for the lock. So the UPDATE is a second
+    # that was committed while this transaction waited for the lock. So the UPDATE is a later
     # statement, which starts when this transaction has the lock.
     await lock_for_update(conn, generation.id)
+    # An older version must not complete a question of a sealed record: its entry would not have the
+    # question's profile.
+    await declarations.declare_version(conn)
     # A question that was given up without an answer cannot get an answer afterwards, because its
     # `accepted` is false, and no longer null.
     cursor = await conn.execute(

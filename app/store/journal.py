@@ -1,7 +1,7 @@
 """The journal: append an entry after the last one, and read entries."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,10 @@ import msgspec
 
 from app.core.locks import Lock
 from app.domain import journal
-from app.domain.model import JournalEntry, JournalHead, JournalKind
+from app.domain.declarations import InForce, ProviderResponse
+from app.domain.model import Close, JournalEntry, JournalHead, JournalKind, Split
+from app.store import declarations
+from app.store.declarations import Declaration
 from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
@@ -20,21 +23,70 @@ async def append(
     at: datetime,
     recorded: Mapping[str, object],
     batch_id: UUID | None,
+    in_force: InForce | None = None,
+    asked_for: date | None = None,
 ) -> JournalEntry:
     """
     Append an entry with the rows in `recorded`, in the transaction that stores these rows.
 
     Call this last in the transaction: it takes the journal's lock, for which every other writer
     waits until the transaction ends.
+
+    With `in_force`, the declarations that differ from the newest ones are appended first (see
+    `app.store.declarations.list_due`, also for `asked_for`). Without it, nothing is compared. This
+    is right for an entry about something that began before: the completion of a question, and the
+    readings of a response that was already received.
     """
     await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
     # The head is read by a separate statement, because a statement sees only what was committed
     # before it started. This statement starts after the wait for the lock, so it sees the entries
     # that were committed during the wait.
     last = await head(conn)
+    due: list[Declaration] = []
+    if in_force:
+        due = await declarations.list_due(conn, last, in_force, at=at, asked_for=asked_for)
+    for declared_kind, members in due:
+        declaration = journal.next_entry(last, kind=declared_kind, at=at, recorded=members)
+        await insert_row(conn, "journal", declaration)
+        last = JournalHead(declaration.seq, declaration.hash, declaration.at)
+
     entry = journal.next_entry(last, kind=kind, at=at, recorded=recorded, batch=batch_id)
     await insert_row(conn, "journal", entry)
     return entry
+
+
+async def append_readings(
+    conn: Conn,
+    response: ProviderResponse,
+    *,
+    closes: Sequence[Close] = (),
+    splits: Sequence[Split] = (),
+    in_force: InForce | None,
+) -> None:
+    """
+    Append the entry of a provider's response, with the readings that were kept of it.
+
+    It is appended even if no reading was kept. In a record that is not sealed, nothing is appended:
+    the entries of its batches and checkpoints mention the readings that they use. Only a new
+    journal gets declarations first, because the response was received before any entry.
+    """
+    # The caller has inserted its readings, so no seal can begin before the transaction ends
+    # (`app.ops.seal` locks the tables). If nothing was kept, a seal loses nothing.
+    if not await declarations.will_be_sealed(conn):
+        return
+    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
+    if await head(conn):
+        in_force = None
+    elif in_force is None:
+        return
+    await append(
+        conn,
+        JournalKind.READINGS,
+        at=response.read_at,
+        recorded={"response": response, "closes": closes, "splits": splits},
+        batch_id=None,
+        in_force=in_force,
+    )
 
 
 async def list_contents(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[dict[str, Any]]:
@@ -49,6 +101,17 @@ async def list_contents(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[d
     return [msgspec.json.decode(entry.content) for entry in entries]
 
 
+async def newest_of_kind(conn: Conn, kind: JournalKind) -> JournalEntry | None:
+    """Return the newest entry of a kind, or None if there is none."""
+    return await select_row(
+        conn,
+        JournalEntry,
+        table="journal",
+        where="WHERE kind = %s ORDER BY seq DESC LIMIT 1",
+        values=(kind,),
+    )
+
+
 async def head(conn: Conn) -> JournalHead | None:
     """
     Return the head of the newest entry, or None if the journal is empty.
@@ -57,3 +120,11 @@ async def head(conn: Conn) -> JournalHead | None:
     knows, and this version can still append an entry after it.
     """
     return await select_row(conn, JournalHead, table="journal", where="ORDER BY seq DESC LIMIT 1")
+
+
+async def head_text(conn: Conn) -> str | None:
+    """Return the head as `alpha-monday verify --head` accepts it; None for an empty journal."""
+    newest = await head(conn)
+    if newest is None:
+        return None
+    return journal.format_head(newest.seq, newest.hash)

@@ -19,8 +19,10 @@ from app.errors import RECORD_DAMAGED_ADVICE, RECORD_DAMAGED_PREFIX, RecordDamag
 Conn = AsyncConnection[Any]
 T = TypeVar("T", bound=Struct)
 
-# How many rows `stream_rows` fetches at a time: so few that a long table needs little memory.
-_ROWS_PER_FETCH = 1000
+# How many rows `stream_rows` fetches at a time: so few that a long table needs little memory. An
+# entry of the journal may hold 500 readings. On a busy machine, a verification took more than 30 s
+# for a thousand of them, and Postgres ends a transaction that is idle for so long.
+_ROWS_PER_FETCH = 100
 
 # A time or a date that Postgres can store and Python cannot represent: infinite, before Christ, or
 # after the year 9999.

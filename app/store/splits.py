@@ -6,6 +6,7 @@ If a ticker's split was read several times for the same date, the newest reading
 
 from app.domain.model import Split
 from app.domain.tickers import TickerHistory
+from app.store import declarations
 from app.store.rows import Conn, insert_row, select_rows
 
 
@@ -39,4 +40,5 @@ async def list_readings(conn: Conn, ticker: str) -> list[Split]:
 
 async def insert(conn: Conn, split: Split) -> bool:
     """Insert a reading. Return False if one of this split with the same time is already stored."""
+    await declarations.declare_version(conn)
     return await insert_row(conn, "splits", split, on_conflict="ON CONFLICT DO NOTHING")

@@ -138,13 +138,3 @@ def ticker_label(pick: Mapping[str, Any]) -> str:
     if ticker == picked_as:
         return str(ticker)
     return f"{ticker} (picked as {picked_as})"
-
-
-def join_words(words: list[str]) -> str:
-    """Return words as an enumeration, as in "AAPL, KO and XOM"."""
-    if not words:
-        return ""
-    *most, last = words
-    if not most:
-        return last
-    return f"{', '.join(most)} and {last}"

@@ -64,6 +64,7 @@ def snapshot_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     yield from _queue_families(snapshot)
     yield from _quota_families(snapshot)
     yield from _model_families(snapshot)
+    yield from _timestamp_families(snapshot)
 
 
 def _age(name: str, description: str, seconds: float | None) -> Iterator[Metric]:
@@ -151,6 +152,26 @@ def _journal_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         seq, age = head.seq, snapshot.seconds_since(head.at)
     yield gauge("journal_seq", "The number of the journal's newest entry.", {(): seq})
     yield from _age("journal", "Time since the journal's newest entry.", age)
+    yield from _publication_families(snapshot)
+
+
+def _publication_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    publication = snapshot.publication
+    yield gauge(
+        "head_published_seq",
+        "The number of the newest entry that was published in the git repository; 0 without one.",
+        {(): publication.seq or 0},
+    )
+    yield from _age(
+        "head_published",
+        "Time since the journal's head was published.",
+        snapshot.seconds_since(publication.published_at),
+    )
+    yield gauge(
+        "head_failing_seconds",
+        "How long the journal's head could not be published; 0 if it could be published last.",
+        {(): snapshot.seconds_since(publication.failing_since) or 0.0},
+    )
 
 
 def _queue_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
@@ -255,4 +276,28 @@ def _model_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "Tokens used, as reported by the model's provider.",
         one_label(tokens),
         labels=("kind",),
+    )
+
+
+def _timestamp_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    """Yield what each service has stamped; no samples while there are no timestamps."""
+    labels = ("kind", "authority")
+    stamps = {(one.kind.value, one.authority): one for one in snapshot.stamps}
+    yield gauge(
+        "timestamp_seq",
+        "The number of the newest entry of the journal that a service has stamped.",
+        {key: one.seq for key, one in stamps.items()},
+        labels=labels,
+    )
+    yield gauge(
+        "timestamp_age_seconds",
+        "Time since the newest proof of a service was received.",
+        {key: snapshot.seconds_since(one.received_at) or 0.0 for key, one in stamps.items()},
+        labels=labels,
+    )
+    yield gauge(
+        "timestamps_pending",
+        "Proofs that are not complete yet.",
+        {key: one.pending for key, one in stamps.items()},
+        labels=labels,
     )

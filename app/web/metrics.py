@@ -32,7 +32,9 @@ from prometheus_client.registry import Collector
 
 from api.cache import ResponseCache
 from app.database.pools import Pool
+from app.domain.timestamps import TimestampKind
 from app.ops.snapshot import MetricsReader, MetricsSnapshot
+from app.providers.timestamp_services import FAILURE_REASONS
 from app.web.metric_families import counter, gauge, one_label, snapshot_families
 from app.web.routes import LABELS, METRICS, route_label
 from jobs.worker import Worker
@@ -226,6 +228,14 @@ def _cache_families(cache: ResponseCache) -> Iterator[Metric]:
         yield gauge(name, description, {(): number})
 
 
+def _timestamp_failures(worker: Worker) -> Mapping[tuple[str, str], int]:
+    kinds = [kind.value for kind in TimestampKind]
+    failures = dict.fromkeys(product(kinds, FAILURE_REASONS), 0)
+    if worker.queue.context:
+        failures |= worker.queue.context.timestamps.failures
+    return failures
+
+
 def _process_families(state: ProcessState) -> Iterator[Metric]:
     yield gauge(
         "announcements_heard",
@@ -234,6 +244,14 @@ def _process_families(state: ProcessState) -> Iterator[Metric]:
     )
     if state.worker:
         yield gauge("worker_up", "Whether this process's worker runs.", {(): state.worker.is_alive})
+        yield counter(
+            "timestamp_failures",
+            "Requests for a timestamp that gave no proof, of this process's worker. Reasons: the "
+            "answer does not verify (unusable), there was none (unavailable), or a setting is "
+            "wrong (configuration).",
+            _timestamp_failures(state.worker),
+            labels=("kind", "reason"),
+        )
     stats = {pool_name: pool.get_stats() for pool_name, pool in state.pools.items()}
     # `statistic` is the name of the number in the statistics of psycopg_pool.
     for name, statistic, description in (

@@ -87,6 +87,7 @@ PAGE_FILE = Route("/files/{digest}/{name}", "pages")
 FEED = Route("/feed.atom", "followed", cached=Cached.BY_PATH)
 EXPORT_CSV = Route("/export.csv", "followed")
 EXPORT_JSON = Route("/export.json", "followed")
+TIMESTAMP_FILE = Route("/timestamps/{name}", "followed", cached=Cached.BY_QUERY)
 
 JOURNAL_STREAM = Route("/live/journal", "stream")
 
@@ -110,6 +111,7 @@ ROUTES = (
     FEED,
     EXPORT_CSV,
     EXPORT_JSON,
+    TIMESTAMP_FILE,
     JOURNAL_STREAM,
     LIVE,
     HEALTH,

@@ -5,6 +5,10 @@ A batch is like a real one: three picks with some 300 characters of reasoning, f
 of which four are of closed days, thirty metrics with 28 digits, the readings that all figures use,
 a question with its answer, and seventeen entries of the journal. (The hashes of the journal are no
 valid chain, because no query of the bench checks them.)
+
+The record is not sealed: it is one that versions before 0.3.0 made. Such a version can still record
+in it, which the rehearsal of an upgrade needs (`dev/image/upgrade.py`). And no query of the bench
+reads what a seal adds: the entries of claims and of readings.
 """
 
 import asyncio

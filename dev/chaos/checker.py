@@ -241,7 +241,11 @@ class InvariantChecker:
         return f"{len(self.closes)} readings of {len(tickers)} tickers"
 
     def inv_5_the_journal_is_complete_and_only_grew(self) -> str:
-        """The chain of hashes fits, and contains every head that was seen during the run."""
+        """
+        The chain of hashes fits, and contains every head that was seen during the run.
+
+        The record is sealed: it begins with GENESIS, and each question and reading has its entry.
+        """
         previous, chain = "0" * 64, set()
         for number, entry in enumerate(self.journal, 1):
             content = json.loads(entry["content"])
@@ -252,7 +256,30 @@ class InvariantChecker:
             chain.add((number, previous))
         heads = self.observed.heads
         expect(heads <= chain, sorted(heads - chain))
+        self._check_first_mentions()
         return f"{len(self.journal)} entries, {len(heads)} heads seen on the way"
+
+    def _check_first_mentions(self) -> None:
+        """Check that every question was first claimed, and every reading first in its response."""
+        contents = [json.loads(entry["content"]) for entry in self.journal]
+        begin = contents[0]
+        expect(begin["kind"] == "GENESIS" and begin["genesis"]["origin"] == "REHEARSED", begin)
+        claimed = [
+            content["generation"]["id"]
+            for content in contents
+            if content["kind"] == "GENERATION" and "accepted" not in content["generation"]
+        ]
+        questions = [str(row["id"]) for row in self.generations]
+        expect(sorted(claimed) == sorted(questions), set(claimed) ^ set(questions))
+
+        responses = [content for content in contents if content["kind"] == "READINGS"]
+        closes: list[str] = []
+        for content in responses:
+            closes += [close["id"] for close in content["closes"]]
+        stored = [str(id) for id in self.closes]
+        expect(sorted(closes) == sorted(stored), set(closes) ^ set(stored))
+        splits = sum(len(content["splits"]) for content in responses)
+        expect(splits == len(self.splits), (splits, self.splits))
 
     def inv_6_verify_fits(self) -> str:
         """`alpha-monday verify` succeeds on the database and through the API."""
@@ -261,7 +288,8 @@ class InvariantChecker:
         outputs = [result.stdout + result.stderr for result in results]
         expect(all(result.returncode == 0 for result in results), outputs)
         last = results[-1]
-        return " ".join((last.stdout or last.stderr).split())[:80]
+        # The last line has the counts; the first one says since when the record is sealed.
+        return (last.stdout or last.stderr).strip().splitlines()[-1][:80]
 
     # The providers
 

@@ -87,6 +87,21 @@ def check_image(check: Checks, image: str) -> None:
     check.figure("filled by, in MB", ", ".join(f"{part} {size / 1e6:.1f}" for part, size in parts))
 
 
+def check_git(check: Checks, image: str) -> None:
+    """Check that git and its helper for https find their libraries."""
+    done = run_once(image, "git", "ls-remote", "https://127.0.0.1:9/none", GIT_TERMINAL_PROMPT="0")
+    check(
+        "git can publish over https",
+        "Failed to connect" in done.stderr or "Couldn't connect" in done.stderr,
+        one_line(done.stderr),
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
+
+
 def check_refusals(check: Checks, image: str) -> None:
     """Check that the service names a missing setting."""
     done = run_once(image, PORT="0", **KEYS)
@@ -354,6 +369,7 @@ def smoke(image: str, build_args: str) -> int:
     check = Checks()
     check_image(check, image)
     check_refusals(check, image)
+    check_git(check, image)
     check_planted_keys(check, build_args)
     with running_server() as postgres:
         with temporary_database(postgres) as address:

@@ -78,6 +78,7 @@ from api.fields import (
     Argument,
     Column,
     Computed,
+    Fact,
     FromService,
     Paginated,
     Related,
@@ -452,12 +453,20 @@ class Planner:
     def column_pieces(self, column: Column, definition: GraphQLField, scope: Scope) -> list[str]:
         """Return the pieces of the JSON of a column, or of an expression on the row."""
         if column.sql is not None:
-            sql = expand(column.sql, scope.names)
+            sql = expand(column.sql, {**scope.names, **self.fact_sql(column)})
             return leaf_pieces(definition.type, sql, self.damage_sql(scope))
         sql = f"{scope.table}.{declared(definition).python_name}"
         # In an ordinary plan, the check of the whole row covers this column.
         is_checked = not self.diagnose
         return leaf_pieces(definition.type, sql, self.damage_sql(scope), is_checked=is_checked)
+
+    def fact_sql(self, column: Column) -> Mapping[str, str]:
+        """Return the SQL of each fact that a column's expression uses, by the fact's name."""
+        names: dict[str, str] = {}
+        for name, fact in column.facts.items():
+            (parameter,) = self.add_parameters(1, _fact_values(fact))
+            names[name] = f"{parameter}::{fact.type}"
+        return names
 
     def service_pieces(
         self, source: FromService, definition: GraphQLField, scope: Scope
@@ -467,7 +476,8 @@ class Planner:
         self.is_cacheable = False
         (parameter,) = self.add_parameters(1, lambda _, facts: [source.value(facts)])
         type_ = PARAMETER_TYPES.get(get_named_type(definition.type).name, "text")
-        return leaf_pieces(definition.type, f"{parameter}::{type_}", self.damage_sql(scope))
+        sql = expand(source.sql, {"value": f"{parameter}::{type_}"})
+        return leaf_pieces(definition.type, sql, self.damage_sql(scope))
 
     def same_row_pieces(
         self,
@@ -762,6 +772,15 @@ class PageQueries:
         edges = [key.highest if page.descending else key.lowest for key in keys]
         pairs = zip(cursor_values, edges, strict=True)
         return ", ".join(f"coalesce({value}, '{edge}')" for value, edge in pairs)
+
+
+def _fact_values(fact: Fact) -> Values:
+    """Return the function that returns a fact as the value of a parameter."""
+
+    def values(variables: VariableValues, facts: object) -> Iterable[object]:
+        return [fact.value(facts)]
+
+    return values
 
 
 def without_selections(node: FieldNode) -> FieldNode:

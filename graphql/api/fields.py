@@ -38,11 +38,26 @@ DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
 
 
+class Fact(Struct, frozen=True):
+    """
+    A value that the process knows, and that an expression uses under a name, as in `$now`.
+
+    `type` is its type in SQL. When the query runs, `value` gets the facts (`api.schema.Facts`) and
+    returns the value. Unlike `FromService`, it does not prevent that the response is cached. So the
+    result of the expression may change with the fact only if a notification announces the change.
+    """
+
+    type: str
+    value: Callable[[Any], object]
+
+
 class Column(Struct, frozen=True):
     """
     A value of one row: the column that has the same name as the field, or the expression `sql`.
 
-    The attributes after `sql` are conditions on this row, in SQL:
+    `facts` are the values of the process that `sql` uses, by name.
+
+    The other attributes are conditions on this row, in SQL:
 
     - `required_if`: where it is true, the value must not be null.
     - `allowed_if`: where it is not true, the value must be null. None allows a value everywhere.
@@ -53,16 +68,19 @@ class Column(Struct, frozen=True):
     required_if: str | None = None
     allowed_if: str | None = None
     invalid_if: str | None = None
+    facts: Mapping[str, Fact] = {}
 
 
 class FromService(Struct, frozen=True):
     """
     A value that the process knows and the database does not know.
 
-    When the query runs, `value` gets the facts (`api.schema.Facts`) and returns the value.
+    When the query runs, `value` gets the facts (`api.schema.Facts`) and returns the value. `sql` is
+    the expression of the field, in which `$value` is that value.
     """
 
     value: Callable[[Any], object]
+    sql: str = "$value"
 
 
 class Same(Struct, frozen=True):
@@ -302,24 +320,27 @@ def column(
     allowed_if: str | None = None,
     invalid_if: str | None = None,
     max_bytes: int | None = None,
+    facts: Mapping[str, Fact] = {},
 ) -> Any:
     """
     Declare a field whose value is a column of the row, or the expression `sql`.
 
-    The conditions are as in `Column`. If the value is a text, it has at most `max_bytes` bytes.
+    The conditions and `facts` are as in `Column`. If the value is a text, it has at most
+    `max_bytes` bytes.
     """
     source = Column(
         sql=sql,
         required_if=required_if,
         allowed_if=allowed_if,
         invalid_if=invalid_if,
+        facts=facts,
     )
     return _field(description, source, max_bytes=max_bytes)
 
 
-def from_service(description: str, value: Callable[[Any], object]) -> Any:
-    """Declare a field whose value the process knows."""
-    return _field(description, FromService(value))
+def from_service(description: str, value: Callable[[Any], object], *, sql: str = "$value") -> Any:
+    """Declare a field whose value the process knows; `sql` is as in `FromService`."""
+    return _field(description, FromService(value, sql))
 
 
 def same(description: str) -> Any:

@@ -53,6 +53,10 @@ STATEMENT = MAX_STATEMENT_LENGTH * BYTES_PER_CHARACTER
 # break as two characters.
 ENTRY = 2 * MODEL_ANSWER
 
+# A timestamp's proof as base64, and its chain of certificates. Constraints of the table limit both.
+PROOF = 66_668
+CHAIN = 65_536
+
 # If the texts of a column may be longer than this, the text of each row is checked before the row
 # is written.
 LONG = 1_000

@@ -36,6 +36,7 @@ from api.fields import (
     Argument,
     CursorConnection,
     Edge,
+    Fact,
     api_error,
     bad_value,
     column,
@@ -48,12 +49,20 @@ from api.fields import (
     table,
     to_parameter,
 )
-from app.domain import calendar, model, prompt
+from app.domain import calendar, declarations, model, prompt
 from app.domain import track_record as track
 from app.domain.journal import format_timestamp
 from app.domain.prompt import MAX_ANSWER_BYTES
 from app.domain.returns import format_decimal
+from app.domain.timestamps import TimestampKind, TimestampStatus, closed_first_days
 from app.errors import RecordDamaged
+from app.store.rehearsed import (
+    HAS_CLOCK,
+    IS_STATED_LATE,
+    SAYS_REHEARSED,
+    STATED_ORIGIN,
+    STATED_RECORD_ID,
+)
 
 DESCRIPTION = """
 The public record of Alpha Monday, read-only: every Monday a language model picks three S&P 500
@@ -83,6 +92,8 @@ Glossary:
   time.
 - **generation**: one question to the model, with its answer.
 - **journal**: the append-only, hash-chained log of everything that was recorded.
+- **timestamp**: a proof by somebody else that an entry of the journal, and so all entries before
+  it, existed at a time.
 - **scored**: a completed batch that has a result and was not stored late. Only scored batches
   count in the track record.
 - **interim analysis**: the yearly test of skill or luck, on a date that was fixed in advance. The
@@ -95,13 +106,14 @@ class Facts(Struct, frozen=True):
     What the process knows and the database does not.
 
     `series` are the names of all series that the record may have. A query about another series is
-    refused before the database is read.
+    refused before the database is read. `sessions` is the exchange's calendar.
     """
 
     version: str
     rehearsed: bool
     now: Callable[[], datetime]
     series: Collection[str] = (model.SERIES,)
+    sessions: calendar.Calendar = calendar.Calendar()
 
 
 ENUMS = (
@@ -111,6 +123,9 @@ ENUMS = (
     model.SkipReason,
     model.Action,
     model.JournalKind,
+    declarations.Origin,
+    TimestampKind,
+    TimestampStatus,
     track.Finding,
 )
 describe_enums(*ENUMS)
@@ -175,15 +190,37 @@ def check_series(name: str, facts: Facts) -> None:
 
 # Conditions and expressions in SQL from which the declarations below are built.
 
+
+def counts_as_session(checkpoint: str, benchmark: str) -> str:
+    """
+    Return the condition that the day before a checkpoint was a session, as far as the record knows.
+
+    A checkpoint that was skipped as a closed day counts as one of a session if a price of the
+    benchmark was read for that day. Otherwise a session could be struck off after its prices were
+    known, and an earlier day would become the result. `checkpoint` is the name of the table in the
+    statement, and `benchmark` the SQL of the batch's benchmark. Weekends are never sessions;
+    without this comparison, Postgres would look for the prices of four more days in each fortnight.
+    With OFFSET, Postgres looks for one reading. Without it, Postgres reads all readings of the
+    benchmark, once for each batch.
+    """
+    return f"""(
+        {checkpoint}.skip_reason IS DISTINCT FROM 'MARKET_CLOSED'
+        OR extract(isodow FROM {checkpoint}.checkpoint_date - 1) < 6 AND EXISTS (
+            SELECT FROM closes
+            WHERE closes.ticker = {benchmark}
+                AND closes.trading_day = {checkpoint}.checkpoint_date - 1
+            OFFSET 0))"""
+
+
 # The checkpoint of the last session before day 14. If that one was skipped, the batch has no
 # result: no earlier day takes its place.
-IS_RESULT = """
+IS_RESULT = f"""
     checkpoints.batch_id = batches.id
     AND checkpoints.status = 'computed' AND batches.status = 'completed'
     AND checkpoints.day = (
         SELECT max(open_day.day) FROM checkpoints open_day
         WHERE open_day.batch_id = batches.id AND open_day.day > 0
-            AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
+            AND {counts_as_session("open_day", "batches.benchmark_symbol")})"""
 NEXT_CHECKPOINT_AT = f"""
     SELECT (batches.run_date + awaited.day + time '{calendar.DUE_TIME}')
         AT TIME ZONE '{calendar.TIME_ZONE}'
@@ -192,6 +229,10 @@ NEXT_CHECKPOINT_AT = f"""
         SELECT FROM checkpoints
         WHERE checkpoints.batch_id = batches.id AND checkpoints.day = awaited.day)
     ORDER BY awaited.day LIMIT 1"""
+WAS_SESSION = counts_as_session(
+    "checkpoints",
+    "(SELECT batches.benchmark_symbol FROM batches WHERE batches.id = checkpoints.batch_id)",
+)
 METRICS = "pick_checkpoint_metrics"
 DIRECTION_SIGN = f"""(
     SELECT CASE picks.action WHEN 'SELL' THEN -1 WHEN 'BUY' THEN 1 END
@@ -527,6 +568,14 @@ class Checkpoint:
         "computed later. Null if it was never skipped.",
         required_if="checkpoints.status = 'skipped'",
     )
+    was_session: bool = column(
+        "True if the day before the checkpoint counts as a session of the exchange. False if the "
+        "checkpoint was skipped because that day was closed. It is true in spite of such a skip if "
+        "a price of the benchmark was read for that day: then a session was struck off by mistake, "
+        "or afterwards, and no earlier day takes its place. The last checkpoint with `true` "
+        "decides the result of the batch.",
+        WAS_SESSION,
+    )
     note: str | None = column(
         "The reason why the checkpoint was skipped, in a sentence for people. It stays if the "
         "checkpoint was computed later. Null if it was never skipped.",
@@ -742,6 +791,12 @@ class Generation:
     prompt_version: str = column(
         "The version of the prompt that was sent, such as `1`.", max_bytes=lengths.WORD
     )
+    profile_sha256: str | None = column(
+        "The SHA-256 of the profile with which the question was asked, as 64 hexadecimal digits: "
+        "of the model, its settings and the prompts, as the newest `SERIES` entry of the journal "
+        "states them. Null if the record was not sealed yet when the question was asked.",
+        max_bytes=lengths.HASH,
+    )
     system_prompt: str = column(
         "The system prompt that was sent: the instructions that set the model's role and the form "
         "of its answer.",
@@ -822,6 +877,101 @@ class JournalEntry:
         "The SHA-256 of `previous`, a line feed and `content`, as 64 hexadecimal digits.",
         max_bytes=lengths.HASH,
     )
+
+
+IS_RFC3161 = "timestamps.kind = 'RFC3161'"
+IS_IN_BLOCK = "timestamps.kind = 'OPENTIMESTAMPS' AND timestamps.status = 'CONFIRMED'"
+
+
+@table("timestamps")
+class Timestamp:
+    """
+    A proof that an entry of the journal existed at a time. It covers all entries before it, too,
+    because each entry contains the hash of the previous one.
+    """
+
+    seq: str = column(
+        "The number of the journal's entry, as a string of digits.", max_bytes=lengths.NUMBER
+    )
+    hash: str = column(
+        "The `hash` of the journal's entry, as 64 hexadecimal digits: what the proof is about.",
+        max_bytes=lengths.HASH,
+    )
+    kind: TimestampKind = column("The kind of the proof.")
+    authority: str = column(
+        "The address of the service that issued the proof.",
+        invalid_if="timestamps.authority = ''",
+        max_bytes=lengths.SENTENCE,
+    )
+    at: datetime = column(
+        "If the kind is `RFC3161`, the time that the authority has signed. Otherwise the time at "
+        "which the answer arrived, which proves nothing by itself."
+    )
+    accuracy_seconds: Decimal | None = column(
+        "The authority's accuracy: the true time differs from `at` by at most this many seconds. "
+        "Null unless the kind is `RFC3161`.",
+        required_if=IS_RFC3161,
+        allowed_if=IS_RFC3161,
+    )
+    received_at: datetime = column(
+        "The time at which the proof was received, by the clock of this service."
+    )
+    status: TimestampStatus = column("Whether the proof is complete.")
+    proof: str = column(
+        "The proof in base64. If the kind is `RFC3161`, it is the authority's response (DER), as "
+        "`/timestamps/SEQ.tsr` returns it. Otherwise it is the file `/timestamps/SEQ.ots`.",
+        "translate(encode(timestamps.proof, 'base64'), chr(10), '')",
+        max_bytes=lengths.PROOF,
+    )
+    chain: str | None = column(
+        "The certificates that verify the proof, in PEM: the signer's first, the root last. Null "
+        "unless the kind is `RFC3161`.",
+        required_if=IS_RFC3161,
+        allowed_if=IS_RFC3161,
+        max_bytes=lengths.CHAIN,
+    )
+    block_height: int | None = column(
+        "The height of the Bitcoin block into which the proof leads. Null unless the kind is "
+        "`OPENTIMESTAMPS` and the status is `CONFIRMED`.",
+        required_if=IS_IN_BLOCK,
+        allowed_if=IS_IN_BLOCK,
+    )
+
+
+# The condition that a timestamp covers a batch. The bound on `at` lets Postgres begin at the right
+# place of an index: no timestamp is stored that is more than five minutes off our clock.
+COVERS_BATCH = """
+    timestamps.at >= batches.created_at - interval '10 minutes'
+    AND timestamps.seq >= (
+        SELECT min(journal.seq) FROM journal
+        WHERE journal.batch_id = batches.id AND journal.kind = 'BATCH')"""
+# The id of the first timestamp of a kind that covers a batch.
+FIRST_COVERING = f"""(
+    SELECT timestamps.id FROM timestamps WHERE timestamps.kind = '{{}}' AND {COVERS_BATCH}
+    ORDER BY timestamps.at, timestamps.id LIMIT 1)"""
+# The open of the first session on or after the run date. A week has no more than five days in a
+# row without a session.
+FIRST_OPEN = f"""(
+    SELECT (batches.run_date + min(ahead) + time '{calendar.OPEN_TIME}')
+        AT TIME ZONE '{calendar.TIME_ZONE}'
+    FROM generate_series(0, 10) AS ahead
+    WHERE extract(isodow FROM batches.run_date + ahead) < 6
+        AND batches.run_date + ahead <> ALL ($closed))"""
+STAMPED_BEFORE_OPEN = f"""
+    CASE WHEN batches.status = 'failed' THEN NULL
+    WHEN EXISTS (
+        SELECT FROM timestamps WHERE timestamps.kind = 'RFC3161' AND {COVERS_BATCH}
+            AND timestamps.at + timestamps.accuracy_seconds * interval '1 second' < {FIRST_OPEN})
+        THEN true
+    WHEN NOT batches.late AND $now < {FIRST_OPEN} AND NOT EXISTS (
+        SELECT FROM timestamps WHERE timestamps.kind = 'RFC3161' AND {COVERS_BATCH})
+        THEN NULL
+    ELSE false END"""
+
+
+def list_closed_days(facts: Facts) -> str:
+    """Return the days on which a week may begin without a session, as an array of Postgres."""
+    return f"{{{','.join(map(str, closed_first_days(facts.sessions)))}}}"
 
 
 @table("batches")
@@ -947,6 +1097,24 @@ class Batch:
         order="journal.seq",
         usual_length=20,
     )
+    timestamp: Timestamp | None = related(
+        "The first timestamp that covers the batch: it is about the journal's entry that stored "
+        "the picks, or about a later one. It is the earliest of the kind `RFC3161`, or the "
+        "earliest of another kind if there is none. Null while there is none.",
+        f"timestamps.id = coalesce({FIRST_COVERING.format('RFC3161')}, "
+        f"{FIRST_COVERING.format('OPENTIMESTAMPS')})",
+    )
+    stamped_before_open: bool | None = column(
+        "True if a timestamp of the kind `RFC3161` proves that the picks were stored before the "
+        "open (09:30 in New York) of the first session in which they could be traded: its `at` "
+        "plus its accuracy is before that open. Null if the status is `FAILED`, and while the open "
+        "has not come and there is no such timestamp yet.",
+        STAMPED_BEFORE_OPEN,
+        facts={
+            "closed": Fact("date[]", list_closed_days),
+            "now": Fact("timestamptz", lambda facts: facts.now()),
+        },
+    )
 
 
 @table()
@@ -964,6 +1132,30 @@ class JournalConnection(CursorConnection[JournalEntry]):
     )
 
 
+HAS_GENESIS = "EXISTS (SELECT FROM journal WHERE journal.kind = 'GENESIS')"
+# Without a GENESIS entry, only the clock of a rehearsal shows where the record comes from.
+ORIGIN = f"""
+    CASE WHEN {HAS_GENESIS} THEN ({STATED_ORIGIN})
+        WHEN {HAS_CLOCK} THEN '{declarations.Origin.REHEARSED}'
+        ELSE '{declarations.Origin.UNKNOWN}' END"""
+# A record that is sealed later is sealed from the SETTINGS entry on that has this member.
+IS_SEALED = f"""
+    {HAS_GENESIS} AND (
+        ({IS_STATED_LATE}) = 'false'
+        OR EXISTS (
+            SELECT FROM journal
+            WHERE journal.kind = 'SETTINGS'
+                AND position('"sealed":"true"' IN journal.content) > 0))"""
+
+
+LOST_ANSWERS = """(
+    SELECT count(*) FROM generations
+    WHERE generations.accepted IS FALSE AND generations.answered_at IS NULL AND EXISTS (
+        SELECT FROM generations later
+        WHERE later.series = generations.series AND later.run_date = generations.run_date
+            AND later.attempt > generations.attempt))"""
+
+
 @table()
 class Service:
     """The process that answers this request."""
@@ -973,8 +1165,31 @@ class Service:
     )
     rehearsed: bool = from_service(
         "True if the record is a rehearsal: a simulated past that the real service shows. Its "
-        "picks and prices are made up.",
+        "picks and prices are made up. A record that was rehearsed stays so: the journal's first "
+        "entry says it.",
         lambda facts: facts.rehearsed,
+        sql=f"$value OR {HAS_CLOCK} OR {SAYS_REHEARSED}",
+    )
+    origin: declarations.Origin = column(
+        "Where the record comes from, as its journal states it.",
+        ORIGIN,
+    )
+    record_id: str | None = column(
+        "The id of the record: 32 hexadecimal digits, chosen at random when it was sealed. Null if "
+        "the record has none, because its journal has no `GENESIS` entry.",
+        f"({STATED_RECORD_ID})",
+        invalid_if=f"{HAS_GENESIS} AND ({STATED_RECORD_ID}) IS NULL",
+        max_bytes=lengths.HASH,
+    )
+    sealed: bool = column(
+        "True if the record is sealed: each question is in the journal before it is sent, and each "
+        "price when it is read. docs/trust.md explains what this shows, and what it does not.",
+        IS_SEALED,
+    )
+    lost_answers: int = column(
+        "The number of lost answers of the model: the question was closed without an answer, and "
+        "the model was asked again for the same Monday.",
+        LOST_ANSWERS,
     )
     next_run_at: datetime = from_service(
         "The time of the next weekly run: the next time that it is Monday, 09:00, in New York.",
@@ -991,12 +1206,12 @@ class Service:
 # MAX_BATCHES are selected, because their figures could not be computed in time.
 
 # The middle of a batch is its checkpoint of the last session of its first week.
-IS_MIDDLE = """
+IS_MIDDLE = f"""
     middle.batch_id = batches.id AND middle.status = 'computed'
     AND middle.day = (
         SELECT max(open_day.day) FROM checkpoints open_day
         WHERE open_day.batch_id = batches.id AND open_day.day BETWEEN 1 AND 7
-            AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
+            AND {counts_as_session("open_day", "batches.benchmark_symbol")})"""
 IS_SELECTED = """
     batches.series = $series
     AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
@@ -1183,6 +1398,11 @@ class Query:
             model.JournalKind | None,
             "Return only entries of this kind. Null, the default, returns all of them.",
         ),
+    )
+    timestamps: CursorConnection[Timestamp] = page(
+        "A page of the timestamps of the journal, oldest entry first.",
+        sort_keys={"timestamps.seq": NUMBER, "timestamps.id": ROW_ID},
+        descending=False,
     )
     track_record: track.TrackRecord = computed(
         "The track record of a series, or of a part of it: hit rate, returns, intervals, and the "

@@ -57,6 +57,13 @@ async def samples(harness, database, pool, tmp_path) -> list[tuple[str, dict[str
     failed.
     """
     await harness.make_batch()
+    async with pool.connection() as conn:
+        await conn.execute(
+            "INSERT INTO timestamps "
+            "(id, seq, hash, kind, status, authority, at, received_at, proof) "
+            "SELECT gen_random_uuid(), seq, hash, 'OPENTIMESTAMPS', 'PENDING', "
+            "'https://a.example', at, at, 'x' FROM journal LIMIT 1"
+        )
     await settle(pool)
     with refusing() as unreachable:
         there = {

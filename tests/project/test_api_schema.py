@@ -32,6 +32,7 @@ type Query {
   closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
   splits(ticker: String!, first: Int! = 20, after: String): SplitConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
+  timestamps(first: Int! = 20, after: String): TimestampConnection!
   trackRecord(series: String! = "main", from: Date, to: Date, action: Action): TrackRecord!
   service: Service!
 }
@@ -43,6 +44,10 @@ type CloseConnection { edges: [CloseEdge!]! nodes: [Close!]! pageInfo: PageInfo!
 type CloseEdge { cursor: String! node: Close! }
 type SplitConnection { edges: [SplitEdge!]! nodes: [Split!]! pageInfo: PageInfo! }
 type SplitEdge { cursor: String! node: Split! }
+type TimestampConnection {
+  edges: [TimestampEdge!]! nodes: [Timestamp!]! pageInfo: PageInfo!
+}
+type TimestampEdge { cursor: String! node: Timestamp! }
 type JournalConnection { edges: [JournalEdge!]! nodes: [JournalEntry!]! pageInfo: PageInfo! }
 type JournalEdge { cursor: String! node: JournalEntry! }
 type PageInfo {
@@ -60,6 +65,13 @@ type Batch {
   nextCheckpointAt: DateTime
   generations: [Generation!]!
   journal: [JournalEntry!]!
+  timestamp: Timestamp
+  stampedBeforeOpen: Boolean
+}
+type Timestamp {
+  seq: String! hash: String! kind: TimestampKind! authority: String! at: DateTime!
+  accuracySeconds: Decimal receivedAt: DateTime! status: TimestampStatus! proof: String!
+  chain: String blockHeight: Int
 }
 type Pick {
   id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String!
@@ -70,7 +82,7 @@ type Pick {
 }
 type Checkpoint {
   id: ID! batch: Batch! day: Int! checkpointDate: Date! tradingDay: Date status: CheckpointStatus!
-  skipReason: SkipReason note: String takenAt: DateTime! skippedAt: DateTime
+  skipReason: SkipReason wasSession: Boolean! note: String takenAt: DateTime! skippedAt: DateTime
   benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal
   benchmarkReturnPct: Decimal
   benchmarkUnusualMove: Boolean metrics: [PickMetric!]! corrections: [Correction!]!
@@ -92,7 +104,8 @@ type Split {
 type Generation {
   id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String!
   answeredModel: String
-  promptVersion: String! systemPrompt: String! userPrompt: String! answer: String
+  promptVersion: String! profileSha256: String
+  systemPrompt: String! userPrompt: String! answer: String
   answerBeginning: String answerBytes: Int requestId: String
   promptTokens: Int completionTokens: Int askedAt: DateTime! answeredAt: DateTime
 }
@@ -139,13 +152,19 @@ type Look {
   interval: Interval
   finding: Finding
 }
-type Service { version: String! rehearsed: Boolean! nextRunAt: DateTime! journalHead: JournalEntry }
+type Service {
+  version: String! rehearsed: Boolean! origin: Origin! recordId: String sealed: Boolean!
+  lostAnswers: Int! nextRunAt: DateTime! journalHead: JournalEntry
+}
 enum BatchStatus { ACTIVE COMPLETED FAILED }
 enum CheckpointStatus { COMPUTED SKIPPED }
 enum Action { BUY SELL }
 enum SkipReason { MARKET_CLOSED MISSING_CLOSE PROVIDER_ERROR }
 enum FailureReason { MISSED NO_USABLE_ANSWER MISSING_CLOSE PROVIDER_ERROR CONFIGURATION }
 enum Finding { BETTER WORSE UNDECIDED }
+enum Origin { LIVE REHEARSED UNKNOWN }
+enum TimestampKind { RFC3161 OPENTIMESTAMPS }
+enum TimestampStatus { PENDING CONFIRMED }
 enum JournalKind {
   GENERATION BATCH CHECKPOINT CORRECTION FAILURE PICK_ENDED PICK_RENAMED
   GENESIS SETTINGS SERIES READINGS CHECK RULES

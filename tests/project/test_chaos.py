@@ -98,6 +98,12 @@ WRONGS = [
     ("4", "UPDATE closes SET close = close + 0.01 WHERE id = (SELECT id FROM closes LIMIT 1)"),
     ("5", "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)"),
     (
+        "5",
+        "INSERT INTO closes (id, ticker, trading_day, open, close, source, read_at) "
+        "SELECT gen_random_uuid(), ticker, trading_day, open, close, source, read_at + interval "
+        "'1 s' FROM closes LIMIT 1",
+    ),
+    (
         "7",
         "INSERT INTO provider_requests (provider, function, symbol, at) "
         "SELECT provider, function, symbol, at + interval '0.9 s' FROM provider_requests LIMIT 1",

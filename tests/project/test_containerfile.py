@@ -94,6 +94,16 @@ def test_nothing_is_compiled_here():
     assert not [run for run in RUNS if "apt" in run]
 
 
+def test_git_comes_from_the_base_image():
+    """Only the programs for https and for paths are copied, with their libraries, and no ssh."""
+    (run,) = [run for run in RUNS if "/git/usr/bin" in run]
+    assert "cp /usr/bin/git /git/usr/bin/" in run
+    assert "cp -L /usr/lib/git-core/git-remote-https /git/usr/lib/git-core/" in run
+    assert "ssh" not in run
+    copied = [one.text for one in stages()[-1] if one.name == "COPY"]
+    assert "--from=build /git /" in copied
+
+
 def test_no_secret_goes_into_the_image():
     """No file is downloaded by address, and neither arguments nor environment contain a secret."""
     assert not [one for one in ALL if one.name == "ADD"]

@@ -130,7 +130,7 @@ def test_the_queries_on_the_pages_are_valid():
         json.loads(body)["query"] for body in re.findall(r"-d '(\{.*\})'$", API, re.MULTILINE)
     ]
     queries += re.findall(r"^```\n(\{ \w+ \{.*\})\n```", RECORD, re.MULTILINE)
-    assert len(queries) == 3
+    assert len(queries) == 4
     for query in queries:
         assert validate(schema, parse(query)) == []
 

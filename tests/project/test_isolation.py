@@ -52,6 +52,10 @@ SOMEWHERE = {
     ("dev/bench/raw.py", "8081"): EXAMPLE,
     ("dev/bench/serve.py", "8080"): EXAMPLE,
     ("tests/integration/commands/test_cli.py", "8080"): TEXT,
+    ("tests/integration/jobs/test_in_force.py", "11434"): TEXT,
+    ("tests/integration/jobs/test_in_force.py", "40001"): TEXT,
+    ("tests/integration/ops/test_verify_stamps.py", "80"): TEXT,
+    ("tests/integration/providers/test_timestamp_authority.py", "8090"): TEXT,
     ("tests/project/test_bench.py", "8184"): TEXT,
     ("tests/project/test_readme.py", "8080"): TEXT,
 }

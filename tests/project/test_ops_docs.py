@@ -26,6 +26,7 @@ from app.commands.cli import group
 from app.core.settings import Settings
 from app.database import migrations
 from app.domain.model import FailureReason, SkipReason
+from app.providers import head_repository
 from app.web.feeds import downloads
 from jobs.reconcile import ReconcileResult
 
@@ -34,10 +35,11 @@ PAGES = {path.name: path.read_text() for path in sorted(OPS.glob("*.md"))}
 LINKING = [path for folder in (OPS, HOUSE / "docs", HOUSE) for path in sorted(folder.glob("*.md"))]
 
 # Words in capitals that are no setting of ours: the record's reasons, what the reconciler repairs,
-# and variables of other programs.
+# and variables of other programs (of git: those that `app/providers/head_repository.py` passes on).
 REASONS = {str(reason) for reason in (*FailureReason, *SkipReason)}
 REPAIRED = {field.upper() for field in ReconcileResult.__struct_fields__}
-OTHERS = {"FLY_API_TOKEN", "FLY_SSH_TOKEN", "RUN_DATE", "TIME_SERIES_DAILY"}
+GIT = {name.upper() for name in head_repository.INHERITED}
+OTHERS = {"FLY_API_TOKEN", "FLY_SSH_TOKEN", "RUN_DATE", "TIME_SERIES_DAILY"} | GIT
 
 NAMES = (
     "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND "

@@ -43,11 +43,12 @@ def test_code_has_comments():
 
 def test_a_class_name_means_one_class(measures):
     """No two classes have one name, unless they are the same rows in the domain and in the API."""
-    layers = {"app/domain/model.py", "graphql/api/schema.py"}
+    rows = ({"app/domain/model.py"}, {"app/domain/timestamps.py"})
+    layers = [{"graphql/api/schema.py", *domain} for domain in rows]
     repeated = {
         name: [str(place) for place in places]
         for name, places in measures.repeated_classes.items()
-        if {place.path for place in places} != layers
+        if {place.path for place in places} not in layers
     }
     assert repeated == {}
 

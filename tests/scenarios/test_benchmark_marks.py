@@ -18,6 +18,7 @@ from job_context import CHOSEN, MONDAY, JobHarness, new_york, run_until_done
 from job_context import clock as clock
 from job_context import harness as harness
 from msgspec.structs import replace
+from sealing import unseal
 
 from app.database import migrations
 from app.database.pools import transaction
@@ -224,6 +225,7 @@ async def test_a_fortnight_from_before_the_column(harness, database, prices):
     for day in range(1, 6):
         await as_before(harness, batch, day)
     # Now the database is exactly as the previous version leaves it.
+    unseal(database)
     await migrations.migrate(database, harness.context.now(), 11)
     assert (await migrations.migrate(database, harness.context.now()))[
         0
@@ -261,6 +263,7 @@ async def test_down_and_up_again(harness, database):
     await mornings(harness, batch, 2, 3)
     before = await harness.rows(MARKS)
     assert before == [(0, None), (1, None), (2, True), (3, True)]
+    unseal(database)
     await migrations.migrate(database, harness.context.now(), 11)
     await migrations.migrate(database, harness.context.now())
     assert await harness.rows(MARKS) == before
@@ -279,6 +282,7 @@ async def test_down_and_a_correction_by_the_version_before(harness, database):
         marked = await checkpoints.get(conn, batch.id, 2)
     assert marked
     assert marked.benchmark_unusual_move
+    unseal(database)
     await migrations.migrate(database, harness.context.now(), 11)
     await correct_as_before(harness, batch, replace(marked, benchmark_unusual_move=None))
     await migrations.migrate(database, harness.context.now())

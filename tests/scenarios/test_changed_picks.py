@@ -239,8 +239,9 @@ async def test_a_split_of_days_after_a_last_session_that_is_recorded_late(harnes
     rows = await harness.rows(METRICS.replace("current_price", "split_factor"))
     factors = [(day, factor, ended) for day, ticker, factor, ended, *_ in rows if ticker == "MSFT"]
     assert factors == [(1, 1, False), (2, 1, False), (3, 2, False), (4, 2, False), (5, 1, True)]
+    entries = len(await harness.journal())
     async with opened(database) as source:
-        assert (await verify(source, [], lambda *_: None)).seq == 10
+        assert (await verify(source, [], lambda *_: None)).seq == entries
 
 
 async def test_all_picks_ended(harness):
@@ -727,7 +728,8 @@ async def test_a_manual_retake(harness, run_command):
             "Day 4 is computed.",
         )
     assert await harness.rows(CHECKPOINTS) == [(4, "computed", THURSDAY, "MISSING_CLOSE")]
-    assert [entry.kind for entry in await harness.journal()][-2:] == ["CHECKPOINT", "CHECKPOINT"]
+    assert (await harness.journal())[-1].kind == "CHECKPOINT"
+    assert [entry.kind for entry in await harness.journal()].count("CHECKPOINT") == 2
     assert await run_command("checkpoint", "retake", MONDAY, 4) == (
         1, "alpha-monday: Day 4 of 2026-10-26 was not skipped because of a missing price."
     )  # fmt: skip

@@ -103,16 +103,36 @@ class Stage(Struct, frozen=True):
         return count
 
     async def journal(self) -> list[str]:
-        """Return the entries in short; the chain is complete."""
+        """
+        Return the entries in short, without the declarations, the claims and the readings.
+
+        The chain is complete, and each question is claimed before it has an outcome.
+        """
         summaries, previous = [], GENESIS_HASH
+        claimed: set[str] = set()
         entries = await rows(
             self.context.pool, "SELECT seq, kind, content, previous, hash FROM journal ORDER BY seq"
         )
         for number, (seq, kind, content, before, hash_) in enumerate(entries, 1):
             assert (seq, before, hash_) == (number, previous, entry_hash(previous, content))
             previous = hash_
-            summaries.append(in_short(kind, json.loads(content)))
+            recorded = json.loads(content)
+            if kind in ("GENESIS", "SERIES", "READINGS"):
+                continue
+            if kind == "GENERATION":
+                question = recorded["generation"]
+                if "accepted" not in question:
+                    assert question["id"] not in claimed
+                    claimed.add(question["id"])
+                    continue
+                assert question["id"] in claimed
+            summaries.append(in_short(kind, recorded))
         return summaries
+
+    async def kinds(self) -> list[str]:
+        """Return the kinds of all entries."""
+        entries = await rows(self.context.pool, "SELECT kind FROM journal ORDER BY seq")
+        return [kind for (kind,) in entries]
 
 
 def in_short(kind: str, content: dict) -> str:
@@ -312,6 +332,7 @@ async def test_a_crash_in_the_middle_of_a_question(on_stage):
     async with on_stage(model("hang", 1)) as stage:
         await killed(stage, "openai")
         assert await stage.generations() == [(1, None, None)]
+        assert await stage.kinds() == ["GENESIS", "SERIES", "GENERATION"]
         assert await stage.journal() == []
 
         stage.clock.time = new_york(MONDAY) + timedelta(seconds=184)

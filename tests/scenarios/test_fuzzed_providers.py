@@ -39,6 +39,7 @@ from job_context import BASELINE, MONDAY, logged, new_york
 
 from app.domain import prompt
 from app.domain.calendar import Calendar
+from app.domain.declarations import InForce
 from app.domain.model import SERIES, Generation
 from app.domain.text import make_storable
 from app.errors import (
@@ -51,7 +52,8 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers import alpha_vantage
-from app.providers.alpha_vantage import AlphaVantage
+from app.providers.alpha_vantage import PRICE_SOURCE, AlphaVantage
+from app.providers.head_repository import HeadRepository
 from app.providers.llm import ModelClient
 from app.providers.rate_limiter import RequestLedger, rate_limits
 from app.providers.webhook import WebhookReceiver
@@ -71,6 +73,7 @@ FEW, MANY = 300, 10_000
 TICKER, BENCHMARK = "AAPL", "SPY"
 NOW = new_york(MONDAY)
 NO_RECEIVER = WebhookReceiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
+IN_FORCE = InForce(version="0", benchmark=BENCHMARK, price_source=PRICE_SOURCE, calendar=Calendar())
 # Long enough that no piece of them occurs anywhere by chance.
 KEYS = {"alphavantage": "K7QZ4XW9J2VB8RTM", "openai": "sk-proj-Zq8vX3kR7wJ5tB2nM9cL"}
 PIECE = 8  # the shortest piece of a key that must not occur
@@ -1042,9 +1045,11 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
                 prices=client,
                 calendar=Calendar(),
                 benchmark=BENCHMARK,
+                in_force=IN_FORCE,
                 clock=clock,
                 alerts=NO_RECEIVER,
                 heartbeat=NO_RECEIVER,
+                head_repository=HeadRepository("", "main"),
             )
             for case in cases("alphavantage", count):
                 server.plays(case)
@@ -1226,9 +1231,11 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
                 prices=prices,
                 calendar=Calendar(),
                 benchmark=BENCHMARK,
+                in_force=IN_FORCE,
                 clock=clock,
                 alerts=NO_RECEIVER,
                 heartbeat=NO_RECEIVER,
+                head_repository=HeadRepository("", "main"),
             )
             for case in cases("openai", count):
                 server.plays(case)

@@ -51,11 +51,7 @@ def rows(url):
 
 
 def last_open(batch, days):
-    open_days = [
-        one
-        for one in batch["checkpoints"]
-        if one["day"] in days and one["skipReason"] != "MARKET_CLOSED"
-    ]
+    open_days = [one for one in batch["checkpoints"] if one["day"] in days and one["wasSession"]]
     last = max(open_days, key=lambda one: one["day"], default=None)
     return last if last and last["status"] == "COMPUTED" else None
 

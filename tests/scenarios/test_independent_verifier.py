@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from commands import run, served
-from eventful import eventful
+from eventful import eventful, eventful_as_recorded
 from graphql import parse, validate
 from independent_verifier.api import CLOSES, ENTRIES, ROWS, SPLITS
 from independent_verifier.refused import RecordRefused
 from independent_verifier.verifier import VerificationSummary
 from independent_verifier.verifier import verify as verify_from_outside
-from record_server import CHANGES, changed, copy_of, record_server, rehearsed, silent
+from record_server import CHANGES, as_recorded, changed, copy_of, record_server, rehearsed, silent
+from sealing import sealed_late
 from tampering import forge, one_of_each_rule
 
 from api.schema import schema
@@ -31,12 +32,13 @@ from tests.integration.domain import (
     test_rules_marks,
     test_rules_mondays,
     test_rules_rows,
+    test_rules_sealed,
 )
 from tests.integration.domain.test_rules_marks import record_with_moves
 
 DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 
-__all__ = ["eventful", "record_with_moves", "rehearsed"]
+__all__ = ["as_recorded", "eventful", "eventful_as_recorded", "record_with_moves", "rehearsed"]
 
 OF_CALM_WEEKS = [
     *test_rules_changes.FORGERIES,
@@ -49,6 +51,7 @@ OF_EVENTS = [
     pytest.param(rule, change, id=f"{rule}: {name}")
     for name, (rule, change) in test_rules_eventful.FORGERIES.items()
 ]
+OF_SEALED_WEEKS = test_rules_sealed.FORGERIES
 BY_SQL = test_rules_rows.FORGERIES_BY_SQL
 
 # Forgeries that break two rules at once, and which one the independent verifier names, because of
@@ -80,6 +83,26 @@ async def test_the_independent_verifier_agrees(rehearsed, create):
     async with open_database(copy) as source:
         ours = await verify(source, [], silent)
     assert (await outside(copy, (ours.seq, ours.hash))).entries == ours.seq
+
+
+async def test_the_independent_verifier_agrees_about_a_sealed_record(as_recorded, create):
+    """The same four weeks as they were recorded: sealed from the first entry on."""
+    copy = copy_of(as_recorded, create)
+    async with open_database(copy) as source:
+        ours = await verify(source, [], silent)
+    summary = await outside(copy, (ours.seq, ours.hash))
+    assert (summary.entries, summary.links) == (ours.seq, 0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("change", test_rules_sealed.FITTING)
+async def test_the_independent_verifier_accepts_a_sealed_record_that_fits(
+    as_recorded, create, change
+):
+    """It accepts the changes that a sealed record allows, and a record that was sealed late."""
+    copy = copy_of(as_recorded, create)
+    forge(copy, change)
+    assert (await outside(copy)).rows > 200
 
 
 async def test_the_independent_verifier_agrees_about_moves(record_with_moves):
@@ -128,6 +151,44 @@ async def test_the_independent_verifier_names_the_rule_of_moves(
 async def test_the_independent_verifier_agrees_about_all_events(eventful):
     """A record with every kind of event is right."""
     assert (await outside(eventful)).rows > 700
+
+
+async def test_the_independent_verifier_agrees_about_all_sealed_events(eventful_as_recorded):
+    """The same record, sealed from its first entry on, is right."""
+    assert (await outside(eventful_as_recorded)).rows > 700
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=[] if part == 5 else [pytest.mark.long]) for part in range(1, 10)],
+)
+async def test_the_independent_verifier_agrees_about_a_late_seal(
+    eventful_as_recorded, create, part
+):
+    """The record is right whenever it was sealed."""
+    copy = copy_of(eventful_as_recorded, create)
+    forge(copy, lambda contents: sealed_late(contents, len(contents) * part // 10))
+    assert (await outside(copy)).rows > 700
+
+
+@pytest.mark.parametrize(("rule", "change"), one_of_each_rule(OF_SEALED_WEEKS))
+async def test_the_independent_verifier_names_the_rule_of_a_sealed_record(
+    as_recorded, create, request, rule, change
+):
+    """It names the rule that a forgery of a sealed record breaks."""
+    copy = copy_of(as_recorded, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
+
+
+@pytest.mark.parametrize(("statements", "rule"), test_rules_sealed.WITHOUT_THE_JOURNAL)
+async def test_the_independent_verifier_names_a_row_without_the_journal(
+    as_recorded, create, statements, rule
+):
+    """Every row of a sealed record is mentioned, open questions and unused readings too."""
+    copy = copy_of(as_recorded, create)
+    changed(copy, statements)
+    assert await refused(copy) == rule
 
 
 @pytest.mark.long
@@ -180,13 +241,15 @@ def test_each_rule_has_its_forgery():
     """
     The document names the rules that there are, in their order, and each of them is broken by a
     test.
+
+    The rule of timestamps is not about the chain: it has a section, and tests, of its own.
     """
     section = DOCS.split("\n## The rules\n")[1].split("\n### The values of a row\n")[0]
     named = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
-    assert named == [str(rule) for rule in Rule]
-    assert {
-        forgery.values[0] for forgery in [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *BY_SQL]
-    } == set(named)
+    assert named == [str(rule) for rule in Rule if rule is not Rule.TIMESTAMP]
+    assert f"a discrepancy of the rule `{Rule.TIMESTAMP}`" in DOCS
+    forgeries = [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *OF_SEALED_WEEKS, *BY_SQL]
+    assert {forgery.values[0] for forgery in forgeries} == set(named)
 
 
 @pytest.mark.long
@@ -200,6 +263,7 @@ def test_a_year(tmp_path, create):
         summary = verify_from_outside(url)
         done = run("verify", "--from", url, cwd=tmp_path, timeout=600)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("Sealed since entry 1 (record ")
         assert f"Everything fits: {summary.entries:,} entries, " in done.stdout
     assert summary.entries > 52 * 10
     assert summary.rows > 52 * 60

@@ -26,8 +26,12 @@ MONDAY = [
 ]
 
 
+# The tasks whose lines the page leaves out.
+STAMPS = ("stamp_head", "upgrade_proof", "check_stamp")
+
+
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory, create) -> list[dict[str, object]]:
+def whole_log(tmp_path_factory, create) -> list[dict[str, object]]:
     """
     What a rehearsal of one Monday and its first morning logs, with the command that the page names.
     """
@@ -39,6 +43,31 @@ def lines(tmp_path_factory, create) -> list[dict[str, object]]:
         json.loads(line)
         for line in (folder / ".alpha-monday" / "rehearsal.log").read_text().splitlines()
     ]
+
+
+@pytest.fixture(scope="module")
+def lines(whole_log) -> list[dict[str, object]]:
+    """The lines without those about timestamps."""
+    return [line for line in whole_log if line["task"] not in STAMPS]
+
+
+def test_the_timestamps_of_a_monday(whole_log):
+    """
+    Both services stamp the batch before its open, and the calendar completes its proof. The next
+    morning's checkpoint is stamped, too.
+    """
+    lines = [line for line in whole_log if line["task"] in STAMPS]
+    assert [line["event"] for line in lines] == [
+        "head stamped",
+        "head stamped",
+        "batch stamped before its open",
+        "proof upgraded",
+        "head stamped",
+        "head stamped",
+        "proof upgraded",
+    ]
+    assert {line["level"] for line in lines} == {"info"}
+    assert {str(line["at"])[:16] for line in lines[:2]} == {"2026-10-26T13:00"}
 
 
 def test_the_story_of_a_monday(lines):

@@ -27,6 +27,7 @@ from job_context import (
 from job_context import clock as clock
 from job_context import harness as harness
 from provider_server import Reply, Request, says
+from sealing import unseal
 
 from app.database import migrations
 from app.domain.calendar import due_at
@@ -614,6 +615,8 @@ async def test_a_bar_of_no_session(harness, clock, database, pool, day):
     """It is not stored, and enters no figure."""
     await harness.make_batch()
     closed = {"MARKET_CLOSED_DAYS": "2026-10-29"}
+    # A bar of the benchmark would show that the exchange traded on that day after all.
+    harness.world.absent.add(("SPY", day))
     async with open_context(
         database=database, pool=pool, clock=clock, base_url=harness.provider.url, **closed
     ) as context:
@@ -642,6 +645,7 @@ async def test_a_ledger_from_before(harness, database):
     rows = "SELECT id, symbol, at, ended_at, outcome FROM operations.provider_requests ORDER BY id"
     before = await harness.rows(rows)
     (number,) = [step.number for step in migrations.load_migrations() if step.name == "unreadable"]
+    unseal(database)
     await migrations.migrate(database, harness.clock.now(), number - 1)
     await migrations.migrate(database, harness.clock.now())
     assert await harness.rows(rows) == before

@@ -260,7 +260,8 @@ def test_the_journal_holds_all_of_it(rehearsed):
     entries = {entry["seq"]: json.loads(entry["content"]) for entry in rehearsed.journal}
     for batch in rehearsed.batches:
         kinds = Counter(entry["kind"] for entry in batch["journal"])
-        assert kinds == {"GENERATION": 1, "BATCH": 1, "CHECKPOINT": len(batch["checkpoints"]) - 1}
+        # The question has an entry for its claim and one for its answer.
+        assert kinds == {"GENERATION": 2, "BATCH": 1, "CHECKPOINT": len(batch["checkpoints"]) - 1}
         own = [entries[entry["seq"]] for entry in batch["journal"]]
         checkpoint_entries = {
             one["checkpoint"]["id"]: one for one in own if one["kind"] == "CHECKPOINT"

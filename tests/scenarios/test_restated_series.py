@@ -18,10 +18,12 @@ from job_context import BASELINE, MONDAY, JobHarness, run_until_done
 from job_context import clock as clock
 from job_context import harness as harness
 
+from app.database.pools import transaction
 from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.ops.verify import open_database as record_at
 from app.ops.verify import verify
+from app.store import declarations
 from jobs import corrections, daily
 
 ALL = ["SPY", "MSFT", "AAPL", "NVDA"]
@@ -341,12 +343,13 @@ async def test_a_bar_of_a_saturday(harness):
     batch = await make_batch(harness)
     await take_mornings(harness, batch, "NVDA", served={1: {1: "1010"}}, listed={})
     saturday = MONDAY + timedelta(days=5)
-    await harness.rows(
-        "INSERT INTO closes (id, ticker, trading_day, close, source, read_at) "
-        "VALUES (gen_random_uuid(), 'NVDA', %s, 90, 'test', %s)",
-        saturday,
-        due_at(MONDAY, 6),
-    )
+    async with transaction(harness.context.pool) as conn:
+        await declarations.declare_version(conn)
+        await conn.execute(
+            "INSERT INTO closes (id, ticker, trading_day, close, source, read_at) "
+            "VALUES (gen_random_uuid(), 'NVDA', %s, 90, 'test', %s)",
+            (saturday, due_at(MONDAY, 6)),
+        )
     assert await take(harness, batch, 6) == ALL
     assert await take(harness, batch, 7) == []
     assert await take(harness, batch, 8) == []

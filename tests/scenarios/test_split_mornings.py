@@ -37,6 +37,7 @@ from provider_server import Reply, Request, says
 from app.domain.calendar import due_at, new_york_date
 from app.domain.model import Batch
 from jobs import daily, picks, splits
+from jobs.prices import fetch_closes
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))
 SUNDAY, NEXT_MONDAY, NEXT_WEDNESDAY = (MONDAY + timedelta(days=days) for days in (6, 7, 9))
@@ -483,8 +484,13 @@ async def test_what_is_recorded_of_a_correction(harness):
     harness.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
     seq = (await harness.journal())[-1].seq
     await mornings(harness, batch, 6)
-    skip, *entries = [entry for entry in await harness.journal() if entry.seq > seq]
+    skip, *more = [entry for entry in await harness.journal() if entry.seq > seq]
     assert skip.kind == "CHECKPOINT"
+    responses = [json.loads(entry.content) for entry in more if entry.kind == "READINGS"]
+    # The response with the split comes before the corrections that it causes.
+    assert more[len(responses) - 1].kind == "READINGS"
+    assert [one["splits"][0]["ticker"] for one in responses if one["splits"]] == ["NVDA"]
+    entries = more[len(responses) :]
     assert [(entry.kind, entry.batch_id) for entry in entries] == [("CORRECTION", batch.id)] * 4
     reason = "NVDA: a split by 4.0000 from 2026-10-27 on was learnt."
     for entry in entries:
@@ -1083,6 +1089,8 @@ async def test_a_split_at_the_moment_of_a_checkpoint(harness, database, first, s
     await mornings(harness, batch, 1, 2, 3)
     harness.world.splits["NVDA"] = [(TUESDAY, "1.0500")]
     harness.clock.time = due_at(MONDAY, 4)
+    # The closes are read first: the entry of their response needs the journal, too.
+    await fetch_closes(harness.context, ["SPY", *CHOSEN], MONDAY + timedelta(days=3))
     async with await psycopg.AsyncConnection.connect(database) as other:
         await other.execute(JOURNAL_LOCK)
         one = asyncio.create_task(first(harness, batch))
@@ -1106,6 +1114,7 @@ async def test_a_pick_that_is_changed_at_the_moment_of_a_checkpoint(harness, dat
     batch = await a_usual_batch(harness)
     context = harness.context
     harness.clock.time = due_at(MONDAY, 1)
+    await fetch_closes(context, ["SPY", *CHOSEN], MONDAY)
     async with await psycopg.AsyncConnection.connect(database) as other:
         await other.execute(JOURNAL_LOCK)
         taking = asyncio.create_task(daily.take(context, batch.id, 1))

@@ -79,6 +79,25 @@ class Record:
         )
         self.add("journal", **asdict(self.head))
 
+    def stamp(self, at: datetime, *, token: bool = False, block: int | None = None) -> None:
+        """Write a timestamp of the head: a token, or a proof of OpenTimestamps."""
+        assert self.head
+        row: dict[str, object] = {
+            "id": self.next(8), "seq": self.head.seq, "hash": self.head.hash, "at": at,
+            "received_at": at + timedelta(seconds=1), "proof": f"proof of {at}".encode(),
+        }  # fmt: skip
+        if token:
+            row |= {
+                "kind": "RFC3161", "status": "CONFIRMED", "authority": "https://tsa.example/tsr",
+                "accuracy_seconds": Decimal("0.5"), "nonce": "42", "chain": "a chain\n",
+            }  # fmt: skip
+        else:
+            row |= {
+                "kind": "OPENTIMESTAMPS", "authority": "https://a.pool.example",
+                "status": "CONFIRMED" if block else "PENDING", "block_height": block,
+            }  # fmt: skip
+        self.add("timestamps", **row)
+
     def close(self, ticker: str, session: date) -> Close:
         """The close of a session: it moves by some cents a day, differently for each ticker."""
         if (ticker, session) not in self.closes:
@@ -239,6 +258,7 @@ SOURCES = {
     "pick_checkpoint_metrics": "pick_checkpoint_metrics",
     "corrections": "corrections",
     "journal": "(SELECT * FROM journal ORDER BY seq)",
+    "timestamps": "timestamps",
 }
 _PLANTED: dict[str, bytes] = {}
 
@@ -294,6 +314,10 @@ def _won(record: Record) -> None:
     )  # fmt: skip
     batch, picks = record.batch("main", WON, BatchStatus.COMPLETED, "AAPL BUY, KO SELL, BRK.B BUY")
     assert batch.id == batch_id
+    stamped = due_at(WON) + timedelta(minutes=4)
+    record.stamp(stamped, token=True)
+    record.stamp(stamped)
+    record.stamp(stamped, block=930_000)
     for day in MEASURED_DAYS:
         checkpoint = record.checkpoint(batch, picks, day, missing=day == 4)
         if day == 3:
@@ -349,6 +373,7 @@ def _running(record: Record) -> None:
     batch, picks = record.batch(
         "main", RUNNING, BatchStatus.ACTIVE, "AAPL SELL, BRK.B BUY, XOM SELL"
     )
+    record.stamp(due_at(RUNNING) + timedelta(hours=1), token=True)
     for day in (5, 1, 3, 2):
         record.checkpoint(batch, picks, day)
 

@@ -61,11 +61,15 @@ class Reference:
                 argument.check(arguments[name], self.facts)
         target = get_named_type(definition.type)
         match source_of(definition):
+            case Column(sql=str() as sql) if not row:
+                return self.value(sql, {})
             case Column():
                 value = row[declaration.python_name]
                 return str(value) if isinstance(value, UUID) else value
-            case FromService(value):
+            case FromService(value, sql="$value"):
                 return value(self.facts)
+            case FromService(value, sql):
+                return self.value(sql, {"value": f"{value(self.facts)}"})
             case Same():
                 return row[declaration.python_name] if row else {}
             case ValuePart():
@@ -91,6 +95,11 @@ class Reference:
                 rows = self.loaders[key].load(row["ctid"] if row else "")
                 return self.shown(rows, is_many(definition.type))
 
+    async def value(self, sql: str, names: dict[str, str]) -> Any:
+        """Return an expression that is about no row."""
+        (row,) = await self.query(f"SELECT {expand(sql, names)} AS value")
+        return row["value"]
+
     async def shown(self, loading: Any, many: bool) -> Any:
         rows = await loading
         return rows if many else next(iter(rows), None)
@@ -100,11 +109,20 @@ class Reference:
         table = table_of(type_)
         sources = {declared(field).python_name: source_of(field) for field in type_.fields.values()}
         listed = [
-            f"({source.sql or f'{table}.{name}'}) AS {name}"
+            f"({self.column_sql(source, f'{table}.{name}')}) AS {name}"
             for name, source in sources.items()
             if isinstance(source, Column)
         ]
         return ", ".join([f"{table}.ctid::text", *listed])
+
+    def column_sql(self, source: Column, column: str) -> str:
+        """Return the SQL of a column; facts of the process are written into it as literals."""
+        if not source.facts:
+            return source.sql or column
+        names = {
+            name: f"'{fact.value(self.facts)}'::{fact.type}" for name, fact in source.facts.items()
+        }
+        return expand(source.sql, names)
 
     async def query(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         cursor = AsyncRawCursor(self.conn, row_factory=dict_row)

@@ -62,6 +62,7 @@ from job_context import (
     run_until_done,
 )
 from provider_server import FOR_EVER, Reply
+from sealing import unseal
 from three_roles import applied
 
 from app.database import migrations
@@ -128,13 +129,21 @@ Event = Callable[[JobHarness], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
-def eventful(made_once: Callable[..., str]) -> str:
+def eventful_as_recorded(made_once: Callable[..., str]) -> str:
     """
-    Return the address of that record's database.
+    Return the address of that record's database. The record is sealed.
 
     Tests only read it; they change a copy (`record_server.copy_of`).
     """
     return made_once("eventful", lambda address: asyncio.run(live_all(address)))
+
+
+@pytest.fixture(scope="session")
+def eventful(made_once: Callable[..., str]) -> str:
+    """Return the address of the same record as a version before the sealing recorded it."""
+    copy = made_once("eventful", lambda address: asyncio.run(live_all(address)))
+    unseal(copy)
+    return copy
 
 
 async def live_all(

@@ -171,7 +171,8 @@ def refigured(contents: Contents) -> Contents:
         held = list(rows_of(content))
         for (table, row), mention in zip(held, mentions, strict=True):
             _agree(row, mention, state)
-            state.add_row(parsing.parse_row(seq=0, member=table, table=table, texts=row))
+            parsed = parsing.parse_row(seq=0, member=table, table=table, texts=row)
+            state.add_row(parsed, JournalKind(content["kind"]))
         if content["kind"] == "CORRECTION":
             content["corrections"] = list(
                 _corrections(content=content, held=held, stood=stood, state=state)

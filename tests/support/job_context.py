@@ -30,13 +30,14 @@ from app.database import pools
 from app.database.pools import Pool
 from app.domain import calendar
 from app.domain.calendar import Calendar, new_york_date
-from app.domain.model import SERIES, Batch, JournalEntry
+from app.domain.declarations import ProviderResponse, ResponseKind, sha256_of
+from app.domain.model import SERIES, Batch, Close, JournalEntry, Split
 from app.errors import TryAgainAt
 from app.simulation.faults import FaultRule, FaultScript
 from app.simulation.market import Market
 from app.simulation.provider_simulators import ProviderSimulators
-from app.store import batches
-from app.store.rows import select_rows
+from app.store import batches, declarations, journal
+from app.store.rows import Conn, insert_row, select_rows
 from jobs import queue, weekly
 from jobs.context import Context
 
@@ -56,6 +57,12 @@ PRICES = {
     "BRK.B": "500.0000",
 }
 CHOSEN = ("MSFT", "AAPL", "NVDA")
+
+# The kinds of the first entries of a record, and of the two entries of a question.
+DECLARED = ["GENESIS", "SERIES"]
+ASKED = ["GENERATION", "GENERATION"]
+# The kinds of the entries of a Monday with one question, when the record begins with it.
+FIRST_MONDAY = [*DECLARED, *ASKED, *["READINGS"] * 4, "BATCH"]
 
 
 def new_york(day: date, hour: int = 9, minute: int = 0) -> datetime:
@@ -195,6 +202,10 @@ class JobHarness:
         async with self.context.pool.connection() as conn:
             return await select_rows(conn, JournalEntry, table="journal", where="ORDER BY seq")
 
+    async def kinds(self) -> list[str]:
+        """Return the kinds of all entries of the journal."""
+        return [entry.kind for entry in await self.journal()]
+
     async def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a statement."""
         return await rows(self.context.pool, query, *values)
@@ -212,6 +223,30 @@ async def rows(pool: Pool, query: str, *values: object) -> list[tuple[Any, ...]]
     async with pool.connection() as conn:
         cursor = await conn.execute(query.encode(), values)
         return await cursor.fetchall() if cursor.description else []
+
+
+async def store_reading(conn: Conn, context: Context, reading: Close | Split) -> None:
+    """Store a reading that another process has read, with the entry of its response."""
+    is_split = isinstance(reading, Split)
+    day = reading.effective_date if isinstance(reading, Split) else reading.trading_day
+    response = ProviderResponse(
+        source=reading.source,
+        kind=ResponseKind.SPLITS if is_split else ResponseKind.CLOSES,
+        ticker=reading.ticker,
+        read_at=reading.read_at,
+        first_session=day,
+        last_session=day,
+        sha256=sha256_of(reading.source),
+    )
+    await declarations.declare_version(conn)
+    await insert_row(conn, "splits" if is_split else "closes", reading)
+    await journal.append_readings(
+        conn,
+        response,
+        closes=[] if is_split else [reading],
+        splits=[reading] if is_split else [],
+        in_force=context.in_force,
+    )
 
 
 async def run_until_done(harness: JobHarness, job: Any) -> list[datetime]:

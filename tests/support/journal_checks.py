@@ -11,7 +11,16 @@ import pytest
 from job_context import JobHarness
 
 from app.domain.journal import canonical_json
-from app.domain.model import Batch, Checkpoint, Correction, Pick, PickMetric, Split
+from app.domain.model import (
+    Batch,
+    Checkpoint,
+    Close,
+    Correction,
+    Generation,
+    Pick,
+    PickMetric,
+    Split,
+)
 from app.store.rows import select_rows
 
 # Under which members an entry holds a table's rows, one or several.
@@ -21,6 +30,8 @@ MEMBERS = {
     "checkpoints": (Checkpoint, ("checkpoint",)),
     "pick_checkpoint_metrics": (PickMetric, ("metrics",)),
     "corrections": (Correction, ("corrections",)),
+    "closes": (Close, ("closes",)),
+    "generations": (Generation, ("generation",)),
 }
 JOURNAL_LOCK = "SELECT pg_advisory_xact_lock(4021970433)"
 
@@ -49,7 +60,7 @@ async def check_rows_against_journal(harness: JobHarness) -> None:
 
 
 async def check_splits_against_journal(harness: JobHarness) -> None:
-    """Check that all splits in the journal's entries are stored readings."""
+    """Check that the splits in the journal's entries are the stored readings."""
     async with harness.context.pool.connection() as conn:
         stored = {
             canonical_json({"row": row}) for row in await select_rows(conn, Split, table="splits")
@@ -59,7 +70,7 @@ async def check_splits_against_journal(harness: JobHarness) -> None:
         for entry in await harness.journal()
         for one in json.loads(entry.content).get("splits", ())
     ]
-    assert {canonical_json({"row": one}) for one in mentioned} <= stored
+    assert {canonical_json({"row": one}) for one in mentioned} == stored
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,6 @@ FIRST_KINDS = (
 
 # For each kind that only later versions write, what an entry of it may hold.
 LATER_KINDS: dict[JournalKind, dict[str, object]] = {
-    JournalKind.GENESIS: {
-        "genesis": {"record_id": "0" * 32, "origin": "LIVE", "late": "true"},
-        "settings": {"version": "9.9.9", "days_without_session": ["2026-12-25"]},
-    },
-    JournalKind.SETTINGS: {"settings": {"version": "9.9.9"}, "sealed": "true"},
-    JournalKind.SERIES: {"series": {"name": "main", "profile": {"model": "a model"}}},
-    JournalKind.READINGS: {"response": {"kind": "CLOSES", "ticker": "KO"}, "closes": []},
     JournalKind.CHECK: {"check": {"k": 1, "findings": []}},
     JournalKind.RULES: {"rules": "a text", "batch": {"id": "no batch"}},
 }

@@ -11,6 +11,7 @@ from commands import run
 from litestar import Litestar
 from local_server import local_server
 from psycopg.conninfo import conninfo_to_dict
+from sealing import unseal
 
 from api.http import routes
 from app.database import pools
@@ -56,6 +57,14 @@ def unguarded(database: str):
         yield conn
 
 
+@contextmanager
+def without_triggers(database: str):
+    """Yield a connection without triggers and foreign keys. The database keeps its constraints."""
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        yield conn
+
+
 def changed(copy: str, statements: str) -> None:
     """Run statements, separated by "; ", on a copy, without triggers. Each changes a row."""
     with unguarded(copy) as conn:
@@ -68,9 +77,24 @@ def silent(*_: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def rehearsed(tmp_path_factory, made_once) -> str:
-    """The address of a rehearsal of four Mondays, the last of them in its first week."""
+def as_recorded(tmp_path_factory, made_once) -> str:
+    """
+    The address of a rehearsal of four Mondays, the last of them in its first week.
 
+    It is sealed, as each record that this version begins.
+    """
+    return _rehearse_once(tmp_path_factory, made_once)
+
+
+@pytest.fixture(scope="session")
+def rehearsed(tmp_path_factory, made_once) -> str:
+    """The address of the same rehearsal as a version before the sealing recorded it."""
+    copy = _rehearse_once(tmp_path_factory, made_once)
+    unseal(copy)
+    return copy
+
+
+def _rehearse_once(tmp_path_factory, made_once) -> str:
     def rehearse(address: str) -> None:
         done = run(
             "rehearse", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",

@@ -15,6 +15,7 @@ from litestar.testing import AsyncTestClient
 from api.http import routes
 from app.database import pools
 from app.web.feeds.atom import feed_route
+from app.web.feeds.timestamp_files import timestamp_file_route
 from app.web.pages.site import Site
 
 NOTICE = "Rehearsed: made up."
@@ -29,7 +30,12 @@ async def pages_on(
     engine = engine_on(pool)
     site = Site(engine, notice)
     app = Litestar(
-        [*routes(engine, notice), *site.routes(), feed_route(engine, "", rehearsed=bool(notice))],
+        [
+            *routes(engine, notice),
+            *site.routes(),
+            feed_route(engine, "", rehearsed=bool(notice)),
+            timestamp_file_route(engine),
+        ],
         exception_handlers={
             HTTPException: site.respond_to_http_error,
             Exception: site.respond_to_failure,

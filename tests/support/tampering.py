@@ -15,9 +15,10 @@ import pytest
 from _pytest.mark import ParameterSet
 from psycopg import sql
 from record_server import unguarded
+from sealing import write_journal
 
 from app.domain import journal
-from app.domain.verification.entries import MEMBERS, TABLES, entry_batch_id
+from app.domain.verification.entries import MEMBERS, TABLES
 
 Content = dict[str, Any]
 Change = Callable[[list[Content]], list[Content] | None]
@@ -40,7 +41,8 @@ def forge(database: str, change: Change) -> None:
         mentioned = set(_last_mentions(contents))
         changed = change(contents)
         contents = contents if changed is None else changed
-        _write_journal(conn, contents)
+        conn.execute("DELETE FROM journal")
+        write_journal(conn, contents)
         _write_rows(conn, mentioned, _last_mentions(contents))
 
 
@@ -123,21 +125,6 @@ def _drop_checks(conn: psycopg.Connection) -> None:
                     sql.Identifier(table), sql.Identifier(column)
                 )
             )
-
-
-def _write_journal(conn: psycopg.Connection, contents: Iterable[Content]) -> None:
-    conn.execute("DELETE FROM journal")
-    before = journal.GENESIS_HASH
-    for seq, content in enumerate(contents, 1):
-        content["seq"] = str(seq)
-        text = journal.canonical_json(content)
-        hashed = journal.entry_hash(before, text)
-        conn.execute(
-            "INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (seq, content["kind"], content["at"], text, before, hashed, entry_batch_id(content)),
-        )
-        before = hashed
 
 
 def _last_mentions(contents: Iterable[Content]) -> dict[tuple[str, ...], dict[str, str]]:

@@ -2,8 +2,8 @@
 One verification: the entries, then the rows, then the entries that were written in the meantime.
 
 Each row that the journal mentions must exist and must equal its last mention. A row without a
-mention is a discrepancy, with two exceptions: a question that is still open, and a reading that no
-figure used.
+mention is a discrepancy. In a record that is not sealed, there are two exceptions: a question that
+is still open, and a reading that no figure used.
 """
 
 import hashlib
@@ -14,6 +14,13 @@ import msgspec
 
 from app.domain import journal
 from app.domain.calendar import Calendar
+from app.domain.declarations import (
+    Genesis,
+    Origin,
+    ProviderResponse,
+    RecordSettings,
+    SeriesDeclaration,
+)
 from app.domain.model import Close, Split
 from app.domain.verification import entries
 from app.domain.verification.discrepancies import Rule, discrepancy
@@ -27,7 +34,9 @@ from app.domain.verification.entries import (
 )
 from app.domain.verification.rules import (
     check,
+    closures,
     counted_splits,
+    declarations,
     figures,
     gaps,
     marks,
@@ -40,7 +49,8 @@ from app.errors import Discrepancy
 # An entry's number and hash: what a copy of the journal's head consists of.
 Head = tuple[int, str]
 
-# The tables of readings: the journal need not mention a reading that no figure used.
+# The tables of readings: the journal of a record that is not sealed need not mention a reading that
+# no figure used.
 _READINGS = ("closes", "splits")
 
 _SEQ_BYTES = 8
@@ -139,6 +149,10 @@ class Verification:
             mentions=mentions,
             ending=entries.parse_ending(seq, content),
             renaming=entries.parse_renaming(seq, content),
+            genesis=entries.parse_member(seq, content, member="genesis", type_=Genesis),
+            settings=entries.parse_member(seq, content, member="settings", type_=RecordSettings),
+            series=entries.parse_member(seq, content, member="series", type_=SeriesDeclaration),
+            response=entries.parse_member(seq, content, member="response", type_=ProviderResponse),
         )
         check(parsed, self.state)
         self.seq, self.hash = seq, entry["hash"]
@@ -162,6 +176,18 @@ class Verification:
                 f"The journal ends at entry {self.seq}, before entry {self._heads[0][0]}, of which "
                 "there is a copy. Its tail was cut off.",
             )
+        declarations.check_end_of_chain(self.state)
+
+    def check_rehearsal(self) -> None:
+        """Raise Discrepancy if the journal does not call the record of a rehearsal REHEARSED."""
+        genesis = self.state.genesis
+        if genesis is None or genesis.origin is Origin.REHEARSED:
+            return
+        raise discrepancy(
+            Rule.GENESIS,
+            f"The origin of the record is {genesis.origin} by its GENESIS entry, but its database "
+            "has the clock of a rehearsal.",
+        )
 
     def add_row(self, table: str, row: TextRow) -> None:
         """
@@ -184,7 +210,9 @@ class Verification:
             return
 
         is_open_question = table == "generations" and "accepted" not in row
-        if table in _READINGS:
+        if self.state.is_sealed:
+            self._mismatches[digest] = Mismatch(digest, (table, row), None)
+        elif table in _READINGS:
             self._add_unused_reading(table, row)
         elif not is_open_question:
             self._mismatches[digest] = Mismatch(digest, (table, row), None)
@@ -218,6 +246,7 @@ class Verification:
     def check_whole_record(self) -> None:
         """Check the rules about the whole record. Call this if `first_mismatch` returned None."""
         gaps.check_end(self.state)
+        closures.check_end(self.state)
         figures.check_end(self.state)
         prices.check_end(self.state)
         price_claims.check_end(self.state)

@@ -22,7 +22,14 @@ class Rule(StrEnum):
     FIRST_MENTION = "first-mention"
     UNCHANGED = "unchanged"
     CORRECTED = "corrected"
+    # Declarations
+    GENESIS = "genesis"
+    SETTINGS = "settings"
+    SERIES = "series"
+    READINGS = "readings"
     # Questions
+    PROFILE = "profile"
+    CLAIM = "claim"
     QUESTION_NUMBER = "question-number"
     QUESTION_COUNT = "question-count"
     QUESTION_TIME = "question-time"
@@ -67,6 +74,8 @@ class Rule(StrEnum):
     FORCED_RENAME = "forced-rename"
     # Rows
     ROW = "row"
+    # Timestamps
+    TIMESTAMP = "timestamp"
 
 
 def discrepancy(rule: Rule, text: str) -> Discrepancy:

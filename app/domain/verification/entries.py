@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from app.domain import journal, model
+from app.domain.declarations import Genesis, ProviderResponse, RecordSettings, SeriesDeclaration
 from app.domain.model import (
     Batch,
     Checkpoint,
@@ -53,6 +54,7 @@ TABLES: Mapping[str, type[AnyRow]] = {
 # The members of an entry that hold rows, each with its table.
 MEMBERS = {
     "generation": "generations",
+    "generations": "generations",
     "batch": "batches",
     "pick": "picks",
     "picks": "picks",
@@ -63,7 +65,7 @@ MEMBERS = {
     "splits": "splits",
 }
 # Those of `MEMBERS` that are lists of rows; each other member of `MEMBERS` is one row.
-_LIST_MEMBERS = frozenset({"picks", "metrics", "corrections", "closes", "splits"})
+_LIST_MEMBERS = frozenset({"generations", "picks", "metrics", "corrections", "closes", "splits"})
 
 # For each kind of entry, the members that it must have and those that it may have, besides `seq`,
 # `kind` and `at`.
@@ -78,7 +80,24 @@ _MEMBERS_BY_KIND = {
     ),
     JournalKind.PICK_ENDED: ({"pick", "ending"}, set[str]()),
     JournalKind.PICK_RENAMED: ({"pick", "before"}, {"renaming"}),
+    JournalKind.GENESIS: ({"genesis", "settings"}, set[str]()),
+    JournalKind.SETTINGS: ({"settings"}, {"sealed"}),
+    JournalKind.SERIES: ({"series"}, set[str]()),
+    JournalKind.READINGS: ({"closes", "splits"}, {"response", "adopted", "generations"}),
 }
+# The entries of these kinds belong to no batch.
+_KINDS_WITHOUT_BATCH = (
+    JournalKind.GENESIS,
+    JournalKind.SETTINGS,
+    JournalKind.SERIES,
+    JournalKind.READINGS,
+)
+# The `batch_id` of an entry of a database that belongs to no batch.
+NO_BATCH = "none"
+# A READINGS entry has the members of one of these two sets, and none of the other.
+_READINGS_MEMBERS = ({"response"}, {"adopted", "generations"})
+# The members that have the value true, or are absent.
+_MARKERS = ("sealed", "adopted")
 _COMMON_MEMBERS = {"seq", "kind", "at"}
 
 # One entry may mention a row of these types more than once: two figures can use one reading.
@@ -130,7 +149,8 @@ class ParsedEntry(Struct, frozen=True):
     """
     An entry of the journal with the rows that it mentions, as values of the record.
 
-    `content` has all members of the entry in the form of the journal.
+    `content` has all members of the entry in the form of the journal. The other members have the
+    values of the members of the same name, None if the entry does not have them.
     """
 
     seq: int
@@ -140,6 +160,20 @@ class ParsedEntry(Struct, frozen=True):
     mentions: Sequence[Mention]
     ending: Ending | None = None
     renaming: Renaming | None = None
+    genesis: Genesis | None = None
+    settings: RecordSettings | None = None
+    series: SeriesDeclaration | None = None
+    response: ProviderResponse | None = None
+
+    @property
+    def is_adoption(self) -> bool:
+        """Return whether the entry mentions rows from before the record was sealed."""
+        return "adopted" in self.content
+
+    @property
+    def is_sealing(self) -> bool:
+        """Return whether the record is sealed from this entry on."""
+        return "sealed" in self.content
 
     def rows(self, type_: type[R]) -> list[R]:
         """Return the rows of a type, in the order of the entry."""
@@ -182,7 +216,10 @@ def check_complete(seq: int, entry: TextRow) -> None:
 
 def check_columns(seq: int, entry: TextRow, content: Mapping[str, Any]) -> None:
     """Raise Discrepancy for an entry whose columns differ from its content."""
-    expected = {**content, "batch_id": entry_batch_id(content)}
+    batch_id = entry_batch_id(content)
+    if content.get("kind") in _KINDS_WITHOUT_BATCH:
+        batch_id = NO_BATCH
+    expected = {**content, "batch_id": batch_id}
     names = ["seq", "kind", "at"]
     # How the batch follows from the content is known for the known kinds only.
     if is_known_kind(content):
@@ -241,9 +278,27 @@ def entry_kind(seq: int, content: Mapping[str, Any]) -> JournalKind:
             Rule.MEMBERS,
             f"{place}: a {kind} entry does not have {' and '.join(map(repr, unknown))}.",
         )
+    if kind is JournalKind.READINGS:
+        _check_readings_members(place, content)
+    for member in _MARKERS:
+        if content.get(member, "true") != "true":
+            raise discrepancy(
+                Rule.MEMBERS, f"{place}: its member {member} is not 'true', which it must be."
+            )
     for member in sorted(content.keys() & MEMBERS.keys()):
         _check_shape(place, member, content[member])
     return kind
+
+
+def _check_readings_members(place: str, content: Mapping[str, Any]) -> None:
+    """Raise Discrepancy unless a READINGS entry is either about a response or adopts rows."""
+    members = content.keys() & set.union(*_READINGS_MEMBERS)
+    if members in _READINGS_MEMBERS:
+        return
+    raise discrepancy(
+        Rule.MEMBERS,
+        f"{place}: a READINGS entry has either response, or adopted and generations.",
+    )
 
 
 def _check_shape(place: str, member: str, value: object) -> None:
@@ -395,6 +450,44 @@ def parse_renaming(seq: int, content: Mapping[str, Any]) -> Renaming | None:
     return parse_struct(
         content["renaming"], Renaming, subject=subject, problem="no renaming of a pick"
     )
+
+
+D = TypeVar("D", bound=Genesis | RecordSettings | SeriesDeclaration | ProviderResponse)
+
+
+def parse_member(seq: int, content: Mapping[str, Any], member: str, type_: type[D]) -> D | None:
+    """
+    Return a member that is no row, as a value of `type_`; None if the entry does not have it.
+
+    Raises Discrepancy if the member does not have exactly the form of the journal.
+    """
+    if member not in content:
+        return None
+    texts = content[member]
+    subject = f"Entry {seq} of the journal: its member {member}"
+    try:
+        value = msgspec.convert(texts, type_, strict=False)
+        expected = journal.to_texts(msgspec.structs.asdict(value))
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise discrepancy(
+            Rule.ROW_FORM, f"{subject} is not of the form of {member}: {error}."
+        ) from None
+    if expected != texts:
+        name = first_difference(texts, expected)
+        here, there = show_difference(_show(texts.get(name)), _show(expected.get(name)))
+        raise discrepancy(Rule.ROW_FORM, f"{subject} has {name} as {here}, which must be {there}.")
+    for name, text in texts.items():
+        if isinstance(text, str) and (problem := _text_problem(name, text)):
+            raise discrepancy(
+                Rule.ROW_FORM, f"{subject} has {name} as {text!r}, which is {problem}."
+            )
+    return value
+
+
+def _show(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def key_columns(table: str) -> tuple[str, ...]:

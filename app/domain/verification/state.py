@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.domain import model
 from app.domain.calendar import Calendar
+from app.domain.declarations import Genesis, ProviderResponse, ResponseKind, SeriesDeclaration
 from app.domain.model import (
     Batch,
     BatchStatus,
@@ -25,8 +26,10 @@ from app.domain.model import (
 )
 from app.domain.tickers import TickerHistory
 from app.domain.verification.entries import AnyRow, Mention, ParsedEntry, iter_rows, parse_row
+from app.domain.verification.record_calendar import RecordCalendar
 
 if TYPE_CHECKING:  # these modules import this one
+    from app.domain.verification.rules.closures import SessionChoice
     from app.domain.verification.rules.counted_splits import SplitCount
     from app.domain.verification.rules.marks import PendingMark
     from app.domain.verification.rules.price_claims import FittingClosesClaim, MissingCloseClaim
@@ -52,9 +55,11 @@ class JournalState:
     What the journal has recorded so far.
 
     Each row has the values of its newest mention. `sessions` is the calendar with which the rules
-    are checked. `figures` counts the figures that the rules computed again. `tickers` are the
-    tickers whose readings the rules need. An API shows the readings of a ticker only on request, so
-    `verify` requests the readings of these tickers.
+    are checked before the record is sealed; then `record_calendar` takes its place. `sealed_since`
+    is the number of the entry from which on the record is sealed, None if it is not sealed.
+    `figures` counts the figures that the rules computed again. `tickers` are the tickers whose
+    readings the rules need. An API shows the readings of a ticker only on request, so `verify`
+    requests the readings of these tickers.
     """
 
     def __init__(self, sessions: Calendar) -> None:
@@ -63,6 +68,12 @@ class JournalState:
         # closure may not have been announced yet, or the process may not have known of it. So some
         # rules accept an entry that follows either calendar.
         self.calendars = (sessions, Calendar())
+        # Declarations
+        self.genesis: Genesis | None = None
+        self.sealed_since: int | None = None
+        self.record_calendar = RecordCalendar()
+        self.declared_series: dict[str, SeriesDeclaration] = {}
+
         self.figures = 0
         self.series = {model.SERIES}
         self.tickers = set[str]()
@@ -99,6 +110,13 @@ class JournalState:
         # The tickers of a metric's share when the metric was last mentioned.
         self.shares_of_metric: dict[UUID, TickerHistory] = {}
 
+        # Readings that READINGS entries mention. They are kept apart from `closes` and `splits`:
+        # those have the readings that other entries mention, because figures are based on them.
+        self.read_closes: dict[UUID, Close] = {}
+        self.read_splits: dict[tuple[str, date, datetime], Split] = {}
+        # By ticker: the first and the last session of each response about its closes.
+        self.covered: dict[str, set[tuple[date, date]]] = defaultdict(set)
+
         # Readings of the record that no entry mentions; known after the rows were read.
         self.unused_closes: list[Close] = []
         self.unused_splits: list[Split] = []
@@ -121,6 +139,17 @@ class JournalState:
         self.picks_without_open: list[PickWithoutOpen] = []
         self.counts: list[SplitCount] = []
         self.claims: list[MissingCloseClaim | FittingClosesClaim] = []
+        self.choices: list[SessionChoice] = []
+
+    @property
+    def is_sealed(self) -> bool:
+        """Return whether the record is sealed at the newest entry."""
+        return self.sealed_since is not None
+
+    @property
+    def is_being_sealed(self) -> bool:
+        """Return whether a late GENESIS has begun to seal the record, and nothing ended that."""
+        return self.genesis is not None and not self.is_sealed
 
     def add_rows(self, seq: int, kind: JournalKind, content: dict[str, object]) -> list[Mention]:
         """
@@ -135,7 +164,7 @@ class JournalState:
             row = parse_row(seq, member=member, table=table, texts=texts)
             mentions.append(Mention(table, row, self.newest(row)))
         for mention in mentions:
-            self.add_row(mention.row)
+            self.add_row(mention.row, kind)
         if kind is JournalKind.FAILURE:
             self.failures.update(m.row.id for m in mentions if isinstance(m.row, Batch))
         return mentions
@@ -156,13 +185,20 @@ class JournalState:
             case Correction():
                 return self.corrections.get(row.id)
             case Close():
-                return self.closes.get(row.id)
+                return self.closes.get(row.id) or self.read_closes.get(row.id)
             case Split():
-                return self.splits[row.ticker].get((row.effective_date, row.read_at))
+                key = (row.ticker, row.effective_date, row.read_at)
+                return self.splits[row.ticker].get(key[1:]) or self.read_splits.get(key)
 
-    def add_row(self, row: AnyRow) -> None:
-        """Add a row of an entry; its values replace those of an earlier mention."""
+    def add_row(self, row: AnyRow, kind: JournalKind) -> None:
+        """Add a row of an entry of a kind; its values replace those of an earlier mention."""
         match row:
+            case Close() if kind is JournalKind.READINGS:
+                self.tickers.add(row.ticker)
+                self.read_closes[row.id] = row
+            case Split() if kind is JournalKind.READINGS:
+                self.tickers.add(row.ticker)
+                self.read_splits[row.ticker, row.effective_date, row.read_at] = row
             case Generation():
                 self.series.add(row.series)
                 _append_new(self.questions_of[row.series, row.run_date], row.id)
@@ -205,6 +241,13 @@ class JournalState:
             self.endings[entry.ending.pick_id] = entry.ending
         if entry.kind is JournalKind.PICK_RENAMED:
             self._add_rename(entry)
+        if entry.response is not None:
+            self._add_response(entry.response)
+
+    def _add_response(self, response: ProviderResponse) -> None:
+        first, last = response.first_session, response.last_session
+        if response.kind is ResponseKind.CLOSES and first is not None and last is not None:
+            self.covered[response.ticker].add((first, last))
 
     def _add_rename(self, entry: ParsedEntry) -> None:
         pick, renaming = entry.first_row(Pick), entry.renaming
@@ -238,14 +281,22 @@ class JournalState:
 
     def all_closes(self) -> Iterable[Close]:
         """Return every reading of a price, whether an entry mentions it or not."""
-        return {close.id: close for close in (*self.closes.values(), *self.unused_closes)}.values()
+        closes = (*self.read_closes.values(), *self.closes.values(), *self.unused_closes)
+        return {close.id: close for close in closes}.values()
 
     def all_splits(self) -> dict[str, list[Split]]:
         """Return every reading of a split by ticker, whether an entry mentions it or not."""
         readings = {ticker: [*mentioned.values()] for ticker, mentioned in self.splits.items()}
-        for split in self.unused_splits:
+        for split in self.uncounted_splits():
             readings.setdefault(split.ticker, []).append(split)
         return readings
+
+    def uncounted_splits(self) -> Iterator[Split]:
+        """Yield the readings of splits that no entry mentions, or only a READINGS entry."""
+        yield from self.unused_splits
+        for split in self.read_splits.values():
+            if (split.effective_date, split.read_at) not in self.splits[split.ticker]:
+                yield split
 
     def checkpoints_of(self, batch: UUID) -> list[Checkpoint]:
         """Return the checkpoints of a batch, in the order of their days."""
@@ -270,16 +321,34 @@ class JournalState:
         """Return whether a batch has picks, that is, whether it did not fail."""
         return batch.status is not BatchStatus.FAILED
 
-    def first_sessions(self, run_date: date) -> set[date]:
-        """Return the days that a process may have used as the first session of a Monday's picks."""
-        return {one.session_from(run_date) for one in self.calendars}
+    def may_be_session(self, day: date) -> bool:
+        """Return whether a process may have used a day as a session."""
+        if self.is_sealed:
+            return self.record_calendar.may_be_session(day)
+        return self.sessions.is_session(day)
 
-    def baseline_sessions(self, run_date: date) -> set[date]:
+    def first_sessions(self, run_date: date) -> list[date]:
+        """Return the days that a process may have used as the first session of a Monday's picks."""
+        if self.is_sealed:
+            return self.record_calendar.possible_from(run_date)
+        return sorted({one.session_from(run_date) for one in self.calendars})
+
+    def baseline_sessions(self, run_date: date) -> list[date]:
         """Return the days that a process may have used as the last session before a Monday."""
-        return {one.session_before(run_date) for one in self.calendars}
+        if self.is_sealed:
+            return self.record_calendar.possible_before(run_date)
+        return sorted({one.session_before(run_date) for one in self.calendars})
+
+    def sessions_before(self, day: date) -> list[date]:
+        """Return the last session before a day; several days if a day struck off decides it."""
+        if self.is_sealed:
+            return self.record_calendar.possible_before(day)
+        return [self.sessions.session_before(day)]
 
     def closure_advice(self, day: date) -> str:
-        """Return a sentence that says how to verify with a closure on short notice."""
+        """Return a sentence that says how a closure on short notice is stated."""
+        if self.is_sealed:
+            return f"No settings up to this entry list {day} as a day without a session."
         return (
             f"If the exchange was closed on short notice on {day}, verify with `--closed {day}`, "
             "or with that day in MARKET_CLOSED_DAYS."

@@ -22,9 +22,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app.domain.model import CHECKPOINT_DAYS
+from app.domain.text import join_words
 from app.web.charts import svg
 from app.web.charts.layout import WIDE, Layout, draw_gridlines, round_ticks
-from app.web.formatting import join_words, long_date, short_date, signed
+from app.web.formatting import long_date, short_date, signed
 
 # The dashes of the picks, in their order.
 DASHES = (None, "7 4", "2 3.5")
@@ -36,6 +37,8 @@ _MAX_LETTERS = 8
 _LETTER_WIDTH = 0.62
 # The words on a shaded day, by the reason why the checkpoint was skipped.
 SKIP_WORDS = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
+# The word on a day that was skipped as a closed day, but counts as one of a session.
+_SKIPPED = "skipped"
 
 
 class PickLine(Struct, frozen=True):
@@ -111,7 +114,7 @@ def chart_of_batch(batch: Mapping[str, Any]) -> BatchChart:
         for pick in batch["picks"]
     ]
     skipped = {
-        checkpoint["day"]: SKIP_WORDS[checkpoint["skipReason"]]
+        checkpoint["day"]: _skip_word(checkpoint)
         for checkpoint in checkpoints
         if checkpoint["status"] == "SKIPPED"
     }
@@ -121,6 +124,13 @@ def chart_of_batch(batch: Mapping[str, Any]) -> BatchChart:
         lines=lines,
         skipped=skipped,
     )
+
+
+def _skip_word(checkpoint: Mapping[str, Any]) -> str:
+    """Return the words on the day of a skipped checkpoint."""
+    if checkpoint["skipReason"] == "MARKET_CLOSED" and checkpoint["wasSession"]:
+        return _SKIPPED
+    return SKIP_WORDS[checkpoint["skipReason"]]
 
 
 def _former_name(pick: Mapping[str, Any]) -> str | None:

@@ -22,11 +22,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from api.engine import Engine, error_result, unexpected_error_result
 from api.fields import api_error
-from api.persisted import DOCUMENTS_BY_NAME
 from api.schema import schema
 from app.web.charts import png, svg
 from app.web.charts.batch_chart import chart_of_batch, draw
 from app.web.charts.layout import LIGHT_COLOURS, Layout
+from app.web.documents import extended
 from app.web.formatting import TOO_LARGE_ERRORS, long_date, ticker_label
 from app.web.refusals import error_response, too_large_number_result
 from app.web.routes import BATCH_CHART, RUN_DATE
@@ -53,7 +53,7 @@ MAX_CACHED = 64
 # that waits is one of the active requests, whose number is limited (`api.cache.MAX_CONCURRENT`). So
 # without this limit, requests for images could take the places of all other requests.
 MAX_WAITING = 16
-_DOCUMENT = DOCUMENTS_BY_NAME["Chart"]
+DOCUMENT = extended("Chart", skipReason="skipReason wasSession")
 # Errors of the API for a date that is not a Monday of the record, or not a date at all.
 _NO_SUCH_MONDAY = ("BAD_DATE", "BAD_USER_INPUT")
 
@@ -70,7 +70,7 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
         run_date = request.path_params["run_date"]
         if not re.fullmatch(RUN_DATE, run_date):
             raise NotFoundException
-        result = await engine.execute(_DOCUMENT, {"runDate": run_date})
+        result = await engine.execute(DOCUMENT, {"runDate": run_date})
         if result.damage or result.error_code not in (None, *_NO_SUCH_MONDAY):
             return error_response(request, result)
         batch = msgspec.json.decode(result.body).get("data", {}).get("batchOn")

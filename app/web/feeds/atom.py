@@ -32,26 +32,31 @@ from msgspec import Struct
 
 from api.engine import Engine
 from api.page_halving import execute_halving_page
-from api.persisted import DOCUMENTS_BY_NAME
+from app.domain.text import join_words
+from app.web.documents import extended
 from app.web.formatting import (
     TOO_LARGE_ERRORS,
-    join_words,
     long_date,
     price,
     signed,
     ticker_label,
 )
-from app.web.pages import correction_text
+from app.web.pages import batch_text, correction_text, timestamp_text
+from app.web.pages.timestamp_text import StampText
 from app.web.refusals import error_response, too_large_number_result
 from app.web.routes import BATCH, FEED, FRONT
 
-_DOCUMENT = DOCUMENTS_BY_NAME["Feed"]
+DOCUMENT = extended(
+    "Feed",
+    checkpoints="checkpoints { skipReason wasSession } checkpoints",
+    service="service { origin recordId } service",
+)
 MAX_ENTRIES = 50
 MEDIA_TYPE = "application/atom+xml"
 ATOM_NAMESPACE = "http://www.w3.org/2005/Atom"
 XHTML_NAMESPACE = "http://www.w3.org/1999/xhtml"
-# The namespace of our own elements `head` and `entry`: each is the number and the hash of an entry
-# of the journal.
+# The namespace of our own elements. `head` and `entry` are the number and the hash of an entry of
+# the journal. `record` is the origin of the record and, if it has one, its id.
 JOURNAL_NAMESPACE = "urn:uuid:7d125464-81aa-4b7e-afbb-8fc101430442"
 
 register_namespace("", ATOM_NAMESPACE)
@@ -70,23 +75,27 @@ _UNUSUAL = "with a move of a tenth or more in one session that no known split ex
 Node = Mapping[str, Any]
 
 
-def feed_route(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
+def feed_route(
+    engine: Engine, address: str, *, rehearsed: bool, expects_stamps: bool = False
+) -> HTTPRouteHandler:
     """
     Return the handler of the feed.
 
     Links begin with `address`, the public address of the service. The feed of a rehearsal is marked
-    as made up.
+    as made up. With `expects_stamps`, an entry also says that its batch has no timestamp.
     """
 
     @route(FEED.path, http_method=FEED.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
-        result, _ = await execute_halving_page(engine, _DOCUMENT, MAX_ENTRIES)
+        result, _ = await execute_halving_page(engine, DOCUMENT, MAX_ENTRIES)
         if result.error_code or result.damage:
             return error_response(request, result)
         data = msgspec.json.decode(result.body)["data"]
         try:
-            xml = render_feed(data, address.rstrip("/"), rehearsed=rehearsed)
+            xml = render_feed(
+                data, address.rstrip("/"), rehearsed=rehearsed, expects_stamps=expects_stamps
+            )
         except TOO_LARGE_ERRORS as error:
             return error_response(request, too_large_number_result(error))
         headers = {
@@ -117,7 +126,9 @@ class FeedEntry(Struct, frozen=True):
     content: list[Element]
 
 
-def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> bytes:
+def render_feed(
+    data: Node, address: str = "", *, rehearsed: bool = False, expects_stamps: bool = False
+) -> bytes:
     """
     Return the feed as XML. `data` is the API's response to the document `Feed`.
 
@@ -131,9 +142,11 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
     first_hash = ""
     if data["journal"]["nodes"]:
         first_hash = data["journal"]["nodes"][0]["hash"]
+    is_stamp_expected = expects_stamps or bool(data["timestamps"]["nodes"])
     entries: list[FeedEntry] = []
     for batch in data["batches"]["nodes"]:
-        entries += _batch_entries(batch)
+        stamp = timestamp_text.describe_stamp(batch, is_expected=is_stamp_expected)
+        entries += _batch_entries(batch, _stamp_content(stamp, address))
     entries = sorted(entries, key=lambda entry: entry.updated)[-MAX_ENTRIES:]
     # RFC 4287 requires the time of the last update, also for an empty feed.
     newest_update = "1970-01-01T00:00:00Z"
@@ -161,6 +174,7 @@ def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> by
         # a site that copies the feed does not copy the header.
         SubElement(feed, _xhtml("meta"), {"name": "robots", "content": "noindex"})
     _add_journal(feed, "head", head)
+    _add_record(feed, data["service"])
     for entry in reversed(entries):
         _add_entry(feed, entry, address=address, head=head, prefix=entry_prefix)
     xml: bytes = tostring(feed, "utf-8", xml_declaration=True)
@@ -184,21 +198,39 @@ def _add_entry(
     SubElement(content, _xhtml("div")).extend(entry.content)
 
 
-def _batch_entries(batch: Node) -> Iterator[FeedEntry]:
+def _stamp_content(stamp: StampText | None, address: str) -> list[Element]:
+    """Return the sentence about the timestamp of a batch, with a link to the proof."""
+    if stamp is None:
+        return []
+    sentence = _element("p", f"{stamp.words[0].upper()}{stamp.words[1:]}")
+    if stamp.path is None:
+        sentence.text = f"{sentence.text}."
+        return [sentence]
+    sentence.text = f"{sentence.text}: "
+    link = _element("a", "the proof")
+    link.set("href", f"{address}{stamp.path}")
+    link.tail = "."
+    sentence.append(link)
+    return [sentence]
+
+
+def _batch_entries(batch: Node, stamp: list[Element]) -> Iterator[FeedEntry]:
     """
     Yield the entries of a batch: one for its picks or its failure, and one for its result.
+
+    `stamp` is the content about the timestamp of its picks.
 
     The entry for the result exists only once the batch is completed.
     """
     run_entries = [entry for entry in batch["journal"] if entry["kind"] in _RUN_KINDS]
     if not run_entries:
         return
-    yield _picks_entry(batch, run_entries)
+    yield _picks_entry(batch, run_entries, stamp)
     if batch["status"] == "COMPLETED":
         yield _result_entry(batch, first_hash=run_entries[0]["hash"])
 
 
-def _picks_entry(batch: Node, run_entries: list[Node]) -> FeedEntry:
+def _picks_entry(batch: Node, run_entries: list[Node], stamp: list[Element]) -> FeedEntry:
     """
     Return the entry of a Monday's picks, or of its failure.
 
@@ -224,6 +256,7 @@ def _picks_entry(batch: Node, run_entries: list[Node]) -> FeedEntry:
         journal=last,
         content=[
             *_picks_content(batch),
+            *stamp,
             *_corrections_content(corrections),
             _journal_note(last),
         ],
@@ -276,7 +309,11 @@ def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
         corrections = []
     journal = _checkpoint_entry(batch, recorded_at)
     corrected = [correction["madeAt"] for correction in corrections]
-    content = [*_result_content(batch, result), *_corrections_content(corrections)]
+    content = [
+        *_result_content(batch, result),
+        *_closures_content(batch),
+        *_corrections_content(corrections),
+    ]
     if journal:
         content.append(_journal_note(journal))
     return FeedEntry(
@@ -322,6 +359,12 @@ def _result_content(batch: Node, result: Node | None) -> Iterator[Element]:
     yield _element("p", "Without dividends and costs.")
 
 
+def _closures_content(batch: Node) -> Iterator[Element]:
+    """Yield what a reader is told about closed days that decide the result of a batch."""
+    for sentence in batch_text.closure_sentences(batch):
+        yield _element("p", sentence)
+
+
 def _pick_result(pick: Node, benchmark: str) -> str:
     figures = pick["result"]
     right = "right" if figures["hit"] else "wrong"
@@ -361,6 +404,14 @@ def _add(parent: Element, name: str, text: str | None = None, **attributes: str)
     element = SubElement(parent, _atom(name), attributes)
     if text is not None:
         element.text = _xml_text(text)
+
+
+def _add_record(feed: Element, service: Node) -> None:
+    """Add the origin and the id of the record to the feed."""
+    attributes = {"origin": service["origin"]}
+    if service["recordId"]:
+        attributes["id"] = service["recordId"]
+    SubElement(feed, f"{{{JOURNAL_NAMESPACE}}}record", attributes)
 
 
 def _add_journal(parent: Element, name: str, entry: Node | None) -> None:

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from api.engine import Engine
 from api.page_halving import execute_halving_page
-from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.model import SERIES
 from app.errors import AlphaMondayError
+from app.web.documents import extended
 
 # The version of the format. It is increased when a column or a member is removed or changes its
 # meaning, so that readers look at docs/export.md again.
@@ -36,7 +36,7 @@ FORMAT_VERSION = 1
 # So neither CREDIT there nor READ_TIMEOUT in app/web/feeds/downloads.py, both 20 seconds, ends its
 # export.
 MONDAYS_PER_PART = 5
-_DOCUMENT = DOCUMENTS_BY_NAME["Export"]
+_DOCUMENT = extended("Export", service="service { origin recordId } service")
 
 Node = Mapping[str, Any]
 
@@ -71,7 +71,8 @@ class CsvRow(Struct, frozen=True, kw_only=True):
 
     A value that is not known, or does not exist, is None. Decimals are texts, as in the API.
     `result` is true in the row with the final result of the pick. `rehearsed` is true in the record
-    of a rehearsal.
+    of a rehearsal. `origin` and `record_id` are those of the record, as its journal states them.
+    `stamped_before_open` is None while the record has no timestamps.
     """
 
     series: str
@@ -111,6 +112,9 @@ class CsvRow(Struct, frozen=True, kw_only=True):
     batch_id: str
     pick_id: str | None = None
     rehearsed: bool
+    origin: str
+    record_id: str | None = None
+    stamped_before_open: bool | None = None
 
 
 class JsonRow(CsvRow, frozen=True, kw_only=True):
@@ -126,12 +130,18 @@ class JsonRow(CsvRow, frozen=True, kw_only=True):
 
 
 class ExportPart(Struct, frozen=True):
-    """The rows of some Mondays, newest first, with the number of Mondays and the journal's head."""
+    """
+    The rows of some Mondays, newest first, with the number of Mondays and the journal's head.
+
+    `origin` and `record_id` are those of the record; the id is None if the record has none.
+    """
 
     rows: list[JsonRow]
     mondays: int
     head: Node | None
     rehearsed: bool
+    origin: str
+    record_id: str | None
 
     @property
     def head_text(self) -> str | None:
@@ -166,10 +176,14 @@ async def read_parts(engine: Engine, export_range: ExportRange) -> AsyncGenerato
         page, service = answer["data"]["batches"], answer["data"]["service"]
         batches = [batch for batch in page["nodes"] if _is_in_range(batch, export_range.begin)]
         yield ExportPart(
-            rows=_json_rows(batches, rehearsed=service["rehearsed"]),
+            rows=_json_rows(
+                batches, service, has_stamps=bool(answer["data"]["timestamps"]["nodes"])
+            ),
             mondays=len(batches),
             head=service["journalHead"],
             rehearsed=service["rehearsed"],
+            origin=service["origin"],
+            record_id=service["recordId"],
         )
         # The newest Mondays come first. So if one Monday is older than the range, all later pages
         # have only older ones.
@@ -194,10 +208,24 @@ def _cursor_before(end: date | None) -> str | None:
     return b64encode(f"{next_day}".encode()).decode()
 
 
-def _json_rows(batches: list[Node], *, rehearsed: bool) -> list[JsonRow]:
+def _json_rows(batches: list[Node], service: Node, *, has_stamps: bool) -> list[JsonRow]:
+    """
+    Return the rows of batches.
+
+    If the record has no timestamps, no batch says whether it has one: none was to be expected.
+    """
+    record_columns = {
+        "rehearsed": service["rehearsed"],
+        "origin": service["origin"],
+        "record_id": service["recordId"],
+    }
     rows = []
     for batch in batches:
-        rows += [JsonRow(**row, rehearsed=rehearsed) for row in _batch_rows(batch)]
+        is_stamped = batch["stampedBeforeOpen"] if has_stamps else None
+        rows += [
+            JsonRow(**row, **record_columns, stamped_before_open=is_stamped)
+            for row in _batch_rows(batch)
+        ]
     return rows
 
 
@@ -326,6 +354,8 @@ def _write_json(part: ExportPart, export_range: ExportRange, is_first: bool) -> 
         "head": part.head_text,
         "at": part.head and part.head["at"],
         "rehearsed": part.rehearsed,
+        "origin": part.origin,
+        "record_id": part.record_id,
         "series": export_range.series,
         "from": export_range.begin,
         "to": export_range.end,

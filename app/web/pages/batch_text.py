@@ -4,18 +4,21 @@ The words and values that pages show for a batch.
 A batch, a pick, a metric or a checkpoint is a mapping, as the API returns it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
 
+from app.domain import closures
 from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
+from app.domain.lost_answers import Question, question_sentences
 from app.domain.model import CHECKPOINT_DAYS
 from app.domain.statistics import MIN_LINE_POINTS
+from app.domain.text import join_words
 from app.domain.track_record import MIN_SCORED_BATCHES
-from app.web.formatting import add_days, format_sentence, join_words, short_date
+from app.web.formatting import add_days, format_sentence, short_date
 
 Node = dict[str, Any]
 
@@ -253,7 +256,7 @@ def _state(checkpoint: Node) -> str:
         return "baseline"
     if checkpoint["status"] == "COMPUTED":
         return "computed"
-    if checkpoint["skipReason"] == "MARKET_CLOSED":
+    if not checkpoint["wasSession"]:
         return "closed"
     return "missing"
 
@@ -264,7 +267,9 @@ def _words(checkpoint: Node) -> str:
         if checkpoint["skippedAt"]:
             return f"{words}, {_SKIPPED_AT_FIRST}. {skip_note(checkpoint)}".strip()
         return words
-    if checkpoint["skipReason"] == "MARKET_CLOSED":
+    if _is_contradicted(checkpoint):
+        return "skipped as a closed day, but a price of that session was read"
+    if not checkpoint["wasSession"]:
         day_before = add_days(checkpoint["checkpointDate"], -1)
         return f"skipped: {short_date(day_before)} was no session"
     return f"skipped: {skip_note(checkpoint) or 'a price was not available'}"
@@ -295,13 +300,52 @@ def gap_sentences(batch: Node, sessions: Calendar) -> list[str]:
     if closed:
         label = "Day" if len(closed) == 1 else "Days"
         sentences.append(f"{label} {join_words(closed)}: the exchange was closed the day before.")
-    missing = [day for day in past if day.state == "missing"]
+    # The sentences about closed days that count as sessions come last.
+    contradicted = {one["day"] for one in batch["checkpoints"] if _is_contradicted(one)}
+    missing = [day for day in past if day.state == "missing" and day.day not in contradicted]
     sentences += [f"Day {day.day} was {day.words}" for day in missing]
     computed = [day for day in past if day.state == "computed"]
     sentences += [
         f"Day {day.day}: {day.words}" for day in computed if _SKIPPED_AT_FIRST in day.words
     ]
-    return sentences
+    return [*sentences, *closure_sentences(batch)]
+
+
+def closure_sentences(batch: Mapping[str, Any]) -> list[str]:
+    """Return sentences about closed days that decide, or would decide, the result of a batch."""
+    days = [
+        closures.CheckpointDay(
+            day=checkpoint["day"],
+            checkpoint_date=add_days(batch["runDate"], checkpoint["day"]),
+            is_closed=checkpoint["skipReason"] == "MARKET_CLOSED",
+            was_session=checkpoint["wasSession"],
+        )
+        for checkpoint in batch["checkpoints"]
+    ]
+    sentences = closures.closure_sentences(
+        days,
+        result_day=batch["result"] and batch["result"]["day"],
+        is_completed=batch["status"] == "COMPLETED",
+    )
+    return [format_sentence(sentence) for sentence in sentences]
+
+
+def _is_contradicted(checkpoint: Node) -> bool:
+    """Return whether a checkpoint was skipped as a closed day, but is one of a session."""
+    return bool(checkpoint["skipReason"] == "MARKET_CLOSED" and checkpoint["wasSession"])
+
+
+def sentences_about_questions(batch: Node) -> list[str]:
+    """Return sentences about answers that were lost, or have not arrived yet."""
+    questions = [
+        Question(
+            attempt=question["attempt"],
+            accepted=question["accepted"],
+            has_answer=question["answeredAt"] is not None,
+        )
+        for question in batch["generations"]
+    ]
+    return question_sentences(questions)
 
 
 def update_message(batch: Node | None) -> str:

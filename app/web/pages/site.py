@@ -29,9 +29,11 @@ from api.http import handle_http_exception, handle_unexpected_exception
 from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.calendar import Calendar
 from app.domain.model import CHECKPOINT_DAYS
+from app.domain.text import join_words
 from app.web import formatting, routes
 from app.web.charts import batch_chart, layout, record_charts
-from app.web.pages import batch_text, correction_text
+from app.web.documents import extended
+from app.web.pages import batch_text, correction_text, timestamp_text
 from app.web.refusals import too_large_number_result
 from app.web.routes import Route
 
@@ -48,7 +50,6 @@ FILTERS = (
     "short_date",
     "new_york_time",
     "utc_time",
-    "join_words",
     "format_sentence",
 )
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -88,19 +89,19 @@ class PageError(Exception):
         self.advice = advice
 
 
-def _with_beginning_of_answer(document: str) -> str:
-    """Return a document that asks for `answerBeginning` and `answerBytes` instead of `answer`."""
-    shorter, count = re.subn(r"\banswer\b", "answerBeginning answerBytes", document)
-    if count != 1:
-        raise ValueError(f"The document of the page has `answer` {count} times, not once.")
-    return shorter
-
-
-# A page shows only the beginning of an answer, because a record that an older version has written
-# can contain an answer of 30 MB.
 _DOCUMENTS = {
     **DOCUMENTS_BY_NAME,
-    "Monday": _with_beginning_of_answer(DOCUMENTS_BY_NAME["Monday"]),
+    "Front": extended("Front", skipReason="skipReason wasSession"),
+    # A page shows only the beginning of an answer, because a record that an older version has
+    # written can contain an answer of 30 MB.
+    "Monday": extended(
+        "Monday",
+        skipReason="skipReason wasSession",
+        promptVersion="promptVersion profileSha256",
+        answer="answerBeginning answerBytes",
+    ),
+    "Record": extended("Record", service="service { lostAnswers } service"),
+    "About": extended("Head", service="service { sealed origin recordId } service"),
 }
 
 
@@ -118,6 +119,7 @@ class Site:
     Each page shows `notice` at its top. Only a rehearsal has a notice. Pages with a notice also ask
     search engines not to index them. `public_url` is the address of the service for the links to
     images. `sessions` is the exchange's calendar: it determines when the next figures are due.
+    `expects_stamps` says that a timestamp authority is set, so that a page names a missing stamp.
     """
 
     def __init__(
@@ -126,6 +128,8 @@ class Site:
         notice: str = "",
         public_url: str = "",
         sessions: Calendar | None = None,
+        *,
+        expects_stamps: bool = False,
     ) -> None:
         self.engine = engine
         self.files = dict(_read_file(path) for path in sorted((FOLDER / "files").iterdir()))
@@ -137,12 +141,14 @@ class Site:
             lstrip_blocks=True,
         )
         self.environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+        self.environment.filters["join_words"] = join_words
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
             "batch_chart": batch_chart,
             "batch_text": batch_text,
             "correction_text": correction_text,
             "days": CHECKPOINT_DAYS,
+            "expects_stamps": expects_stamps,
             "files": addresses,
             "layout": layout,
             "notice": notice,
@@ -151,6 +157,7 @@ class Site:
             "record_charts": record_charts,
             "routes": routes,
             "sessions": sessions or Calendar(),
+            "timestamp_text": timestamp_text,
         }
 
     def routes(self) -> list[HTTPRouteHandler]:
@@ -210,6 +217,7 @@ class Site:
             "front.html",
             page,
             batch=page.data["latestBatch"],
+            record_has_stamps=_has_stamps(page),
             record=page.data["trackRecord"],
         )
 
@@ -235,16 +243,25 @@ class Site:
                 f"There is no batch of {formatting.long_date(run_date)}.",
                 "The history lists all batches.",
             )
-        return self._render("monday.html", page, batch=page.data["batchOn"], neighbours=page.data)
+        return self._render(
+            "monday.html",
+            page,
+            batch=page.data["batchOn"],
+            neighbours=page.data,
+            record_has_stamps=_has_stamps(page),
+        )
 
     async def record(self, _: AnyRequest) -> Html:
         """Show the results of all picks, and whether they can be distinguished from luck."""
         page = await self._query("Record")
-        return self._render("record.html", page, record=page.data["trackRecord"])
+        return self._render(
+            "record.html", page, record=page.data["trackRecord"], service=page.data["service"]
+        )
 
     async def about(self, _: AnyRequest) -> Html:
         """Show how the service works, and what it is not."""
-        return self._render("about.html", await self._query("Head"))
+        page = await self._query("About")
+        return self._render("about.html", page, service=page.data["service"])
 
     def respond_to_http_error(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
         """
@@ -316,6 +333,11 @@ class Site:
             media_type=MediaType.HTML,
             headers={**SECURITY_HEADERS, "Cache-Control": cache_control},
         )
+
+
+def _has_stamps(page: PageData) -> bool:
+    """Return whether the record has any timestamp."""
+    return bool(page.data["timestamps"]["nodes"])
 
 
 def _file_route(

@@ -695,7 +695,7 @@ def test_every_table_of_the_record_notifies(migrated):
             "pg_class.oid = tgrelid WHERE tgname = 'announce'"
         ).fetchall()
     assert {name for (name,) in tables} == {name for name, _ in triggers}
-    assert len(tables) == 9
+    assert len(tables) == 10
     for _, text in triggers:
         assert "AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE" in text
         assert "FOR EACH STATEMENT" in text

@@ -61,6 +61,8 @@ def test_a_declared_column(where, catalogue):
         ("SkipReason", "skip_reason_is_known"),
         ("Action", "action_is_known"),
         ("JournalKind", "journal_kind_is_known"),
+        ("TimestampKind", "timestamp_kind_is_known"),
+        ("TimestampStatus", "timestamp_status_is_known"),
     ],
 )
 def test_an_enum_holds_what_the_column_may(enum, constraints, migrated):

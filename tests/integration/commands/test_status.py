@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 from datetime import date, timedelta
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -15,8 +16,10 @@ from provider_server import says
 from app.commands import status
 from app.commands.terminal import format_duration
 from app.core import settings
-from app.domain.model import SERIES, batch_id
+from app.database.pools import transaction
+from app.domain.model import SERIES, Generation, batch_id
 from app.ops import snapshot
+from app.store import generations
 from jobs import daily, reconcile, weekly
 
 TUESDAY = date(2026, 10, 27)
@@ -88,6 +91,18 @@ KEYS = {
     "alerts": _MESSAGES,
     "heartbeat": _MESSAGES,
     "model": {"name": None, "ends_on": None},
+    "timestamps": [
+        {"kind": None, "authority": None, "seq": None, "received_at": None, "pending": None}
+    ],
+    "unstamped_monday": None,
+    "published_head": {
+        "on": None,
+        "seq": None,
+        "hash": None,
+        "published_at": None,
+        "failing_since": None,
+        "failure": None,
+    },
     "notes": [None],
     "to_do": [None],
     "well": None,
@@ -141,7 +156,9 @@ async def test_all_is_well(harness, words, alive):
         "last figures: none yet",
         "alerts: off, ALERT_WEBHOOK_URL is not set here",
         "heartbeat: off, HEARTBEAT_URL is not set here",
+        "timestamps: off, TIMESTAMP_URLS and OTS_CALENDARS are not set here",
         f"journal: {head.seq}:{head.hash}",
+        "published head: off, HEAD_REPOSITORY is not set here",
     ]
 
 
@@ -279,13 +296,19 @@ async def test_one_missed_monday_that_had_begun(harness, words, alive):
     """
     await harness.make_batch(date(2026, 10, 19))
     harness.clock.time = new_york(MONDAY, 21)
-    await harness.rows(
-        "INSERT INTO generations (id, series, run_date, attempt, asked_at, requested_model, "
-        "prompt_version, "
-        "system_prompt, user_prompt) VALUES (gen_random_uuid(), 'main', %s, 1, %s, 'm', '1', 's', "
-        "'u')",
-        *(MONDAY, harness.clock.now()),
+    question = Generation(
+        id=uuid4(),
+        series=SERIES,
+        run_date=MONDAY,
+        attempt=1,
+        asked_at=harness.clock.now(),
+        requested_model="m",
+        prompt_version="1",
+        system_prompt="s",
+        user_prompt="u",
     )
+    async with transaction(harness.context.pool) as conn:
+        await generations.claim(conn, question, harness.context.in_force)
     harness.clock.time = new_york(TUESDAY, 1)
     await alive()
     _, notes, _ = await words()
@@ -670,6 +693,11 @@ async def test_the_keys_of_json(harness, commanded, rehearsal_address):
     )
     await harness.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE id = %s", failed)
     await harness.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = %s", stalled)
+    await harness.rows(
+        "INSERT INTO timestamps (id, seq, hash, kind, status, authority, at, received_at, proof) "
+        "SELECT gen_random_uuid(), seq, hash, 'OPENTIMESTAMPS', 'PENDING', 'https://a.example', "
+        "at, at, 'x' FROM journal LIMIT 1"
+    )
 
     _, out, _ = commanded("status", "--json", DATABASE_URL=rehearsal_address)
     printed = json.loads(out)

@@ -40,6 +40,9 @@ NAMES = [
     "benchmark_mark",
     "unreadable",
     "kinds",
+    "sealed",
+    "timestamps",
+    "published_heads",
 ]
 LAST = len(NAMES)
 
@@ -422,6 +425,7 @@ def test_only_domain_tables_in_public(migrated):
         "pick_checkpoint_metrics",
         "picks",
         "splits",
+        "timestamps",
     }
     assert tables["operations"] == {
         "alerts",
@@ -429,6 +433,7 @@ def test_only_domain_tables_in_public(migrated):
         "mended",
         "migrations",
         "provider_requests",
+        "published_heads",
         "queue_migrations",
         "strikes",
         "upkeep",
@@ -525,6 +530,16 @@ SPLIT = {
     "read_at": AT,
 }
 FIRST = chained(1, "0" * 64)
+TOKEN = {
+    "seq": 1, "hash": FIRST["hash"], "kind": "RFC3161", "status": "CONFIRMED",
+    "authority": "https://tsa.example/tsr", "at": AT, "accuracy_seconds": "0.5",
+    "received_at": AT, "nonce": "42", "proof": b"\x30\x00", "chain": "-----BEGIN",
+    "block_height": None,
+}  # fmt: skip
+PROMISE = {
+    "kind": "OPENTIMESTAMPS", "status": "PENDING", "authority": "https://a.pool.example",
+    "accuracy_seconds": None, "nonce": None, "chain": None,
+}  # fmt: skip
 
 # A record that every rule allows...
 RECORD = [
@@ -552,6 +567,7 @@ RECORD = [
     ("generations", {"id": id_(51), **QUESTION, **ANSWERED}),
     ("corrections", {"id": id_(61), **CORRECTION}),
     ("journal", FIRST),
+    ("timestamps", {"id": id_(71), **TOKEN}),
 ]  # fmt: skip
 
 # ... and one more row of each table that fits into it. A case is one of these with one thing wrong.
@@ -568,6 +584,7 @@ MORE = {
     "generations": {"id": id_(52), **QUESTION, **ANSWERED, "attempt": 2},
     "corrections": {"id": id_(62), **CORRECTION},
     "journal": chained(2, FIRST["hash"]),
+    "timestamps": {"id": id_(72), **TOKEN, "authority": "https://other.example"},
 }  # fmt: skip
 
 ALLOWED = [
@@ -594,6 +611,8 @@ ALLOWED = [
         {"answered_at": None, "answer": None, "accepted": False, "refusal": "No answer."},
     ),
     ("corrections", {"ticker": None, "before": None, "after": None}),
+    ("timestamps", PROMISE),
+    ("timestamps", PROMISE | {"status": "CONFIRMED", "block_height": 870_000}),
 ]
 
 NOT_PRICES = [0, -1, "NaN", "Infinity"]
@@ -742,6 +761,7 @@ REFUSED = [
     ),
     ("generations", {"attempt": 1}, "one_generation_per_attempt"),
     ("generations", {"attempt": 0}, "attempts_count_from_one"),
+    ("generations", {"profile_sha256": "A" * 64}, "profile_is_a_hash"),
     ("generations", {"run_date": "2026-01-06"}, "run_date_is_a_monday"),
     ("generations", {"answer": None}, "accepted_has_an_answer"),
     ("generations", {"answered_at": None}, "accepted_has_an_answer"),
@@ -749,12 +769,45 @@ REFUSED = [
     ("generations", {"refusal": "No."}, "refused_has_a_refusal"),
     ("generations", {"accepted": None}, "open_has_no_answer"),
     ("generations", {"accepted": None, "answer": None}, "open_has_no_answer"),
+    *(
+        ("generations", {"profile_sha256": text}, "profile_is_a_hash")
+        for text in ("", "A" * 64, "a" * 63, "a" * 65)
+    ),
     ("corrections", {"field": ""}, "field_is_named"),
     ("corrections", {"reason": ""}, "reason_is_given"),
     ("journal", {"kind": "NOTE"}, "journal_kind_is_known"),
     ("journal", {"hash": "0" * 64}, "hash_is_of_previous_and_content"),
     ("journal", {"seq": 3}, "an_entry_follows_the_head"),
-]
+    ("timestamps", {"seq": 2}, "a_timestamp_is_of_an_entry"),
+    ("timestamps", {"hash": "0" * 64}, "a_timestamp_is_of_an_entry"),
+    ("timestamps", {"authority": TOKEN["authority"]}, "a_proof_is_stored_once"),
+    ("timestamps", {"authority": ""}, "an_authority_has_a_name"),
+    ("timestamps", {"kind": "TOKEN"}, "timestamp_kind_is_known"),
+    ("timestamps", PROMISE | {"status": "LOST"}, "timestamp_status_is_known"),
+    ("timestamps", {"proof": b""}, "a_proof_has_a_length"),
+    ("timestamps", {"proof": b"x" * 50_001}, "a_proof_has_a_length"),
+    *(
+        ("timestamps", wrong, "a_timestamp_of_an_authority_is_complete")
+        for wrong in (
+            {"status": "PENDING"}, {"accuracy_seconds": None}, {"chain": None}, {"chain": ""},
+            {"nonce": None}, {"nonce": "0x2a"}, {"block_height": 1},
+        )
+    ),
+    ("timestamps", {"accuracy_seconds": -1}, "accuracy_is_a_time"),
+    ("timestamps", {"accuracy_seconds": "NaN"}, "accuracy_is_a_time"),
+    *(
+        ("timestamps", PROMISE | wrong, "a_proof_in_a_block_names_the_block")
+        for wrong in (
+            {"accuracy_seconds": 1}, {"chain": "x"}, {"nonce": "1"}, {"block_height": 1},
+            {"status": "CONFIRMED"},
+        )
+    ),
+    (
+        "timestamps",
+        PROMISE | {"status": "CONFIRMED", "block_height": -1},
+        "a_block_has_a_height",
+    ),
+]  # fmt: skip
 
 # Rows that a trigger refuses before the constraint; with triggers off, the constraint refuses them.
 REFUSED_WITHOUT_TRIGGERS = [
@@ -798,6 +851,15 @@ CHANGES = [
         "corrections_are_never_changed",
         id="a correction changed",
     ),
+    pytest.param(
+        "UPDATE timestamps SET authority = 'x'",
+        "timestamps_are_never_changed",
+        id="a timestamp changed",
+    ),
+    pytest.param(
+        "DELETE FROM timestamps", "timestamps_are_never_changed", id="a timestamp deleted"
+    ),
+    pytest.param("TRUNCATE timestamps", "timestamps_are_never_emptied", id="timestamps emptied"),
     pytest.param(
         "DELETE FROM corrections", "corrections_are_never_changed", id="a correction deleted"
     ),
@@ -913,6 +975,7 @@ CHANGES = [
                     "prompt_version": "'2'",
                     "system_prompt": "'x'",
                     "user_prompt": "'x'",
+                    "profile_sha256": "repeat('a', 64)",
                 },
             ),
             (
@@ -1061,6 +1124,44 @@ def test_refused_second_changes(record, first, second, constraint):
     assert refused.value.diag.constraint_name == constraint
 
 
+# The triggers that refuse an older version in a sealed record, and what it tries.
+OLDER_VERSIONS = [
+    *(
+        pytest.param(table, "this_record_is_sealed", id=f"{table} this_record_is_sealed")
+        for table in ("closes", "splits", "generations")
+    ),
+    pytest.param(
+        "generations", "this_question_is_sealed", id="generations this_question_is_sealed"
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "trigger"), OLDER_VERSIONS)
+def test_an_older_version_in_a_sealed_record(record, table, trigger):
+    """
+    A version that does not say in its transaction that it knows sealed records can add no question
+    and no reading, and cannot complete a question that has a profile.
+    """
+
+    def attempt() -> None:
+        if trigger == "this_question_is_sealed":
+            record.execute("UPDATE generations SET accepted = false, refusal = 'No price.'")
+        else:
+            insert(record, table, MORE[table])
+
+    record.execute("SET LOCAL session_replication_role = replica")
+    record.execute("UPDATE generations SET profile_sha256 = repeat('a', 64)")
+    record.execute("SET LOCAL session_replication_role = origin")
+    with record.transaction(force_rollback=True):
+        attempt()
+    insert(record, "journal", chained(2, FIRST["hash"], kind="GENESIS"))
+    with pytest.raises(psycopg.errors.CheckViolation) as refused, record.transaction():
+        attempt()
+    assert refused.value.diag.constraint_name == "this_record_is_sealed"
+    record.execute("SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)")
+    attempt()
+
+
 @pytest.mark.parametrize(
     ("change", "field", "before", "after"),
     [
@@ -1137,6 +1238,26 @@ def test_the_state_of_reconciliation_is_one_row(migrated):
 
 
 @pytest.mark.parametrize(
+    ("row", "constraint"),
+    [
+        ({"seq": 1}, "a_published_head_is_complete"),
+        ({"failing_since": AT}, "a_failure_has_a_beginning"),
+        ({"failure": "It is away."}, "a_failure_has_a_beginning"),
+        ({"alerted_at": AT}, "a_failure_has_a_beginning"),
+    ],
+)
+def test_an_invalid_published_head(migrated, row, constraint):
+    """A published head has all its parts, and a failure has a beginning."""
+    usual = {"repository": "a" * 64, "requested_seq": 1, "requested_at": AT}
+    with psycopg.connect(migrated) as conn:
+        insert(conn, "operations.published_heads", usual)
+        conn.rollback()
+        with pytest.raises(psycopg.errors.CheckViolation) as refused:
+            insert(conn, "operations.published_heads", {**usual, **row})
+        assert refused.value.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize(
     ("table", "row", "constraint"),
     [
         ("alerts", {"outcome": "delivered"}, "an_alert_ends_with_an_outcome"),
@@ -1184,6 +1305,7 @@ def test_every_rule_has_a_case(migrated):
     tried = {(table, constraint) for table, _, constraint in REFUSED + REFUSED_WITHOUT_TRIGGERS}
     assert set(constraints) <= tried
     assert {constraint for _, constraint in tried - set(constraints)} == {
+        "a_timestamp_is_of_an_entry",
         "an_entry_follows_the_head",
         "checkpoint_date_is_run_date_plus_day",
         "metrics_are_of_a_computed_checkpoint_of_the_same_batch",
@@ -1195,7 +1317,12 @@ def test_every_rule_has_a_case(migrated):
     assert set(triggers) <= changed | {
         ("checkpoints", "checkpoint_belongs_to_its_batch"),
         ("journal", "an_entry_follows_the_head"),
+        # tests/integration/store/test_declarations.py
+        *((table, "this_record_is_sealed") for table in ("closes", "splits", "generations")),
+        ("generations", "this_question_is_sealed"),
+        ("timestamps", "a_timestamp_is_of_an_entry"),
         ("pick_checkpoint_metrics", "metric_belongs_to_its_checkpoint"),
+        *(case.values for case in OLDER_VERSIONS),
     }
 
 

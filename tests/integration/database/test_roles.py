@@ -149,7 +149,13 @@ def test_every_column_in_the_table_of_rights_is_there(made):
     assert wanted <= set(there)
 
 
-APPEND_ONLY = ("public.journal", "public.closes", "public.splits", "public.corrections")
+APPEND_ONLY = (
+    "public.journal",
+    "public.timestamps",
+    "public.closes",
+    "public.splits",
+    "public.corrections",
+)
 RECORD = (
     *APPEND_ONLY,
     "public.batches",

@@ -17,6 +17,7 @@ from clocks import HandSetClock
 from job_context import MONDAY, JobHarness, World, new_york, open_context, run_until_done
 from provider_server import ProviderServer
 from record_server import copy_of, rehearsed, unguarded
+from sealing import unseal
 from tampering import Content, entry_of, forge, one_of_each_rule, rows_of
 
 from app.database import migrations, pools
@@ -90,8 +91,13 @@ async def make(address: str) -> None:
 
 @pytest.fixture(scope="module")
 def record_with_moves(made_once: Callable[..., str]) -> str:
-    """The address of the record of a batch whose shares move."""
-    return made_once("record_with_moves", lambda address: asyncio.run(make(address)))
+    """
+    The address of the record of a batch whose shares move, as a version before the sealing
+    recorded it: only there may a split be in no entry.
+    """
+    copy = made_once("record_with_moves", lambda address: asyncio.run(make(address)))
+    unseal(copy)
+    return copy
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from receivers import receiver as receiver
 from app.commands import status
 from app.core import settings
 from app.database import pools
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
 from app.errors import QuotaSpent
@@ -31,6 +30,7 @@ from app.ops import snapshot
 from app.providers import webhook
 from app.providers.rate_limiter import rate_limits
 from app.simulation import rehearsal
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import alerts, daily, messages, queue, reconcile, weekly
 from jobs.context import RealClock
 
@@ -64,6 +64,12 @@ async def an_alert(harness, receiver):
     return lambda: alerts.send(harness.context, UUID(id), stored_job)
 
 
+async def head_of(harness):
+    """Return the journal's head, as `verify --head` takes it."""
+    entry = (await harness.journal())[-1]
+    return f"{entry.seq}:{entry.hash}"
+
+
 # The kinds of alerts
 
 
@@ -93,6 +99,7 @@ async def test_a_monday_that_fails(harness, receiver):
         "rehearsed": False,
         "service": "alpha-monday",
         "version": version("alpha-monday"),
+        "journal_head": await head_of(harness),
     }
     assert await harness.rows(OUTCOMES) == [("monday_failed", "delivered")]
 
@@ -662,7 +669,8 @@ def test_the_page_documents_the_message(clock):
     """The page's example has the members of a real message, and its table has every kind."""
     page = (Path(__file__).parents[3] / "docs" / "operate" / "alerts-webhook.md").read_text()
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    sent = alerts.payload(alerts.make_test_alert(clock.now()), rehearsed=False)
+    test_alert = alerts.make_test_alert(clock.now())
+    sent = alerts.payload(test_alert, rehearsed=False, journal_head=None)
     assert list(json.loads(example)) == list(sent)
     kinds = re.findall(r'kind="(\w+)"', Path(alerts.__file__).read_text())
     assert sorted(kinds) == sorted(
@@ -679,9 +687,10 @@ async def test_the_operators_test(receiver, commanded):
         0,
         f"Delivered: ALERT_WEBHOOK_URL answered 204. The alert's id: {alert['id']}\n",
     )
-    assert (alert["kind"], alert["text"]) == (
+    assert (alert["kind"], alert["text"], alert["journal_head"]) == (
         "test",
         "Alpha Monday: this is a test. Nothing is to be done.",
+        None,
     )
 
     receiver.play(Reply(status=500))

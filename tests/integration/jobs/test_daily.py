@@ -144,7 +144,7 @@ async def test_a_closed_market(harness):
     assert skipped.taken_at == skipped.skipped_at == datetime(2026, 11, 1, 14, tzinfo=UTC)
     assert harness.requested_tickers == []
     assert harness.requested_splits == ["SPY", *CHOSEN]
-    assert (await harness.journal())[-1].kind == "CHECKPOINT"
+    assert (await harness.kinds())[-5:] == ["CHECKPOINT", *["READINGS"] * 4]
 
 
 @pytest.mark.parametrize(

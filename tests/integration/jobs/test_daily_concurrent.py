@@ -14,7 +14,7 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
-from job_context import BASELINE, MONDAY, JobHarness, new_york, run_until_done
+from job_context import BASELINE, MONDAY, JobHarness, new_york, run_until_done, store_reading
 from job_context import clock as clock
 from job_context import harness as harness
 from msgspec.structs import replace
@@ -23,8 +23,8 @@ from record_server import check_record
 
 from app.database.pools import transaction
 from app.domain.model import Batch, Close, Split
-from app.store import batches, splits
-from app.store.rows import insert_row
+from app.providers.alpha_vantage import SOURCE, SPLITS_SOURCE
+from app.store import batches
 from jobs import corrections, daily
 
 # How many sessions wait for a lock of one session. A wait for another lock does not count: the job
@@ -41,7 +41,7 @@ def a_split(ticker: str) -> Split:
         ticker=ticker,
         effective_date=MONDAY,
         factor=Decimal("1.0500"),
-        source="a test",
+        source=SPLITS_SOURCE,
         read_at=LATER,
     )
 
@@ -54,7 +54,7 @@ def a_reading(ticker: str, price: str, day: date = MONDAY, *, has_open: bool = T
         trading_day=day,
         open=Decimal(price) if has_open else None,
         close=Decimal(price),
-        source="a test",
+        source=SOURCE,
         read_at=LATER,
     )
 
@@ -74,10 +74,7 @@ async def store_meanwhile(
             await asyncio.sleep(0.02)
         harness.clock.time = LATER
         for reading in readings:
-            if isinstance(reading, Split):
-                await splits.insert(conn, reading)
-            else:
-                await insert_row(conn, "closes", reading)
+            await store_reading(conn, harness.context, reading)
     await running
 
 
@@ -159,8 +156,8 @@ async def test_a_job_that_takes_hours(harness, database):
 
     async def another_process() -> None:
         reading = replace(a_reading("NVDA", "9.1000", NEXT_MONDAY), read_at=harness.clock.now())
-        async with harness.context.pool.connection() as conn:
-            await insert_row(conn, "closes", reading)
+        async with transaction(harness.context.pool) as conn:
+            await store_reading(conn, harness.context, reading)
         await daily.take(harness.context, first.id, 8)
         harness.clock.forward(minutes=70)
 
@@ -190,8 +187,8 @@ async def test_a_monday_that_takes_hours(harness, database):
 
     async def another_process() -> None:
         reading = replace(a_reading("SPY", "601.0000", BASELINE), read_at=harness.clock.now())
-        async with harness.context.pool.connection() as conn:
-            await insert_row(conn, "closes", reading)
+        async with transaction(harness.context.pool) as conn:
+            await store_reading(conn, harness.context, reading)
         harness.clock.forward(minutes=70)
 
     def answers(request: Request) -> Reply:

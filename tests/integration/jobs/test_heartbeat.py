@@ -13,8 +13,8 @@ from receivers import receiver as receiver
 
 from app.commands import status
 from app.core import settings
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.ops import snapshot
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import daily, heartbeat, queue, reconcile
 
 TUESDAY = date(2026, 10, 27)
@@ -42,6 +42,8 @@ async def test_a_good_monday(harness, receiver):
         assert await count_heartbeats(harness) == 1
         harness.clock.forward(hours=3)
     assert receiver.heartbeats == 1
+    entry = (await harness.journal())[-1]
+    assert receiver.requests[0].headers["x-journal-head"] == f"{entry.seq}:{entry.hash}"
     assert await harness.rows("SELECT morning, outcome FROM operations.heartbeats") == [
         (MONDAY, "delivered")
     ]
@@ -63,6 +65,7 @@ async def test_a_morning_without_a_batch(harness, receiver):
     harness.clock.time = new_york(TUESDAY)
     assert await count_heartbeats(harness) == 1
     assert receiver.heartbeats == 1
+    assert "x-journal-head" not in receiver.requests[0].headers  # the journal is empty
 
 
 async def test_a_morning_that_is_due(harness, receiver):

@@ -57,6 +57,10 @@ def test_the_names_of_the_tasks():
         "look_for_splits",
         "send_alert",
         "send_heartbeat",
+        "stamp_head",
+        "upgrade_proof",
+        "check_stamp",
+        "publish_head",
     }
     assert (weekly.pick_week.name, daily.take_checkpoint.name) == ("pick_week", "take_checkpoint")
     assert late_splits.look_for_splits.name == "look_for_splits"

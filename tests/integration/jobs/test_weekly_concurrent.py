@@ -26,6 +26,7 @@ from job_context import (
     open_context,
     rows,
     run_attempt,
+    store_reading,
 )
 from job_context import clock as clock
 from job_context import harness as harness
@@ -37,15 +38,15 @@ from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES, Close, Generation
+from app.providers.alpha_vantage import SOURCE
 from app.store import generations
-from app.store.rows import insert_row
 from jobs import weekly
 
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
     "wait_event_type = 'Lock'"
 )
-KINDS = "SELECT kind FROM journal ORDER BY seq"
+KINDS = "SELECT kind FROM journal WHERE batch_id IS NOT NULL ORDER BY seq"
 QUESTIONS = "SELECT attempt, accepted FROM generations ORDER BY attempt"
 
 
@@ -59,6 +60,26 @@ async def an_accepted_answer(harness: JobHarness) -> Generation:
         (question,) = await generations.list_by_run_date(conn, SERIES, MONDAY)
     assert question.accepted
     return question
+
+
+async def a_priced_answer(harness: JobHarness) -> Generation:
+    """Give the Monday an accepted answer, whose prices are stored: only its batch is missing."""
+    question = await an_accepted_answer(harness)
+    async with transaction(harness.context.pool) as conn:
+        await store_reading(conn, harness.context, a_reading(harness))
+    return question
+
+
+def a_reading(harness: JobHarness) -> Close:
+    """Return the reading that is missing after `an_accepted_answer`."""
+    return Close(
+        id=uuid4(),
+        ticker="NVDA",
+        trading_day=BASELINE,
+        close=Decimal("7.0000"),
+        source=SOURCE,
+        read_at=harness.clock.now(),
+    )
 
 
 def refuse(harness: JobHarness, question: Generation) -> Awaitable[None]:
@@ -91,16 +112,14 @@ async def begins(
 
 async def test_the_refusal_is_first(harness, database):
     """No batch is made of an answer that was refused meanwhile: the model is asked again."""
-    question = await an_accepted_answer(harness)
+    question = await a_priced_answer(harness)
     async with in_this_order(harness) as started:
         await begins(harness, started, refuse(harness, question))
         await begins(harness, started, harness.begin())
         harness.world.model = [make_completion(make_answer("KO", "AAPL", "MSFT"))]
     assert await harness.rows(QUESTIONS) == [(1, False), (2, True)]
     assert await harness.rows(KINDS) == [
-        ("GENERATION",),
-        ("GENERATION",),
-        ("GENERATION",),
+        *[("GENERATION",)] * 5,  # an answer and its refusal, and another answer
         ("BATCH",),
     ]
     assert await harness.rows("SELECT ticker FROM picks ORDER BY position") == [
@@ -113,12 +132,12 @@ async def test_the_refusal_is_first(harness, database):
 
 async def test_the_batch_is_first(harness, database):
     """An answer stays accepted once its batch is made."""
-    question = await an_accepted_answer(harness)
+    question = await a_priced_answer(harness)
     async with in_this_order(harness) as started:
         await begins(harness, started, harness.begin())
         await begins(harness, started, refuse(harness, question))
     assert await harness.rows(QUESTIONS) == [(1, True)]
-    assert await harness.rows(KINDS) == [("GENERATION",), ("BATCH",)]
+    assert await harness.rows(KINDS) == [*[("GENERATION",)] * 2, ("BATCH",)]
     await check_record(database)
 
 
@@ -127,7 +146,7 @@ async def test_the_batch_is_first(harness, database):
 )
 async def test_run_again_manually(harness, database, batch_first):
     """A failed Monday that is run again manually gets no batch of a refused answer, either."""
-    await an_accepted_answer(harness)
+    await a_priced_answer(harness)
     async with transaction(harness.context.pool) as conn:
         assert await weekly.give_up(conn, harness.context, MONDAY, failure="The job failed.")
     async with harness.context.pool.connection() as conn:
@@ -145,10 +164,10 @@ async def test_run_again_manually(harness, database, batch_first):
 
 async def test_a_refusal_after_the_batch(harness, database):
     """A late process that cannot price the answer does not change the Monday, and ends."""
-    question = await an_accepted_answer(harness)
+    question = await a_priced_answer(harness)
     await harness.begin()
     await refuse(harness, question)
-    assert await harness.rows(KINDS) == [("GENERATION",), ("BATCH",)]
+    assert await harness.rows(KINDS) == [*[("GENERATION",)] * 2, ("BATCH",)]
     await check_record(database)
 
 
@@ -159,21 +178,13 @@ async def test_the_job_that_comes_late_ends(harness, database):
     harness.world.unknown.add("NVDA")
 
     async def another_process() -> None:
-        reading = Close(
-            id=uuid4(),
-            ticker="NVDA",
-            trading_day=BASELINE,
-            close=Decimal("7.0000"),
-            source="a test",
-            read_at=harness.clock.now(),
-        )
-        async with harness.context.pool.connection() as conn:
-            await insert_row(conn, "closes", reading)
+        async with transaction(harness.context.pool) as conn:
+            await store_reading(conn, harness.context, a_reading(harness))
         await harness.begin(job_id=2)
 
     harness.clock.meanwhile = another_process
     await harness.begin()
-    assert await harness.rows(KINDS) == [("GENERATION",), ("BATCH",)]
+    assert await harness.rows(KINDS) == [*[("GENERATION",)] * 2, ("BATCH",)]
     assert len(harness.questions) == 1
     await check_record(database)
 

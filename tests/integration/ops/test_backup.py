@@ -25,9 +25,9 @@ from psycopg.conninfo import make_conninfo
 from record_server import copy_of
 
 from app.database import migrations, pools
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.errors import Refused
 from app.ops import backup as backing_up
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from tests.integration.api.test_persisted_operations import OPERATIONS, VARIABLES
 
 NOW = datetime(2026, 2, 1, 17, 30, 0, 250, tzinfo=UTC)

@@ -22,10 +22,10 @@ from served_pages import find_one, pages_on, parse_page, visible_text
 
 from app.commands import status, tables
 from app.core import settings
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.domain.calendar import NEW_YORK, Calendar
 from app.domain.model import BatchStatus
 from app.ops import snapshot
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 from app.web.pages import batch_text
 from tests.integration.api.test_cache import living
 

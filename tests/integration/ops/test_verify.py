@@ -39,7 +39,7 @@ from record_server import (
 )
 
 from app.database import pools
-from app.domain import calendar, journal, model
+from app.domain import calendar, journal, model, prompt
 from app.errors import ConfigurationError, Discrepancy
 from app.ops.verify import ApiRecord, DatabaseRecord, open_api, open_database, verify
 from app.store import batches, generations
@@ -208,8 +208,8 @@ async def test_a_change_is_named(copy, statements, expected):
 
 async def test_deleted_last_entries(commanded, copy, head):
     """
-    The last entry can be removed unnoticed together with its rows, unless a copy of the head
-    exists.
+    The last entry can be removed unnoticed together with its rows, unless a copy of the head or a
+    timestamp exists. (`tests/integration/ops/test_verify_stamps.py` shows the timestamp.)
     """
     with unguarded(copy) as conn:
         (content,) = conn.execute(
@@ -704,7 +704,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, strings, one, 
     expected = {
         (table, row["id"]): row for table in recorded for row in json.loads(entry.content)[table]
     }
-    known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}})()
+    known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}, "genesis": None})()
     transport = httpx.ASGITransport(app=app_on(pool))
     async with httpx.AsyncClient(transport=transport, base_url="http://record") as client:
         shown = ApiRecord(client, "/graphql", asyncio.sleep)
@@ -770,6 +770,8 @@ async def test_manual_changes_fit(harness, database):
 async def test_a_monday_under_way(harness, database):
     """A question without a batch is no discrepancy, although the API cannot show it."""
     await harness.make_batch()
+    before = len(await harness.journal())
+    in_force = harness.context.in_force
     asked_at = calendar.due_at(MONDAY, 7)
     question = model.Generation(
         id=model.batch_id("question", MONDAY),
@@ -777,21 +779,21 @@ async def test_a_monday_under_way(harness, database):
         run_date=MONDAY + timedelta(weeks=1),
         attempt=1,
         asked_at=asked_at,
-        requested_model="m",
-        prompt_version="1",
-        system_prompt="s",
+        requested_model=in_force.profile_of("main").model,
+        prompt_version=prompt.PROMPT_VERSION,
+        system_prompt=prompt.SYSTEM_PROMPT,
         user_prompt="u",
     )
     async with pools.transaction(harness.context.pool) as conn:
-        await generations.claim(conn, question)
-    assert await fits(database) == (2, 2)
+        claimed = await generations.claim(conn, question, in_force)
+    assert await fits(database) == (before + 1, before + 1)
     refusal = "The answer was not JSON of the schema: Input data was truncated."
     answered = msgspec.structs.replace(
-        question, accepted=False, refusal=refusal, answered_at=asked_at, answer=""
+        claimed, accepted=False, refusal=refusal, answered_at=asked_at, answer=""
     )
     async with pools.transaction(harness.context.pool) as conn:
         await generations.complete(conn, answered, asked_at)
-    assert await fits(database) == (3, 3)
+    assert await fits(database) == (before + 2, before + 2)
 
 
 async def mornings(

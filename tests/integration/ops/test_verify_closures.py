@@ -4,6 +4,10 @@ that only the operator's setting has. Members tried: in the middle of the first 
 itself, the Friday before the first Monday, the first Friday, two days in a row, a day of the second
 week. Each is known at its time, and some only after checkpoints had requested prices without
 success.
+
+The journal of a sealed record declares the closures. For a record that is not sealed, the one who
+verifies must name them: each test looks at the same record twice, the second time as a version
+before the sealing wrote it.
 """
 
 import asyncio
@@ -24,6 +28,7 @@ from job_context import (
 )
 from provider_server import ProviderServer
 from record_server import record_server
+from sealing import unseal
 
 from app.domain.calendar import Calendar
 from app.domain.model import Batch
@@ -88,13 +93,17 @@ CLOSURES = [
 @pytest.mark.parametrize(("closed", "days", "rule"), CLOSURES)
 async def test_a_closure_known_in_time(database, pool, clock, closed, days, rule):
     """
-    A record made with the closure verifies with it; without it, the discrepancy says what to do.
+    A sealed record made with the closure verifies. One that is not sealed verifies with the
+    closure; without it, the discrepancy says what to do.
     """
     async with harness_with(
         database=database, pool=pool, clock=clock, closed=closed, known=closed
     ) as harness:
         batch = await harness.make_batch()
         await take(harness, batch, range(1, days + 1))
+    assert await discrepancies_of(database) == []
+    assert await discrepancies_of(database, closed) == []
+    unseal(database)
     assert await discrepancies_of(database, closed) == []
     discrepancies = await discrepancies_of(database)
     assert len(discrepancies) == 2
@@ -137,11 +146,17 @@ async def test_a_closure_known_too_late(database, pool, clock, closed, days):
         opens = await harness.rows("SELECT count(*) FROM picks WHERE entry_open IS NOT NULL")
     assert reasons == [("MISSING_CLOSE",)]
     assert opens == [(3,)]
+    assert await discrepancies_of(database) == []
+    assert await discrepancies_of(database, closed) == []
+    unseal(database)
     assert await discrepancies_of(database, closed) == []
 
 
 async def test_the_command(database, pool, clock, capsys):
-    """`--closed` applies to an address and to a database, and so does the setting."""
+    """
+    A sealed record needs no option. For another one, `--closed` applies to an address and to a
+    database, and so does the setting.
+    """
     async with harness_with(
         database=database,
         pool=pool,
@@ -157,6 +172,17 @@ async def test_the_command(database, pool, clock, capsys):
         return result.exit_code, result.output + result.error
 
     both = (f"--closed={TUESDAY}", f"--closed={WEDNESDAY}")
+    async with record_server(database) as url:
+        fits = [
+            await verified(DATABASE_URL=database),
+            await verified("--from", url),
+            await verified("--from", url, MARKET_CLOSED_DAYS=f"{TUESDAY},{WEDNESDAY}"),
+            await verified("--from", url, *both),
+        ]
+    for code, output in fits:
+        assert code == 0, output
+
+    unseal(database)
     async with record_server(database) as url:
         fits = [
             await verified("--from", url, *both),
@@ -185,12 +211,19 @@ async def test_the_command(database, pool, clock, capsys):
 
 async def test_a_backup(database, pool, clock, capsys, create, tmp_path):
     """
-    A backup of a record with a closure is restored if the setting has it, and is refused otherwise.
+    A backup of a sealed record with a closure is restored. A backup of one that is not sealed is
+    restored if the setting has the closure, and is refused otherwise.
     """
     async with harness_with(
         database=database, pool=pool, clock=clock, closed=(TUESDAY,), known=(TUESDAY,)
     ) as harness:
         await take(harness, await harness.make_batch(), range(1, 3))
+    file, empty = tmp_path / "sealed.zip", create()
+    await asyncio.to_thread(command, capsys, "backup", file, DATABASE_URL=database)
+    restored = await asyncio.to_thread(command, capsys, "restore", file, DATABASE_URL=empty)
+    assert restored.exit_code == 0, restored.error
+
+    unseal(database)
     file, empty = tmp_path / "record.zip", create()
     await asyncio.to_thread(command, capsys, "backup", file, DATABASE_URL=database)
     refused = await asyncio.to_thread(command, capsys, "restore", file, DATABASE_URL=empty)

@@ -65,7 +65,7 @@ async def test_a_whole_life_between_later_entries(eventful_between):
             [list(LATER_KINDS)],
         ).fetchall()
     assert {before for before, _ in pairs} == {*LATER_KINDS}
-    assert {kind for _, kind in pairs} == {*FIRST_KINDS}
+    assert {kind for _, kind in pairs} >= {*FIRST_KINDS}
     async with open_database(eventful_between) as source:
         result = await verify(source, [], silent)
     assert result.links == result.seq / 2
@@ -111,7 +111,7 @@ def test_the_command_says_how_many(copy, tmp_path):
         append(copy, kind, recorded)
     done = run("verify", cwd=tmp_path, DATABASE_URL=copy)
     assert done.returncode == 0, done.stderr
-    links, fits = done.stdout.splitlines()
+    _, links, fits = done.stdout.splitlines()
     assert links == (
         f"{len(LATER_KINDS)} entries of kinds that this version does not know: only the chain of "
         "hashes was checked there. A newer version checks the rest."
@@ -187,12 +187,13 @@ async def test_rows_in_a_link_are_no_mention(copy):
 
 
 def test_the_independent_verifier_counts_links(copy):
-    for kind, recorded in LATER_KINDS.items():
-        append(copy, kind, recorded)
+    kinds = (JournalKind.CHECK, JournalKind.RULES)
+    for kind in kinds:
+        append(copy, kind, LATER_KINDS[kind])
     verification = IndependentVerification(SessionCalendar(()))
     for entry in entries(copy):
         verification.take(entry)
-    assert verification.links == len(LATER_KINDS)
+    assert verification.links == len(kinds)
 
 
 def entries(address: str) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from app.core.locks import Lock
-from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.simulation.clock import INSTALL_SQL
 from app.simulation.provider_simulators import database_time
+from app.store.rehearsed import CREATE_CLOCK_TABLE
 
 DAY = 86_400.0
 

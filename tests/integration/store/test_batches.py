@@ -408,11 +408,11 @@ async def test_one_row_per_series_and_monday(pool):
 
 
 async def test_a_question_is_claimed_once(pool):
-    """A second claim of the same question returns False."""
+    """A claim returns the question as it was stored. A second claim returns None."""
     question = a_question()
     async with pool.connection() as conn:
-        assert await generations.claim(conn, question)
-        assert not await generations.claim(conn, a_question())
+        assert await generations.claim(conn, question) == question
+        assert await generations.claim(conn, a_question()) is None
         assert await generations.claim(conn, a_question(attempt=2))
         assert await generations.claim(conn, a_question(series="second"))
         questions = await generations.list_by_run_date(conn, "main", MONDAY)
@@ -426,7 +426,7 @@ async def test_a_question_claimed_by_four_at_once(pool):
 
     async def claim() -> bool:
         async with pool.connection() as conn:
-            return await generations.claim(conn, a_question())
+            return await generations.claim(conn, a_question()) is not None
 
     assert sorted(await asyncio.gather(*(claim() for _ in range(4)))) == [False, False, False, True]
 
@@ -509,36 +509,30 @@ def bars(*closes_: str, first: date = date(2026, 1, 5), opens: str = "10") -> li
 async def test_readings_are_stored_once(pool):
     """A known price is not stored again, whatever its source and its number of zeros."""
     async with pool.connection() as conn:
-        assert (
-            await closes.insert_new(
-                conn=conn,
-                ticker="KO",
-                bars=bars("61.07", "61.20"),
-                source="one",
-                read_at=AT + timedelta(days=3),
-            )
-            == []
+        first_response = await closes.insert_new(
+            conn=conn,
+            ticker="KO",
+            bars=bars("61.07", "61.20"),
+            source="one",
+            read_at=AT + timedelta(days=3),
         )
-        assert (
-            await closes.insert_new(
-                conn=conn,
-                ticker="KO",
-                bars=bars("61.0700", "61.2"),
-                source="two",
-                read_at=AT + timedelta(days=4),
-            )
-            == []
+        same_prices = await closes.insert_new(
+            conn=conn,
+            ticker="KO",
+            bars=bars("61.0700", "61.2"),
+            source="two",
+            read_at=AT + timedelta(days=4),
         )
-        assert (
-            await closes.insert_new(
-                conn=conn,
-                ticker="KO",
-                bars=bars("61.07", "61.20", "61.4"),
-                source="one",
-                read_at=AT + timedelta(days=5),
-            )
-            == []
+        one_more = await closes.insert_new(
+            conn=conn,
+            ticker="KO",
+            bars=bars("61.07", "61.20", "61.4"),
+            source="one",
+            read_at=AT + timedelta(days=5),
         )
+        inserted = [first_response, same_prices, one_more]
+        assert [len(one.readings) for one in inserted] == [2, 0, 1]
+        assert [one.changes for one in inserted] == [[], [], []]
         assert (await counts(pool))["closes"] == 3
         first, third = [await closes.get_newest(conn, "KO", date(2026, 1, day)) for day in (5, 7)]
         assert await closes.get_newest(conn, "KO", date(2026, 1, 8)) is None
@@ -549,6 +543,8 @@ async def test_readings_are_stored_once(pool):
         Decimal("61.07").as_tuple(),
     )
     assert third.read_at == AT + timedelta(days=5)
+    assert first == first_response.readings[0]
+    assert [third] == one_more.readings
 
 
 @pytest.mark.parametrize(
@@ -574,21 +570,24 @@ async def test_a_second_reading(pool, second):
             read_at=AT + timedelta(days=3),
         )
         before = await closes.get_newest(conn, "KO", date(2026, 1, 6))
-        (difference,) = await closes.insert_new(
+        inserted = await closes.insert_new(
             conn=conn, ticker="KO", bars=second, source="test", read_at=AT + timedelta(days=4)
         )
+        (difference,) = inserted.changes
+        assert inserted.readings == [difference.after]
         newest = await closes.get_newest(conn, "KO", date(2026, 1, 6))
         assert (difference.before, difference.after) == (before, newest)
         assert (newest.open, newest.close) == (second[1].open, second[1].close)
         assert await closes.list_by_ids(conn, [before.id]) == [before]
         assert (await counts(pool))["closes"] == 3
-        (back,) = await closes.insert_new(
+        inserted = await closes.insert_new(
             conn=conn,
             ticker="KO",
             bars=bars("61.07", "61.20"),
             source="test",
             read_at=AT + timedelta(days=5),
         )
+        (back,) = inserted.changes
         assert (back.before, back.after.close) == (newest, Decimal("61.20"))
 
 

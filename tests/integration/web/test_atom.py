@@ -14,12 +14,12 @@ import psycopg
 import pytest
 from api_records import FAILED, ODD, RUNNING, UNRESOLVED, WON, Record, an_id, engine_on, plant
 
-from api.persisted import OPERATIONS_FOLDER
 from app.database import migrations, pools
 from app.domain.model import BatchStatus
 from app.store import journal
 from app.web.feeds.atom import (
     ATOM_NAMESPACE,
+    DOCUMENT,
     JOURNAL_NAMESPACE,
     MAX_ENTRIES,
     XHTML_NAMESPACE,
@@ -224,7 +224,7 @@ async def test_a_correction_brings_a_result_up_again(database, service):
 
 
 async def feed_data(pool) -> dict:
-    answer = await engine_on(pool).execute((OPERATIONS_FOLDER / "Feed.graphql").read_text())
+    answer = await engine_on(pool).execute(DOCUMENT)
     return json.loads(answer.body)["data"]
 
 

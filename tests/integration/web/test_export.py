@@ -157,6 +157,8 @@ async def test_a_row_that_was_computed_manually(service):
         "batch_id": str(an_id(3, 1)),
         "pick_id": row["pick_id"],
         "rehearsed": "false",
+        "origin": "UNKNOWN",
+        "stamped_before_open": "true",
     }
 
 
@@ -173,6 +175,7 @@ async def test_what_has_no_figures_says_why(service):
         "benchmark_symbol": "SPY",
         "batch_id": failed["batch_id"],
         "rehearsed": "false",
+        "origin": "UNKNOWN",
     }
     skipped = {
         (int(row["day"]), row["skip_reason"], row["trading_day"], row["current_price"])
@@ -225,6 +228,8 @@ async def test_the_head_identifies_the_moment(service):
         "head": f"{head['seq']}:{head['hash']}",
         "at": "2026-01-28T14:00:05.000000Z",
         "rehearsed": False,
+        "origin": "UNKNOWN",
+        "record_id": None,
         "series": "main",
         "from": "2026-01-19",
         "to": None,

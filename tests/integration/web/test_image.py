@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from api_records import engine_on, plant
 
-from api.persisted import OPERATIONS_FOLDER
 from app.web.charts import png
 from app.web.charts.image import (
+    DOCUMENT,
     HEIGHT,
     MAX_CACHED,
     WIDTH,
@@ -38,9 +38,7 @@ async def service(database) -> AsyncIterator[Service]:
 
 
 async def batch_of(pool, monday: str) -> dict:
-    answer = await engine_on(pool).execute(
-        (OPERATIONS_FOLDER / "Chart.graphql").read_text(), {"runDate": monday}
-    )
+    answer = await engine_on(pool).execute(DOCUMENT, {"runDate": monday})
     return json.loads(answer.body)["data"]["batchOn"]
 
 

@@ -153,11 +153,9 @@ async def test_a_monday_and_its_mornings(source, harness):
         60: 0,
         **dict.fromkeys([300, 900, 3600, 14_400, 43_200, 86_400, 172_800, float("inf")], 1),
     }
-    assert (
-        samples["newest_checkpoint_age_seconds"]
-        == samples["journal_age_seconds"]
-        == {(): 3600 - 90}
-    )
+    assert samples["newest_checkpoint_age_seconds"] == {(): 3600 - 90}
+    # The newest entry may be about a response that was read after the checkpoint.
+    assert samples["journal_age_seconds"][()] <= 3600 - 90
     assert samples["checkpoints_overdue"] == {(): 5}
 
 
@@ -389,4 +387,4 @@ def test_names_are_as_prometheus_wants_them(database, tmp_path):
         totals = {sample.name.endswith("_total") for sample in family.samples}
         assert (totals == {True}) == (family.type == "counter"), family.name
         assert not re.search("_(ms|milliseconds|minutes|hours|kb|percent)$", family.name)
-    assert len(text.splitlines()) < 400
+    assert len(text.splitlines()) < 460

@@ -94,6 +94,19 @@ async def test_pages_of_an_empty_record_follow_the_journal(browser):
     assert find_one(await page(browser, "/batches/2026-01-05", 404), "main").get("data-seq") is None
 
 
+async def test_every_page_has_the_head_of_the_journal(browser, database):
+    """At its end, each page has the number and the hash, and a link to how to check them."""
+    plant(database)
+    query = "{ service { journalHead { seq hash } } }"
+    answer = await browser.get("/graphql", params={"query": query})
+    head = answer.json()["data"]["service"]["journalHead"]
+    for path in ("/", "/batches", "/record", "/about", f"/batches/{WON}"):
+        foot = find_one(await page(browser, path), "aside", class_="journal-head")
+        assert visible_text(find_one(foot, "b")) == head["seq"]
+        assert visible_text(find_one(foot, "code")) == head["hash"]
+        assert find_one(foot, "a").get("href") == "/about#verify"
+
+
 async def test_the_first_monday(browser, record):
     """With only day 0 there are picks, prices and the next date, and no invented figures."""
     record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
@@ -563,7 +576,8 @@ async def test_every_link_leads_somewhere(notice, pool, database):
             answer = await browser.get(path)
             assert answer.status_code == 200, path
             seen[path] = answer
-            if path.startswith(("/graphql", "/files")) or "xml" in answer.headers["content-type"]:
+            is_no_page = path.startswith(("/graphql", "/files", "/timestamps"))
+            if is_no_page or "xml" in answer.headers["content-type"]:
                 continue
             tree = parse_page(answer)
             assert bool(find_all(tree, "p", role="note")) is bool(notice)
@@ -579,10 +593,13 @@ async def test_every_link_leads_somewhere(notice, pool, database):
                 if (path := link.split("#")[0]) and path not in {*seen, *waiting}
             ]
         for path, answer in seen.items():
+            if path.startswith("/timestamps"):
+                continue
             for link in re.findall(r'href="([^"]*#[^"]+)"', answer.text):
                 target, _, name = link.partition("#")
                 assert f'id="{name}"' in seen[target or path].text
         assert {"/batches", "/about", "/favicon.svg", "/graphql", f"/batches/{FAILED}"} <= set(seen)
+        assert {"/timestamps/3.tsr", f"/batches/{FAILED}"} <= set(seen)
         entries = next(answer for path, answer in seen.items() if path.startswith("/graphql?"))
         assert len(entries.json()["data"]["batchOn"]["journal"]) > 0
 

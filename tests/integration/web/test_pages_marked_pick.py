@@ -19,9 +19,8 @@ import pytest
 from api_records import RUNNING, UNRESOLVED, WON, engine_on, plant
 from served_pages import BROWSER, find_all, find_one, pages_on, parse_page, visible_text
 
-from api.persisted import DOCUMENTS_BY_NAME
 from app.web.charts.batch_chart import chart_of_batch, draw
-from app.web.charts.image import chart_image_svg, summary_line
+from app.web.charts.image import DOCUMENT, chart_image_svg, summary_line
 
 # The Monday, the ticker picked, and the one that the share has now.
 RENAMED = [
@@ -77,7 +76,7 @@ async def feed(browser) -> dict[str, str]:
 
 
 async def chart_of(pool, monday: object) -> dict:
-    answer = await engine_on(pool).execute(DOCUMENTS_BY_NAME["Chart"], {"runDate": str(monday)})
+    answer = await engine_on(pool).execute(DOCUMENT, {"runDate": str(monday)})
     return json.loads(answer.body)["data"]["batchOn"]
 
 

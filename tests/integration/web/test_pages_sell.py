@@ -20,11 +20,10 @@ import pytest
 from api_records import RUNNING, UNRESOLVED, WON, Record, engine_on
 from served_pages import find_all, find_one, parse_page, visible_text
 
-from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.calendar import MEASURED_DAYS
 from app.domain.model import BatchStatus
 from app.web.charts.batch_chart import chart_of_batch, draw
-from app.web.charts.image import chart_image_svg, summary_line
+from app.web.charts.image import DOCUMENT, chart_image_svg, summary_line
 from app.web.formatting import MINUS, signed
 from tests.integration.api.test_cache import Service, living
 
@@ -128,7 +127,7 @@ async def html(service: Service, path: str):
 
 
 async def chart_of(pool, monday: date) -> dict:
-    answer = await engine_on(pool).execute(DOCUMENTS_BY_NAME["Chart"], {"runDate": str(monday)})
+    answer = await engine_on(pool).execute(DOCUMENT, {"runDate": str(monday)})
     return json.loads(answer.body)["data"]["batchOn"]
 
 

@@ -25,6 +25,7 @@ from tests.integration.api.test_cache import HEAD, Service, living
 EXAMPLES = {
     routes.BATCH: routes.BATCH.url(run_date=WON),
     routes.BATCH_CHART: routes.BATCH_CHART.url(run_date=WON),
+    routes.TIMESTAMP_FILE: routes.TIMESTAMP_FILE.url(name="3.tsr"),
 }
 
 
@@ -58,6 +59,7 @@ HITS = {
     routes.RECORD: WITH_ANOTHER_QUERY,
     routes.ABOUT: WITH_ANOTHER_QUERY,
     routes.FEED: WITH_ANOTHER_QUERY,
+    routes.TIMESTAMP_FILE: AGAIN,
 }
 NO_HITS = [0, 0, 0]
 
@@ -183,6 +185,7 @@ async def test_every_link_of_pages_and_feed_is_in_the_table(pool, database):
         routes.PAGE_FILE,
         routes.FEED,
         routes.FAVICON,
+        routes.TIMESTAMP_FILE,
     }
 
 

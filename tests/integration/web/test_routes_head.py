@@ -36,6 +36,7 @@ STREAMS = {routes.JOURNAL_STREAM.path}
 EXAMPLES = {
     routes.BATCH: routes.BATCH.url(run_date=WON),
     routes.BATCH_CHART: routes.BATCH_CHART.url(run_date=WON),
+    routes.TIMESTAMP_FILE: routes.TIMESTAMP_FILE.url(name="3.ots"),
     routes.GRAPHQL: QUERY,
 }
 

@@ -21,6 +21,7 @@ SINGLE = {
     "checkpoint": "checkpoints",
 }
 MANY = {
+    "generations": "generations",
     "picks": "picks",
     "metrics": "pick_checkpoint_metrics",
     "corrections": "corrections",
@@ -114,10 +115,17 @@ def row_of(table: str, node: dict, **parent: str) -> tuple[Key, Row]:
     return key_of(table, row), row
 
 
-def rows(url: str, series: set[str], tickers: set[str]) -> Iterator[tuple[Key, Row]]:
-    """Yield all rows of the record that the API shows."""
+def rows(
+    url: str, series: set[str], tickers: set[str], *, has_genesis: bool = True
+) -> Iterator[tuple[Key, Row]]:
+    """
+    Yield all rows of the record that the API shows.
+
+    A server of an earlier version, without a GENESIS entry, does not know the profiles.
+    """
+    query = ROWS if has_genesis else re.sub(r"\n *profileSha256", "", ROWS)
     for one in sorted(series):
-        for batch in pages(url, ROWS, first=3, series=one):
+        for batch in pages(url, query, first=3, series=one):
             yield from rows_of_batch(batch)
     for ticker in sorted(tickers):
         for close in pages(url, CLOSES, first=100, ticker=ticker):

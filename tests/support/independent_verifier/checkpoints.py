@@ -5,6 +5,7 @@ from datetime import timedelta
 from independent_verifier.api import Row
 from independent_verifier.known import ABOUT, Entry, Known, day_of, moment
 from independent_verifier.long_over import LongOver
+from independent_verifier.record_calendar import CLOSED, STRUCK_OFF
 from independent_verifier.refused import require
 from independent_verifier.sessions import DAY, in_new_york
 
@@ -51,10 +52,20 @@ def check_session(entry: Entry, known: Known, row: Row) -> None:
     """Check the rule `session`."""
     day_before = day_of(row["checkpoint_date"]) - DAY
     reason = row.get("skip_reason")
-    if day_before in known.calendar.closed:
-        fits = row["status"] == "skipped"
-        require(fits, "session", f"{entry.where}: {day_before} was closed on short notice")
-    elif known.calendar.is_session(day_before):
+    if known.declared.sealed:
+        state = known.calendar.state(day_before)
+        if state == STRUCK_OFF:
+            fits = row["status"] == "skipped" or row.get("trading_day") == str(day_before)
+            require(fits, "session", f"{entry.where}: {day_before} was struck off")
+            return
+        is_session = state != CLOSED
+    else:
+        if day_before in known.calendar.given.closed:
+            fits = row["status"] == "skipped"
+            require(fits, "session", f"{entry.where}: {day_before} was closed on short notice")
+            return
+        is_session = known.calendar.given.is_session(day_before)
+    if is_session:
         fits = reason != "MARKET_CLOSED"
         require(fits, "session", f"{entry.where}: {day_before} was a session")
         if row["status"] == "computed":
@@ -127,7 +138,7 @@ def check_every_day(known: Known, long_over: LongOver) -> None:
         for day in sorted(DAYS, key=int):
             date = day_of(batch["run_date"]) + int(day) * DAY
             due = in_new_york(date, 9)
-            if known.calendar.is_session(date - DAY):
+            if known.calendar.may_be_session(date - DAY):
                 over = long_over.with_prices(batch["id"], due)
             else:
                 over = long_over.without_prices(due)

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from independent_verifier.api import Key, Row
+from independent_verifier.claims import OUTCOME
 from independent_verifier.known import ABOUT, Entry, Known, moment
 from independent_verifier.long_over import days_back
 from independent_verifier.refused import RecordRefused, require
@@ -43,7 +44,7 @@ def check_hindsight(entry: Entry, known: Known) -> None:
     require(not hindsight, "at", f"{entry.where} lies days before the entries before it")
 
 
-def check_at(entry: Entry) -> None:
+def check_at(entry: Entry, *, sealed: bool) -> None:
     """Check the rule `at` against the entry's own rows."""
     match entry.kind:
         case "BATCH" | "FAILURE":
@@ -56,7 +57,11 @@ def check_at(entry: Entry) -> None:
             times = []
     for time in times:
         require(moment(time) == entry.at, "at", f"{entry.where} is not of {time}")
-    if question := entry.content.get("generation"):
+    for key, question in entry.of("generations"):
+        if sealed and key not in entry.before and "accepted" not in question:
+            asked_at = question["asked_at"]
+            fits = moment(asked_at) == entry.at
+            require(fits, "at", f"{entry.where}, a claim, is not of {asked_at}")
         over = question.get("answered_at", question["asked_at"])
         early = entry.at < moment(over) - ABOUT
         require(not early, "at", f"{entry.where} is earlier than {over}, when it was answered")
@@ -138,7 +143,7 @@ def check_first_mention(entry: Entry) -> None:
             continue
         match table:
             case "generations":
-                fits = entry.kind == "GENERATION"
+                fits = entry.kind in ("GENERATION", "READINGS")
             case "batches":
                 fits = entry.kind in ("BATCH", "FAILURE")
             case "picks":
@@ -167,12 +172,17 @@ def is_new_mention(entry: Entry, table: str, was: Row, row: Row) -> bool:
     return True
 
 
-def check_unchanged(entry: Entry) -> None:
-    """Check the rule `unchanged`."""
+def check_twice(entry: Entry) -> None:
+    """Check the rule `unchanged` for readings that an entry holds twice."""
     twice: dict[Key, Row] = {}
     for key, row in entry.rows:
         alike = twice.setdefault(key, row) == row
         require(alike, "unchanged", f"{entry.where} holds {key} twice, with other values")
+
+
+def check_unchanged(entry: Entry) -> None:
+    """Check the rule `unchanged`."""
+    for key, row in entry.rows:
         if was := entry.before.get(key):
             changed = {name for name in {*was, *row} if was.get(name) != row.get(name)}
             strange = changed - may_change(kind=entry.kind, table=key[0], was=was, row=row)
@@ -193,7 +203,9 @@ def may_change(kind: str, table: str, was: Row, row: Row) -> set[str]:
         return CORRECTED.get(table, set())
     match table, kind:
         case "generations", "GENERATION":
-            if was.get("accepted") == "true" and row.get("accepted") == "false":
+            if "accepted" not in was:
+                return OUTCOME
+            if was["accepted"] == "true" and row.get("accepted") == "false":
                 return {"accepted", "refusal"}
         case "batches", "BATCH" | "FAILURE":
             if was["status"] == "failed":

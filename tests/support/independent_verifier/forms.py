@@ -58,7 +58,13 @@ OF_KIND = {
     ),
     "PICK_ENDED": ({"pick", "ending"}, set()),
     "PICK_RENAMED": ({"pick", "before"}, {"renaming"}),
+    "GENESIS": ({"genesis", "settings"}, set()),
+    "SETTINGS": ({"settings"}, {"sealed"}),
+    "SERIES": ({"series"}, set()),
+    "READINGS": ({"closes", "splits"}, {"response", "adopted", "generations"}),
 }
+# A READINGS entry has the members of one of these sets beside the others.
+OF_READINGS = ({"response"}, {"adopted", "generations"})
 
 
 def check_members(seq: int, content: dict) -> None:
@@ -69,6 +75,9 @@ def check_members(seq: int, content: dict) -> None:
     require(needed <= there, "members", f"entry {seq} lacks {needed - there}")
     strange = there - needed - possible
     require(not strange, "members", f"entry {seq}, a {kind}, has {strange}")
+    if kind == "READINGS":
+        fits = there - needed in OF_READINGS
+        require(fits, "members", f"entry {seq} has {there}")
     for name in there:
         require(has_shape(name, content[name]), "members", f"{name} of entry {seq}")
     check_once(seq, content)
@@ -76,13 +85,21 @@ def check_members(seq: int, content: dict) -> None:
 
 def check_once(seq: int, content: dict) -> None:
     """Check that no row is twice in an entry, except readings."""
-    for name in ("picks", "metrics", "corrections"):
+    for name in ("picks", "metrics", "corrections", "generations"):
         ids = [row.get("id") for row in content.get(name, [])]
         require(len(ids) == len(set(ids)), "members", f"entry {seq} has a row of {name} twice")
 
 
 def has_shape(name: str, value: object) -> bool:
-    """Return whether a member is a row, an array of rows, or a text, as its name requires."""
+    """
+    Return whether a member is a row, an array of rows, or a text, as its name requires.
+
+    The form of a declared object is a part of the rule `row-form`.
+    """
+    if name in DECLARED:
+        return True
+    if name in ("sealed", "adopted"):
+        return value == "true"
     if name in ("before", "reason"):
         return isinstance(value, str)
     if name in MANY:
@@ -250,6 +267,53 @@ NEEDED: dict[str, dict[str, Form]] = {
         "source": is_written,
         "forced": is_truth,
     },
+    "genesis": {
+        "record_id": is_text,
+        "origin": is_one_of("LIVE", "REHEARSED", "UNKNOWN"),
+        "late": is_truth,
+    },
+    "settings": {
+        "version": is_text,
+        "benchmark": is_text,
+        "price_source": is_text,
+        "calendar_from": is_date,
+        "calendar_to": is_date,
+        "days_without_session": is_date,
+        "closed_days": is_date,
+        "timestamp_roots": is_text,
+    },
+    "series": {
+        "name": is_text,
+        "label": is_text,
+        "kind": is_one_of("model"),
+        "holds_from": is_date,
+        "profile": is_text,
+        "profile_sha256": is_text,
+    },
+    "profile": {
+        "base_url": is_text,
+        "model": is_text,
+        "response_format": is_text,
+        "timeout_seconds": is_text,
+        "prompt_version": is_text,
+        "system_prompt_sha256": is_text,
+        "user_prompt_sha256": is_text,
+        "schema": is_text,
+    },
+    "response": {
+        "source": is_written,
+        "kind": is_one_of("CLOSES", "SPLITS"),
+        "ticker": is_ticker,
+        "read_at": is_time,
+        "sha256": is_text,
+    },
+}
+DECLARED = ("genesis", "settings", "series", "response")
+# The columns that are arrays: the form is that of each value.
+ARRAYS = {
+    ("settings", "days_without_session"),
+    ("settings", "closed_days"),
+    ("settings", "timestamp_roots"),
 }
 POSSIBLE: dict[str, dict[str, Form]] = {
     "generations": {
@@ -261,6 +325,7 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "completion_tokens": is_natural,
         "accepted": is_truth,
         "refusal": is_text,
+        "profile_sha256": is_text,
     },
     "batches": {
         "failure_reason": REASONS_OF_A_FAILURE,
@@ -287,29 +352,48 @@ POSSIBLE: dict[str, dict[str, Form]] = {
     "splits": {},
     "ending": {},
     "renaming": {},
+    "genesis": {},
+    "settings": {},
+    "series": {},
+    "profile": {"temperature": is_text},
+    "response": {"first_session": is_date, "last_session": is_date},
 }
 
 
 def check_rows(seq: int, content: dict) -> None:
-    """Check the rule `row-form` for all rows of an entry, its ending and its renaming included."""
+    """Check the rule `row-form` for an entry: its rows, its time and its declared objects."""
+    fits = is_time(content["at"])
+    require(fits, "row-form", f"at of entry {seq} is {content['at']!r}")
     for name, member in content.items():
         if name in SINGLE:
             check_row(f"{name} of entry {seq}", SINGLE[name], member)
-        if name in ("ending", "renaming"):
+        if name in ("ending", "renaming", *DECLARED):
             check_row(f"{name} of entry {seq}", name, member)
         if name in MANY:
             for number, row in enumerate(member, 1):
                 check_row(f"row {number} of {name} of entry {seq}", MANY[name], row)
 
 
-def check_row(where: str, table: str, row: dict) -> None:
+def check_row(where: str, table: str, row: object) -> None:
     """Check that a row has the columns of its table, each in its form."""
+    require(isinstance(row, dict), "row-form", f"{where} is no object")
     needed, possible = NEEDED[table], POSSIBLE[table]
     missing = set(needed) - set(row)
     require(not missing, "row-form", f"{where} lacks {missing}")
     strange = set(row) - set(needed) - set(possible)
     require(not strange, "row-form", f"{where} has {strange}")
     for column, value in row.items():
+        if column == "profile":
+            check_row(f"{column} of {where}", column, value)
+            continue
         form = needed.get(column) or possible[column]
-        fits = isinstance(value, str) and form(value)
+        if (table, column) in ARRAYS:
+            fits = isinstance(value, list) and all(has_form(form, one) for one in value)
+        else:
+            fits = has_form(form, value)
         require(fits, "row-form", f"{column} of {where} is {value!r}")
+
+
+def has_form(form: Form, value: object) -> bool:
+    """Return whether a value is a text of a form."""
+    return isinstance(value, str) and form(value)

@@ -8,8 +8,9 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from independent_verifier.api import MANY, SINGLE, Key, Row, key_of
+from independent_verifier.declared import Declared
 from independent_verifier.forms import is_date
-from independent_verifier.sessions import SessionCalendar
+from independent_verifier.record_calendar import RecordCalendar
 
 ABOUT = timedelta(minutes=1)  # by how much the clocks of two processes may differ
 
@@ -170,9 +171,11 @@ class Readings:
 class Known:
     """Everything that the journal contains up to an entry."""
 
-    calendar: SessionCalendar
+    declared: Declared
+    calendar: RecordCalendar
     newest: dict[Key, Row] = field(default_factory=dict)
-    first_seq: dict[Key, int] = field(default_factory=dict)  # the entry that mentioned a row first
+    # The entry that mentioned a row first; of a reading, the first one but READINGS.
+    first_seq: dict[Key, int] = field(default_factory=dict)
     mentions: dict[Key, list[tuple[int, Row]]] = field(default_factory=lambda: defaultdict(list))
     seq_of: dict[Key, int] = field(default_factory=dict)  # the entry that mentioned a row last
     questions: dict[Monday, list[Key]] = field(default_factory=lambda: defaultdict(list))
@@ -195,7 +198,8 @@ class Known:
     def learn(self, entry: Entry) -> None:
         """Add the rows of an entry."""
         for key, row in entry.rows:
-            if key not in self.newest:
+            only_read = key[0] in ("closes", "splits") and entry.kind == "READINGS"
+            if key not in self.first_seq and not only_read:
                 self.first_seq[key] = entry.seq
                 self.meet(key, row)
             self.newest[key] = row

@@ -6,7 +6,7 @@ from independent_verifier.answers import BrokenRuleError, named_benchmark, names
 from independent_verifier.known import Entry, Known, Readings, day_of
 from independent_verifier.prices import long_read
 from independent_verifier.refused import require
-from independent_verifier.sessions import DAY, SessionCalendar
+from independent_verifier.sessions import DAY
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Missing:
     def take_refusal(self, entry: Entry, row: dict) -> None:
         """Collect the claim of an accepted answer that was refused because a price was missing."""
         run_date = day_of(row["run_date"])
-        sessions = {one.last_before(run_date) for one in (self.known.calendar, SessionCalendar())}
+        sessions = self.known.calendar.last_sessions(run_date)
         if "benchmark" in row["refusal"] or len(sessions) > 1:
             return
         try:
@@ -62,13 +62,13 @@ class Missing:
             return
         tickers = [pick["ticker"] for pick in picks if names(row["refusal"], pick["ticker"])]
         self.claims.append(
-            Claim(rule="answer-refused", entry=entry, session=str(sessions.pop()), tickers=tickers)
+            Claim(rule="answer-refused", entry=entry, session=str(sessions[0]), tickers=tickers)
         )
 
     def take_failure(self, entry: Entry, row: dict) -> None:
         """Collect the claim of a Monday that failed because a close was missing."""
         run_date = day_of(row["run_date"])
-        sessions = {one.last_before(run_date) for one in (self.known.calendar, SessionCalendar())}
+        sessions = self.known.calendar.last_sessions(run_date)
         questions = map(
             self.known.newest.__getitem__, self.known.questions[row["series"], row["run_date"]]
         )
@@ -81,7 +81,7 @@ class Missing:
             return
         tickers = [row["benchmark_symbol"], *(pick["ticker"] for pick in picks)]
         self.claims.append(
-            Claim(rule="failed", entry=entry, session=str(sessions.pop()), tickers=tickers)
+            Claim(rule="failed", entry=entry, session=str(sessions[0]), tickers=tickers)
         )
 
     def finish(self, readings: Readings) -> None:

@@ -1,7 +1,7 @@
 """The rules of Mondays: docs/journal.md, "The rules", third table, and `every-monday`."""
 
 import uuid
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 from independent_verifier.answers import named_benchmark, picks_of
@@ -9,7 +9,7 @@ from independent_verifier.api import Row
 from independent_verifier.known import ABOUT, Entry, Known, day_of, moment
 from independent_verifier.long_over import LongOver
 from independent_verifier.refused import require
-from independent_verifier.sessions import MONDAY, SessionCalendar, in_new_york, new_york_day
+from independent_verifier.sessions import MONDAY, in_new_york, new_york_day
 
 NAMESPACE = uuid.UUID("8a1c8f0e-6d0b-5c55-9a37-3f0d7a1e6b52")
 
@@ -29,9 +29,9 @@ def check_monday(entry: Entry, known: Known, kind_before: str | None) -> None:
     else:
         check_active(entry, batch)
     if "trading_day" in batch:
-        session = known.calendar.last_before(day_of(batch["run_date"]))
-        fits = batch["trading_day"] == str(session)
-        require(fits, "baseline-session", f"{entry.where}: {batch['trading_day']}, not {session}")
+        sessions = known.calendar.baselines(day_of(batch["run_date"]))
+        fits = day_of(batch["trading_day"]) in sessions
+        require(fits, "baseline-session", f"{entry.where}: {batch['trading_day']}, not {sessions}")
     if entry.kind == "BATCH":
         check_picks(entry, batch)
         check_answer(entry, known, batch)
@@ -71,16 +71,14 @@ def questions_of(known: Known, batch: Row) -> list[Row]:
 
 def check_late(entry: Entry, known: Known, batch: Row) -> None:
     """Check the rule `late`."""
-    possible = set()
-    for calendar in (
-        known.calendar,
-        SessionCalendar(),
-    ):  # with the days closed on short notice, or not
-        session = calendar.first_from(day_of(batch["run_date"]))
-        late = moment(batch["created_at"]) >= in_new_york(session, 9, 30)
-        possible.add(str(late).lower())
-    fits = batch["late"] in possible
+    sessions = known.calendar.first_sessions(day_of(batch["run_date"]))
+    fits = any(is_late(batch, session) == batch["late"] for session in sessions)
     require(fits, "late", f"{entry.where}: stored at {batch['created_at']}, late {batch['late']}")
+
+
+def is_late(batch: Row, session: date) -> str:
+    """Return what `late` is if a session is the first one."""
+    return str(moment(batch["created_at"]) >= in_new_york(session, 9, 30)).lower()
 
 
 def check_failed(entry: Entry, known: Known, batch: Row) -> None:

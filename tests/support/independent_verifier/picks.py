@@ -15,7 +15,7 @@ def check_ending(entry: Entry, known: Known) -> None:
     require(ends, "ending", f"{entry.where}: the pick does not end")
     require(ending["pick_id"] == pick["id"], "ending", f"{entry.where}: of another pick")
     last = ending["last_session"]
-    session = known.calendar.is_session(day_of(last))
+    session = known.calendar.may_be_session(day_of(last))
     require(session, "ending", f"{entry.where}: {last} is no session")
     early = last < known.batch(pick["batch_id"])["trading_day"]
     require(not early, "ending", f"{entry.where}: {last} lies before the baseline")
@@ -38,7 +38,7 @@ def check_renaming(entry: Entry, known: Known, share: TrackedShare | None) -> No
     if renaming := entry.content.get("renaming"):
         require(renaming["pick_id"] == pick["id"], "renaming", f"{entry.where}: of another pick")
         first = renaming["from_session"]
-        session = known.calendar.is_session(day_of(first))
+        session = known.calendar.may_be_session(day_of(first))
         require(session, "renaming", f"{entry.where}: {first} is no session")
         late = first > batch["trading_day"] and first > share.spans[-1].first
         require(late, "renaming", f"{entry.where}: {first} lies before the baseline or a renaming")

@@ -18,7 +18,7 @@ from independent_verifier.known import (
     restated_as_of,
 )
 from independent_verifier.refused import require
-from independent_verifier.sessions import SessionCalendar, new_york_day
+from independent_verifier.sessions import new_york_day
 
 HOUR = timedelta(hours=1)
 
@@ -49,8 +49,9 @@ def check_prices(entry: Entry, known: Known) -> None:
 
 def check_reading(entry: Entry, known: Known, key: Key, row: Row, column: str) -> None:
     """Check `reading`, `read-before-used` and `newest-reading` for a reading that a row names."""
-    reading = known.newest.get(("closes", row[column]))
-    require(reading, "reading", f"{entry.where}: no entry mentions the {column} of {key}")
+    held = ("closes", row[column]) in known.first_seq
+    require(held, "reading", f"{entry.where}: no entry mentions the {column} of {key}")
+    reading = known.close(row[column])
     newly = entry.uses_newly(key, row, column)
     session, tickers = session_and_tickers(
         known=known, key=key, row=row, column=column, newly=newly
@@ -93,7 +94,7 @@ def session_and_tickers(
 def first_sessions(known: Known, pick: Row) -> list[str]:
     """Return the possible first sessions of a pick: closures on short notice may count or not."""
     run_date = day_of(known.batch(pick["batch_id"])["run_date"])
-    return [str(calendar.first_from(run_date)) for calendar in (known.calendar, SessionCalendar())]
+    return [str(day) for day in known.calendar.first_sessions(run_date)]
 
 
 def check_newest(entry: Entry, known: Known, reading: Row) -> None:
@@ -112,12 +113,16 @@ def check_readings_held(entry: Entry, known: Known) -> None:
     for (table, _), row in entry.rows:
         if table not in ("closes", "splits"):
             continue
+        if "adopted" in entry.content:
+            if table == "closes":
+                check_restated(entry.where, row)
+            continue
         read_at = moment(row["read_at"])
         early = read_at > entry.at + ABOUT
         require(not early, "read-before-used", f"{entry.where} holds what was read later: {row}")
         if table == "closes":
             day = day_of(row["trading_day"])
-            session = known.calendar.is_session(day)
+            session = known.calendar.may_be_session(day)
             require(session, "reading-session", f"{entry.where}: {day} is no session")
             over = day < new_york_day(read_at)
             require(over, "reading-session", f"{entry.where}: {day} was not over at {read_at}")

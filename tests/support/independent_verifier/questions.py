@@ -7,7 +7,8 @@ from independent_verifier.answers import (
     names,
     picks_of,
 )
-from independent_verifier.api import Row
+from independent_verifier.api import Key, Row
+from independent_verifier.claims import check_claim
 from independent_verifier.known import ABOUT, Entry, Known, day_of, moment
 from independent_verifier.refused import RecordRefused, require
 from independent_verifier.sessions import MONDAY, in_new_york, new_york_day
@@ -15,26 +16,44 @@ from independent_verifier.sessions import MONDAY, in_new_york, new_york_day
 EARLIER_ANSWERS = "Earlier answers could not be used:"
 
 
-def check_question(entry: Entry, known: Known) -> None:
-    """Check all rules of the question of a GENERATION entry."""
-    if entry.kind != "GENERATION":
-        return
-    ((key, row),) = entry.rows
+def check_questions(entry: Entry, known: Known) -> None:
+    """Check all rules of the questions of an entry."""
+    for key, row in entry.of("generations"):
+        check_question(entry, known, key, row)
+
+
+def check_question(entry: Entry, known: Known, key: Key, row: Row) -> None:
+    """Check all rules of one question of an entry."""
     monday = row["series"], row["run_date"]
-    others = [known.newest[other] for other in known.questions[monday] if other != key]
-    if key not in entry.before:
+    keys = known.questions[monday]
+    first, adopted = key not in entry.before, entry.kind == "READINGS"
+    if first:
+        keys = keys[: keys.index(key)]
+    others = [known.newest[other] for other in keys if other != key]
+    is_claim = adopted or (first and known.declared.sealed)
+    if is_claim:
+        check_claim(entry, row)
+    if first:
         check_number(entry, row, len(others) + 1)
         allowed = 3 + 3 * known.failures[monday]
         count = len(others) + 1
         require(count <= allowed, "question-count", f"{entry.where} is question {count}")
-    check_times(entry, row, others)
-    check_order(entry=entry, known=known, row=row, others=others)
+    check_times(entry, row, others if first else [])
+    if not adopted:
+        check_order(entry=entry, known=known, row=row, others=others if first else [])
+    if not is_claim:
+        check_outcome(entry, known, key, row)
+    if first and not adopted:
+        check_prompt(entry, row, others)
+
+
+def check_outcome(entry: Entry, known: Known, key: Key, row: Row) -> None:
+    """Check the rules of a question that is accepted or refused."""
     benchmark = benchmark_of(known, row)
     if row.get("accepted") == "true":
         check_accepted(entry, row, benchmark)
     else:
         check_refused(entry, row, benchmark, once=key in known.accepted_once)
-    check_prompt(entry, row, others)
 
 
 def check_number(entry: Entry, row: Row, number: int) -> None:
@@ -68,10 +87,8 @@ def check_order(entry: Entry, known: Known, row: Row, others: list[Row]) -> None
     batch = known.batch_of_monday.get((row["series"], row["run_date"]))
     over = batch is not None and known.last_kind_of_batch[batch] == "BATCH"
     require(not over, "question-order", f"{entry.where} comes after its Monday's batch")
-    if entry.before:
-        return
-    accepted = any(other.get("accepted") == "true" for other in others)
-    require(not accepted, "question-order", f"{entry.where}: another one is accepted")
+    over = all(other.get("accepted") == "false" for other in others)
+    require(over, "question-order", f"{entry.where}: another one is accepted, or open")
 
 
 def benchmark_of(known: Known, row: Row) -> str | None:

@@ -17,6 +17,7 @@ from independent_verifier.known import (
     share_named,
 )
 from independent_verifier.refused import require
+from independent_verifier.sessions import DAY
 
 HOUR = timedelta(hours=1)
 CENT = Decimal("0.01")
@@ -31,7 +32,7 @@ class UnforcedRenaming:
     share: TrackedShare  # before the renaming
     new: str
     baseline: str
-    before: str  # the session before its first one
+    before: list[str]  # each day that may be the last session before its first one
     first: str
 
 
@@ -49,7 +50,7 @@ class Renamings:
             return
         pick = entry.content["pick"]
         first = renaming["from_session"]
-        before = str(self.known.calendar.last_before(day_of(first)))
+        before = [str(day) for day in self.known.calendar.last_sessions(day_of(first))]
         baseline = self.known.batch(pick["batch_id"])["trading_day"]
         self.renamings.append(
             UnforcedRenaming(
@@ -91,7 +92,7 @@ def does_fit(renaming: UnforcedRenaming, readings: Readings, until: datetime) ->
         readings,
         renaming.share,
         first=renaming.baseline,
-        last=renaming.before,
+        last=str(day_of(renaming.first) - DAY),
         until=until,
     )
     if not old:
@@ -100,11 +101,11 @@ def does_fit(renaming: UnforcedRenaming, readings: Readings, until: datetime) ->
     new = newest_closes(
         readings,
         share_named(renaming.new),
-        first=renaming.before,
+        first=renaming.baseline,
         last="9999-12-31",
         until=until,
     )
-    if last in new and abs(new[last] - price) <= CENT:
+    if last in renaming.before and last in new and abs(new[last] - price) <= CENT:
         return True
     since = [day for day in sorted(new) if day >= renaming.first]
     if not since:

@@ -15,19 +15,25 @@ from datetime import date
 from independent_verifier import (
     api,
     checkpoints,
+    declarations,
     entries,
     forms,
     mondays,
     picks,
     prices,
+    profiles,
     questions,
+    sealed_readings,
     splits,
 )
 from independent_verifier.api import Key, Row
+from independent_verifier.decided import DecidedDays
+from independent_verifier.declared import Declared
 from independent_verifier.known import Known, Readings, entry_of
 from independent_verifier.long_over import LongOver
 from independent_verifier.marks import Marks
 from independent_verifier.missing import Missing
+from independent_verifier.record_calendar import RecordCalendar
 from independent_verifier.refused import RecordRefused, require
 from independent_verifier.renamings import Renamings
 from independent_verifier.sessions import SessionCalendar
@@ -41,6 +47,7 @@ class VerificationSummary:
 
     entries: int
     rows: int
+    links: int  # entries of kinds that this verifier does not know
 
 
 def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> VerificationSummary:
@@ -61,13 +68,20 @@ def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> V
         for entry in later:
             verification.take(entry)
         verification.finish(record)
-        return VerificationSummary(verification.seq, len(verification.known.newest))
+        return VerificationSummary(
+            entries=verification.seq,
+            rows=len(verification.known.newest),
+            links=verification.links,
+        )
 
 
 def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]:
     """Read all rows; raise RecordRefused if the API reports a damaged one."""
     try:
-        return dict(api.rows(url, verification.series, verification.all_tickers))
+        has_genesis = verification.declared.genesis is not None
+        return dict(
+            api.rows(url, verification.series, verification.all_tickers, has_genesis=has_genesis)
+        )
     except api.RecordDamagedError as error:
         raise RecordRefused("row", str(error)) from None
 
@@ -81,9 +95,11 @@ class IndependentVerification:
         self.links = 0  # entries of kinds that docs/journal.md does not define
         self.head = head
         self.contents: list[dict] = []
-        self.series: set[str] = set()
+        self.series = {"main"}
         self.tickers: set[str] = set()
-        self.known = Known(calendar)
+        self.declared = Declared()
+        self.known = Known(self.declared, RecordCalendar(calendar, self.declared))
+        self.decided = DecidedDays(self.known)
         self.marks = Marks(self.known)
         self.uses = prices.Uses(self.known)
         self.factors = splits.Factors(self.known)
@@ -127,8 +143,8 @@ class IndependentVerification:
     def remember(self, content: dict) -> None:
         """Store what the requests for rows and the final checks need."""
         self.contents.append(content)
-        if "batch" in content:
-            self.series.add(content["batch"]["series"])
+        named = [content.get("batch"), content.get("generation"), *content.get("generations", [])]
+        self.series |= {row["series"] for row in named if row}
         for member in ("closes", "splits", "picks"):
             self.tickers |= {row["ticker"] for row in content.get(member, [])}
 
@@ -141,11 +157,15 @@ class IndependentVerification:
             kind_before = known.last_kind_of_batch.get(content["batch"]["id"])
         if "pick" in content:
             share_before = known.shares.get(content["pick"]["id"])
+        declarations.check_declarations(entry, self.declared)
         known.learn(entry)
-        entries.check_at(entry)
+        entries.check_at(entry, sealed=self.declared.sealed)
         entries.check_first_mention(entry)
         entries.check_belongs(entry, known)
-        questions.check_question(entry, known)
+        entries.check_twice(entry)
+        sealed_readings.check_sealed_readings(entry, self.declared)
+        profiles.check_profiles(entry, self.declared)
+        questions.check_questions(entry, known)
         mondays.check_monday(entry, known, kind_before)
         picks.check_ending(entry, known)
         picks.check_renaming(entry, known, share_before)
@@ -157,6 +177,7 @@ class IndependentVerification:
         self.factors.take(entry)
         self.missing.take(entry)
         self.renamings.take(entry, share_before)
+        self.decided.take(entry)
         entries.check_readings(entry, known)
         entries.check_unchanged(entry)
         entries.check_corrected(entry, known, self.marks.first_with)
@@ -171,12 +192,14 @@ class IndependentVerification:
 
     def finish(self, record: dict[Key, Row]) -> None:
         """Check the rules that need the rows, and those of the whole journal."""
+        declarations.check_sealing_ended(self.declared)
         check_rows(self.known, record, self.seen)
         long_over = LongOver(self.contents)
         mondays.check_every_monday(self.known, long_over)
         checkpoints.check_every_day(self.known, long_over)
-        prices.check_last_figures(self.known)
         readings = readings_of(self.known, record)
+        self.decided.finish(readings)
+        prices.check_last_figures(self.known)
         self.uses.finish(readings)
         self.marks.finish(readings, self.seen)
         self.factors.finish(readings.splits)
@@ -210,7 +233,8 @@ def check_rows(known: Known, record: dict[Key, Row], seen: int) -> None:
         last = known.newest.get(key)
         if last is None:
             open_question = key[0] == "generations" and "accepted" not in row
-            need_not = open_question or key[0] in ("closes", "splits")
+            unused = open_question or key[0] in ("closes", "splits")
+            need_not = unused and not known.declared.sealed
             require(need_not, "row", f"no entry mentions {key}")
             if key[0] == "closes":
                 prices.check_restated("a reading that no entry mentions", row)

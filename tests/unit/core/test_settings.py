@@ -27,6 +27,7 @@ SECRETS = {
     "ALPHA_VANTAGE_API_KEY": "FOURTH-secret",
     "ALERT_WEBHOOK_URL": "https://hooks.example/fifth-secret",
     "HEARTBEAT_URL": "https://ping.example/?key=sixth-secret",
+    "HEAD_REPOSITORY": "https://user:ninth-secret@git.example/owner/heads.git",
 }
 QUEUE = "postgresql://localhost/alpha"
 USUAL = json.loads(json.dumps(msgspec.structs.asdict(settings.load({}))))
@@ -59,8 +60,19 @@ def test_defaults():
         "alpha_vantage_per_day": 25,
         "benchmark_symbol": "SPY",
         "market_closed_days": (),
+        "timestamp_urls": (),
+        "timestamp_roots": "",
+        "ots_calendars": (),
+        "ots_hosts": (
+            "alice.btc.calendar.opentimestamps.org",
+            "bob.btc.calendar.opentimestamps.org",
+            "finney.calendar.eternitywall.com",
+            "btc.calendar.catallaxy.com",
+        ),
         "alert_webhook_url": "",
         "heartbeat_url": "",
+        "head_repository": "",
+        "head_branch": "main",
     }
 
 
@@ -122,6 +134,10 @@ def test_the_file_names_every_setting():
         ("ALERT_WEBHOOK_URL", "https://hooks.example/T0/B0?x=1", "https://hooks.example/T0/B0?x=1"),
         ("ALERT_WEBHOOK_URL", "http://[::1]:9000/", "http://[::1]:9000/"),
         ("HEARTBEAT_URL", "http://user:word@127.0.0.1:9000", "http://user:word@127.0.0.1:9000"),
+        ("HEAD_REPOSITORY", "/srv/the heads.git", "/srv/the heads.git"),
+        ("HEAD_REPOSITORY", "git@git.example:o/heads.git", "git@git.example:o/heads.git"),
+        ("HEAD_REPOSITORY", "https://u:t@git.example/h.git", "https://u:t@git.example/h.git"),
+        ("HEAD_BRANCH", "heads/of.a_record-1", "heads/of.a_record-1"),
         ("MARKET_CLOSED_DAYS", "2025-01-09", (date(2025, 1, 9),)),
         ("MARKET_CLOSED_DAYS", "2025-01-09, 2027-03-01", (date(2025, 1, 9), date(2027, 3, 1))),
     ],
@@ -170,6 +186,32 @@ A_HEADER = (
     "must be the name of the header (other than Forwarded) in which your proxy writes a client's "
     "address, "
     "for example {}=Fly-Client-IP"
+)
+A_REPOSITORY = (
+    "must be the address of a git repository: https://, http://, ssh://, git@host:path, or an "
+    "absolute path, for example {}=https://user:token@git.example.org/owner/heads.git"
+)
+A_BRANCH = (
+    "must be the name of a branch, of letters, digits and the characters . _ / -, for example "
+    "{}=main"
+)
+INVALID_BRANCHES = (
+    "-f",
+    "--force",
+    "a b",
+    "a..b",
+    "a//b",
+    "/a",
+    "a/",
+    "a/.b",
+    "a./b",
+    "a.",
+    "a.lock",
+    "a.lock/b",
+    "a~1",
+    "a:b",
+    "é",
+    "a" * 201,
 )
 ORIGINS = (
     "must be origins, without a / after the host, with commas between them, for example "
@@ -242,6 +284,11 @@ ORIGINS = (
         ("ALPHA_VANTAGE_PER_DAY", "100001", A_LIMIT),
         ("BENCHMARK_SYMBOL", "spy", "must be a ticker in capitals, for example {}=SPY"),
         ("BENCHMARK_SYMBOL", "BRK-B", "must be a ticker in capitals, for example {}=SPY"),
+        ("HEAD_REPOSITORY", "heads-s3cr3t.git", A_REPOSITORY),
+        ("HEAD_REPOSITORY", "ext::sh -c s3cr3t", A_REPOSITORY),
+        ("HEAD_REPOSITORY", "git://user:s3cr3t@git.example/h.git", A_REPOSITORY),
+        ("HEAD_REPOSITORY", "https://u:s3cr3t@git.example:port/h.git", A_REPOSITORY),
+        *[("HEAD_BRANCH", text, A_BRANCH) for text in INVALID_BRANCHES],
         ("MARKET_CLOSED_DAYS", "9 January 2025", DATES),
         ("MARKET_CLOSED_DAYS", "2025-02-30", DATES),
         ("MARKET_CLOSED_DAYS", "2025-01-09,", DATES),
@@ -311,8 +358,14 @@ QUOTED = {
     "ALPHA_VANTAGE_PER_DAY": "25",
     "BENCHMARK_SYMBOL": "SPY",
     "MARKET_CLOSED_DAYS": "2025-01-09,2027-03-01",
+    "TIMESTAMP_URLS": "https://tsa.example/s3cr3t",
+    "TIMESTAMP_ROOTS": "/etc/s3cr3t.pem",
+    "OTS_CALENDARS": "https://a.pool.example,https://b.pool.example",
+    "OTS_HOSTS": "alice.example,bob.example",
     "ALERT_WEBHOOK_URL": "https://hooks.example/s3cr3t",
     "HEARTBEAT_URL": "https://ping.example/s3cr3t",
+    "HEAD_REPOSITORY": "https://user:s3cr3t@git.example/heads.git",
+    "HEAD_BRANCH": "main",
 }
 
 
@@ -493,7 +546,8 @@ def test_quotes_within_an_address_stay():
 
 def test_the_examples_are_good_values():
     """Every example in a message is a valid value."""
-    bad = {"HOST": None, "OPENAI_MODEL": None}  # any text will do
+    # Any text will do.
+    bad = {"HOST": None, "OPENAI_MODEL": None, "TIMESTAMP_ROOTS": None}
     for field in settings.Settings.__struct_fields__:
         name = field.upper()
         if name in bad:
@@ -501,7 +555,57 @@ def test_the_examples_are_good_values():
         with pytest.raises(ConfigurationError) as refused:
             settings.load({name: "not this, surely"})
         example = str(refused.value).rsplit("for example ", 1)[1].removeprefix(f"{name}=")
-        assert settings.load({"DATABASE_URL": QUEUE, "QUEUE_DATABASE_URL": QUEUE, name: example})
+        others = {
+            "DATABASE_URL": QUEUE,
+            "QUEUE_DATABASE_URL": QUEUE,
+            "TIMESTAMP_ROOTS": "/etc/roots.pem",
+        }
+        assert settings.load({**others, name: example})
+
+
+@pytest.mark.parametrize("name", ["TIMESTAMP_URLS", "OTS_CALENDARS"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user@tsa.example/tsr",
+        "https://user:s3cr3t@tsa.example/tsr",
+        "https://tsa.example/tsr?key=s3cr3t",
+        "https://tsa.example/tsr#s3cr3t",
+        "https://tsa.example/tsr,https://other.example/?s3cr3t",
+        "https://tsa.example:0/tsr",
+        "https://tsa.example:s3cr3t/tsr",
+        "https:///s3cr3t",
+        "ftp://tsa.example/s3cr3t",
+        "s3cr3t",
+        "https://tsa.example/" + "s3cr3t" * 80,
+        "https://tsa.example\\@evil.example/s3cr3t",
+    ],
+)
+def test_an_address_that_is_stored_with_proofs_has_no_secret(name, address):
+    """A user name, a query and a fragment are refused in one line, which does not show them."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({name: address, "TIMESTAMP_ROOTS": "/etc/roots.pem"})
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{name} must be http or https addresses without a user name, ? and #")
+    assert "s3cr3t" not in line
+
+
+def test_timestamps_need_pinned_roots():
+    """Without roots no token could be verified, so a missing file is noticed at the start."""
+    with pytest.raises(
+        ConfigurationError, match=r"^TIMESTAMP_ROOTS must be set when TIMESTAMP_URLS is set"
+    ):
+        settings.load({"TIMESTAMP_URLS": "https://tsa.example/tsr"})
+    loaded = settings.load(
+        {
+            "TIMESTAMP_URLS": "https://tsa.example/tsr, http://127.0.0.1:8090/timestamp",
+            "TIMESTAMP_ROOTS": "/etc/roots.pem",
+        }
+    )
+    assert loaded.timestamp_urls == (
+        "https://tsa.example/tsr",
+        "http://127.0.0.1:8090/timestamp",
+    )
 
 
 def test_a_pooled_database_needs_a_direct_connection():
@@ -581,12 +685,14 @@ def test_secrets_never_print(shown):
 
 def test_secrets_of_the_log():
     """
-    The log must not show the keys, the receivers' addresses, and the part of these after the
-    host.
+    The log must not show the keys, the receivers' addresses, the part of these after the host, and
+    the repository with its login.
     """
     hidden = settings.load(SECRETS).secret_texts
     assert {"sk-third-secret", "FOURTH-secret", "/fifth-secret", "/?key=sixth-secret"} < set(hidden)
-    assert len(hidden) == 6
+    # The base64 of `user:ninth-secret`, as HTTP sends it, was computed with another program.
+    assert {"ninth-secret", "dXNlcjpuaW50aC1zZWNyZXQ="} < set(hidden)
+    assert len(hidden) == 10
     assert settings.load({}).secret_texts == ["", ""]
 
 

@@ -49,13 +49,29 @@ def test_the_chart_of_a_batch():
                 {"day": 0, "status": "COMPUTED", "skipReason": None, "metrics": []},
                 {"day": 1, "status": "COMPUTED", "skipReason": "MISSING_CLOSE", "metrics": metrics},
                 {"day": 2, "status": "SKIPPED", "skipReason": "MISSING_CLOSE", "metrics": []},
-                {"day": 3, "status": "SKIPPED", "skipReason": "MARKET_CLOSED", "metrics": []},
+                {
+                    "day": 3,
+                    "status": "SKIPPED",
+                    "skipReason": "MARKET_CLOSED",
+                    "wasSession": False,
+                    "metrics": [],
+                },
+                {
+                    "day": 4,
+                    "status": "SKIPPED",
+                    "skipReason": "MARKET_CLOSED",
+                    "wasSession": True,
+                    "metrics": [],
+                },
             ],
         }
     )
     lines = [line("KO", "-1.5", action="SELL"), line("MSFT", "2")]
     assert chart == BatchChart(
-        run_date=MONDAY, benchmark="SPY", lines=lines, skipped={2: "no price", 3: "closed"}
+        run_date=MONDAY,
+        benchmark="SPY",
+        lines=lines,
+        skipped={2: "no price", 3: "closed", 4: "skipped"},
     )
 
 

@@ -11,6 +11,7 @@ from app.domain.verification.rules import (
     changes,
     checkpoints,
     counted_splits,
+    declarations,
     figures,
     marks,
     mondays,
@@ -18,14 +19,19 @@ from app.domain.verification.rules import (
     price_claims,
     prices,
     questions,
+    responses,
 )
 from app.domain.verification.state import JournalState
 
 # The order decides which rule is named if several are broken (docs/journal.md#the-rules).
-# `changes.check_structure` comes first, because the other rules rely on it. The general rules about
+# `declarations.check` comes first: it decides from which entry on the record is sealed.
+# `changes.check_structure` comes next, because the other rules rely on it. The general rules about
 # changes (`changes.check`) come last, because the messages of the other rules are more specific.
 _CHECKS = (
+    declarations.check,
     changes.check_structure,
+    responses.check,
+    declarations.check_questions,
     questions.check,
     mondays.check,
     picks.check,

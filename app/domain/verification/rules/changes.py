@@ -30,13 +30,15 @@ from app.domain.verification.entries import (
     show_difference,
 )
 from app.domain.verification.rules.marks import UPGRADE_WINDOW
+from app.domain.verification.rules.questions import COMPLETION_COLUMNS
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, overdue_limit
 from app.domain.verification.state import JournalState, locate
 
 # The kinds of entry that may have the first mention of a row, by the type of the row. For a
 # checkpoint, the kind depends on its day: see `_check_first_mention`.
 _FIRST_KINDS = {
-    Generation: {JournalKind.GENERATION},
+    # A question of a record that is sealed late may be in a READINGS entry that adopts it.
+    Generation: {JournalKind.GENERATION, JournalKind.READINGS},
     Batch: {JournalKind.BATCH, JournalKind.FAILURE},
     Pick: {JournalKind.BATCH},
     PickMetric: {JournalKind.CHECKPOINT},
@@ -126,7 +128,7 @@ def _check_at(entry: ParsedEntry, state: JournalState) -> None:
                 f"{locate(entry, state, question)}: {name} is {to_text(moment)}, after the entry's "
                 "at.",
             )
-    for row, name, value in _times_of_rows(entry):
+    for row, name, value in _times_of_rows(entry, state):
         if value != entry.at:
             raise discrepancy(
                 Rule.AT,
@@ -135,8 +137,14 @@ def _check_at(entry: ParsedEntry, state: JournalState) -> None:
             )
 
 
-def _times_of_rows(entry: ParsedEntry) -> Iterator[tuple[AnyRow, str, object]]:
+def _times_of_rows(entry: ParsedEntry, state: JournalState) -> Iterator[tuple[AnyRow, str, object]]:
     """Yield the times of rows that must equal the entry's `at`, as (row, column, time)."""
+    if entry.kind is JournalKind.GENERATION and state.is_sealed:
+        for mention in entry.mentions_of(Generation):
+            question = mention.row
+            assert isinstance(question, Generation)
+            if mention.before is None and question.accepted is None:
+                yield question, "asked_at", question.asked_at
     if entry.kind in (JournalKind.BATCH, JournalKind.FAILURE):
         for batch in entry.rows(Batch):
             yield batch, "created_at", batch.created_at
@@ -319,6 +327,8 @@ def _changeable(kind: JournalKind, mention: Mention) -> frozenset[str]:
     if kind is JournalKind.CORRECTION:
         return CORRECTABLE.get(type(mention.row), frozenset())
     match mention.row, mention.before, kind:
+        case Generation(), Generation(accepted=None), JournalKind.GENERATION:
+            return frozenset(COMPLETION_COLUMNS)
         case Generation(accepted=False), Generation(accepted=True), JournalKind.GENERATION:
             return frozenset({"accepted", "refusal"})
         case Batch(), Batch(status=BatchStatus.FAILED), JournalKind.BATCH | JournalKind.FAILURE:

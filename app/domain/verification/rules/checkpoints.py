@@ -1,6 +1,8 @@
 """The rules of checkpoints: days, sessions, skips and metrics (docs/journal.md#checkpoints)."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from app.domain import calendar
 from app.domain.model import (
@@ -15,6 +17,7 @@ from app.domain.model import (
 )
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import Mention, ParsedEntry
+from app.domain.verification.rules import closures
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
 from app.domain.verification.state import JournalState, has_figures, locate
 
@@ -52,7 +55,11 @@ def _check_checkpoint(entry: ParsedEntry, state: JournalState, mention: Mention)
         raise discrepancy(Rule.BELONGS, f"{place}: no entry up to this one mentions its batch.")
     _check_day(place, state, batch=batch, checkpoint=checkpoint)
     _check_due(place, batch, checkpoint)
-    _check_session(place, state, checkpoint)
+    if state.is_sealed:
+        locate_checkpoint = partial(locate, entry, state, checkpoint)
+        _check_sealed_session(locate_checkpoint, state, batch=batch, checkpoint=checkpoint)
+    else:
+        _check_session(place, state, checkpoint)
     if checkpoint.status is CheckpointStatus.SKIPPED:
         _check_skipped(place, state, checkpoint=checkpoint, before=before)
     elif checkpoint.day > 0:
@@ -104,6 +111,32 @@ def _check_session(place: str, state: JournalState, checkpoint: Checkpoint) -> N
         _check_after_closure(place, state, checkpoint)
 
 
+def _check_sealed_session(
+    place: Callable[[], str], state: JournalState, *, batch: Batch, checkpoint: Checkpoint
+) -> None:
+    """Check a checkpoint against the calendar of a sealed record."""
+    if checkpoint.day == 0:
+        return
+    day_before = checkpoint.checkpoint_date - timedelta(days=1)
+    if not state.record_calendar.may_be_session(day_before):
+        _check_after_closure(place(), state, checkpoint)
+        return
+    if not state.record_calendar.is_struck_off(day_before):
+        _check_after_session(place(), state, checkpoint)
+        return
+    if checkpoint.skip_reason is SkipReason.MARKET_CLOSED:
+        closures.choose(
+            state,
+            rule=Rule.SESSION,
+            place=place,
+            benchmark=batch.benchmark_symbol,
+            possible=[day_before, None],
+            chosen=[None],
+        )
+    else:
+        _check_after_session(place(), state, checkpoint)
+
+
 def _check_after_session(place: str, state: JournalState, checkpoint: Checkpoint) -> None:
     day_before = checkpoint.checkpoint_date - timedelta(days=1)
     if checkpoint.skip_reason is SkipReason.MARKET_CLOSED:
@@ -126,10 +159,8 @@ def _check_after_closure(place: str, state: JournalState, checkpoint: Checkpoint
     if checkpoint.status is CheckpointStatus.SKIPPED:
         # A closure on short notice may have been announced after the job had requested prices
         # without success. Then each skip reason is allowed.
-        if (
-            day_before in state.sessions.closed
-            or checkpoint.skip_reason is SkipReason.MARKET_CLOSED
-        ):
+        is_short_notice = not state.is_sealed and day_before in state.sessions.closed
+        if is_short_notice or checkpoint.skip_reason is SkipReason.MARKET_CLOSED:
             return
         problem = f"skip_reason is {checkpoint.skip_reason}"
     raise discrepancy(

@@ -115,7 +115,7 @@ def check_end(state: JournalState) -> None:
     readings = state.all_splits()
     for count in state.counts:
         _check_known_splits(count, readings)
-    unused = set(state.unused_splits)
+    unused = set(state.uncounted_splits())
     for span in _final_spans(state):
         _check_final_factor(span, readings, unused=unused, state=state)
 

@@ -108,7 +108,8 @@ def _check_missing_day(
 ) -> None:
     """Raise Discrepancy if a day without a checkpoint was long over."""
     due = calendar.due_at(batch.run_date, day)
-    if state.sessions.trading_day(calendar.checkpoint_date(batch.run_date, day)) is not None:
+    day_before = calendar.checkpoint_date(batch.run_date, day - 1)
+    if state.may_be_session(day_before):
         limit = price_limit  # the checkpoint needs prices
     if limit is not None and due <= limit:
         raise discrepancy(

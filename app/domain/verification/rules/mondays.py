@@ -1,6 +1,8 @@
 """The rules of a Monday: its batch, its picks and its baseline (docs/journal.md#mondays)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from functools import partial
 
 from app.domain import calendar, prompt
 from app.domain.journal import format_bool
@@ -21,6 +23,7 @@ from app.domain.model import (
 from app.domain.text import pluralize
 from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
 from app.domain.verification.entries import Mention, ParsedEntry, show_difference
+from app.domain.verification.rules import closures
 from app.domain.verification.rules.questions import parse_ideas
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
 from app.domain.verification.state import JournalState, locate
@@ -46,11 +49,12 @@ def _check_new_batch(entry: ParsedEntry, state: JournalState, mention: Mention) 
     _check_run_again(place, mention)
     _check_result(place, entry.kind, batch)
     _check_time(place, batch, state, kind=entry.kind)
-    _check_late(place, batch, state)
+    locate_batch = partial(locate, entry, state, batch)
+    _check_late(locate_batch, batch, state)
     if entry.kind is JournalKind.FAILURE:
         _check_reason(place, batch, state)
         return
-    _check_baseline(place, batch, state)
+    _check_baseline(locate_batch, batch, state)
     _check_picks(place, batch, entry.rows(Pick))
     _check_answer(place, batch, state, picks=entry.rows(Pick))
     _check_day_zero(place, batch, entry.rows(Checkpoint))
@@ -147,19 +151,34 @@ def _check_after_answers(prefix: str, batch: Batch, state: JournalState) -> None
             )
 
 
-def _check_late(place: str, batch: Batch, state: JournalState) -> None:
+def _check_late(place: Callable[[], str], batch: Batch, state: JournalState) -> None:
     # Perhaps the market was closed on short notice, and the process did not know it. So `late` may
     # be right by the calendar with such closures, or by the calendar without them.
-    possible_values = {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}
-    if batch.late in possible_values:
+    possible = state.first_sessions(batch.run_date)
+    right = [day for day in possible if _is_late(batch, day) == batch.late]
+    if right:
+        if state.is_sealed:
+            closures.choose(
+                state,
+                rule=Rule.LATE,
+                place=place,
+                benchmark=batch.benchmark_symbol,
+                possible=possible,
+                chosen=right,
+            )
         return
-    session = state.sessions.session_from(batch.run_date)
+    session = possible[-1]
     opens = calendar.from_new_york(session, calendar.OPEN_TIME)
     raise discrepancy(
         Rule.LATE,
-        f"{place}: late is {format_bool(batch.late)}, but created_at is "
+        f"{place()}: late is {format_bool(batch.late)}, but created_at is "
         f"{format_utc(batch.created_at)} and the session opens at {format_utc(opens)}.",
     )
+
+
+def _is_late(batch: Batch, first_session: date) -> bool:
+    """Return whether a batch was created at the open of its first session, or later."""
+    return batch.created_at >= calendar.from_new_york(first_session, calendar.OPEN_TIME)
 
 
 def _check_reason(place: str, batch: Batch, state: JournalState) -> None:
@@ -234,12 +253,22 @@ def _find_accepted(questions: Sequence[Generation]) -> Generation | None:
     return next((one for one in questions if one.accepted), None)
 
 
-def _check_baseline(place: str, batch: Batch, state: JournalState) -> None:
-    expected = state.sessions.session_before(batch.run_date)
-    if batch.trading_day != expected:
+def _check_baseline(place: Callable[[], str], batch: Batch, state: JournalState) -> None:
+    possible = state.sessions_before(batch.run_date)
+    if batch.trading_day in possible:
+        closures.choose(
+            state,
+            rule=Rule.BASELINE_SESSION,
+            place=place,
+            benchmark=batch.benchmark_symbol,
+            possible=possible,
+            chosen=[batch.trading_day],
+        )
+    else:
+        expected = possible[0]
         raise discrepancy(
             Rule.BASELINE_SESSION,
-            f"{place}: trading_day is {batch.trading_day}, but the last session before "
+            f"{place()}: trading_day is {batch.trading_day}, but the last session before "
             f"{batch.run_date} is {expected}. {state.closure_advice(expected)}",
         )
 

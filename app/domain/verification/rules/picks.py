@@ -35,7 +35,7 @@ def _ending_problem(
     if before.ended or not pick.ended:
         return f"ended was {before.ended} and is {pick.ended}"
     last = f"its last_session {ending.last_session}"
-    if not state.sessions.is_session(ending.last_session):
+    if not state.may_be_session(ending.last_session):
         return f"{last} is no session"
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and ending.last_session < baseline:
@@ -73,7 +73,7 @@ def _session_problem(
         return f"its renaming is of the pick {renaming.pick_id}"
     session = renaming.from_session
     first = f"its from_session {session}"
-    if not state.sessions.is_session(session):
+    if not state.may_be_session(session):
         return f"{first} is no session"
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and session <= baseline:

@@ -53,8 +53,8 @@ class FittingClosesClaim(Struct, frozen=True):
     An entry claims that the closes under a share's old tickers fit those under its new ticker.
 
     The share has the ticker `new` from `from_session` on, and `before` is the session before
-    `from_session`. Of the closes under the old tickers, only those from the session `baseline` on
-    are compared.
+    `from_session`; it has several days if a day that is struck off decides it. Of the closes under
+    the old tickers, only those from the session `baseline` on are compared.
     """
 
     place: str
@@ -62,7 +62,7 @@ class FittingClosesClaim(Struct, frozen=True):
     share: TickerHistory
     new: str
     baseline: date
-    before: date
+    before: Sequence[date]
     from_session: date
 
 
@@ -175,7 +175,7 @@ def _baseline_session(state: JournalState, run_date: date) -> date | None:
     sessions = state.baseline_sessions(run_date)
     if len(sessions) > 1:
         return None
-    return sessions.pop()
+    return sessions[0]
 
 
 def _ideas_of(question: Generation, benchmark: str) -> list[Idea] | None:
@@ -201,7 +201,7 @@ def _claims_of_renamed(entry: ParsedEntry, state: JournalState) -> Iterator[Fitt
             share=state.shares[pick.id],
             new=pick.ticker,
             baseline=baseline,
-            before=state.sessions.session_before(renaming.from_session),
+            before=state.sessions_before(renaming.from_session),
             from_session=renaming.from_session,
         )
 
@@ -234,8 +234,9 @@ def _check_fitting(claim: FittingClosesClaim, closes: Readings, factors: Sequenc
     moments = {until}
     for ticker in claim.share.all_tickers:
         moments |= {close.read_at for close in closes[ticker] if since < close.read_at <= until}
-    if any(_fits(claim, closes, factors, until=moment) for moment in moments):
-        return
+    for before in claim.before:
+        if any(_fits(claim, closes, factors, before=before, until=moment) for moment in moments):
+            return
     raise discrepancy(
         Rule.RENAMING,
         f"{claim.place}: forced is false, but the closes under {claim.new} from "
@@ -244,17 +245,22 @@ def _check_fitting(claim: FittingClosesClaim, closes: Readings, factors: Sequenc
 
 
 def _fits(
-    claim: FittingClosesClaim, closes: Readings, factors: Sequence[Split], *, until: datetime
+    claim: FittingClosesClaim,
+    closes: Readings,
+    factors: Sequence[Split],
+    *,
+    before: date,
+    until: datetime,
 ) -> bool:
     # `claim.share` already contains the rename. But on every session up to `before`, the share has
     # an old ticker, so the readings in `old` are under the old tickers.
-    old = newest_readings(claim.share, closes, first=claim.baseline, last=claim.before, until=until)
+    old = newest_readings(claim.share, closes, first=claim.baseline, last=before, until=until)
     if not old:
         return True  # earlier versions compared nothing in this case
     new = newest_readings(
         TickerHistory.unchanged(claim.new),
         closes,
-        first=claim.before,
+        first=before,
         last=date.max,
         until=until,
     )

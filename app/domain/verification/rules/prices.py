@@ -29,6 +29,7 @@ from app.domain.model import (
 )
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import Mention, ParsedEntry
+from app.domain.verification.rules import closures
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, CONCURRENT_WINDOW
 from app.domain.verification.state import JournalState, locate
 
@@ -72,12 +73,7 @@ class PickWithoutOpen(Struct, frozen=True):
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
     """Raise Discrepancy for an entry that breaks one of the rules of this module."""
-    for close in entry.rows(Close):
-        place = locate(entry, state, close)
-        _check_reading(place, state, close)
-        _check_read_before(place, entry, close)
-    for split in entry.rows(Split):
-        _check_read_before(locate(entry, state, split), entry, split)
+    _check_readings(entry, state)
     for mention in entry.mentions:
         _check_uses(entry, state, mention)
     for pick in entry.rows(Pick):
@@ -85,6 +81,20 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     for mention in entry.mentions_of(PickMetric):
         _check_metric(entry, state, mention)
     state.picks_without_open += _picks_without_open(entry, state)
+
+
+def _check_readings(entry: ParsedEntry, state: JournalState) -> None:
+    if entry.is_adoption:
+        # These rules did not hold for readings that no entry mentioned.
+        for close in entry.rows(Close):
+            check_restated(locate(entry, state, close), close)
+        return
+    for close in entry.rows(Close):
+        place = locate(entry, state, close)
+        _check_reading(place, state, close)
+        _check_read_before(place, entry, close)
+    for split in entry.rows(Split):
+        _check_read_before(locate(entry, state, split), entry, split)
 
 
 def check_end(state: JournalState) -> None:
@@ -149,7 +159,7 @@ def _picks_without_open(entry: ParsedEntry, state: JournalState) -> Iterator[Pic
     if len(sessions) > 1:
         return
 
-    (session,) = sessions
+    session = sessions[0]
     used: dict[UUID, Close | None] = {}
     if checkpoint.trading_day == session:
         used = {
@@ -201,7 +211,7 @@ def _read_at(close: Close) -> datetime:
 
 
 def _check_reading(place: str, state: JournalState, close: Close) -> None:
-    if not state.sessions.is_session(close.trading_day):
+    if not state.may_be_session(close.trading_day):
         raise discrepancy(
             Rule.READING_SESSION,
             f"{place}: trading_day is {close.trading_day}, but that was no session.",
@@ -260,12 +270,21 @@ def _check_entry_open(entry: ParsedEntry, state: JournalState, pick: Pick) -> No
         return
 
     reading = state.close(pick.entry_close_id)
-    if reading.trading_day not in state.first_sessions(batch.run_date):
-        session = state.sessions.session_from(batch.run_date)
+    possible = state.first_sessions(batch.run_date)
+    if reading.trading_day not in possible:
         raise discrepancy(
             Rule.ENTRY_OPEN,
             f"{place}: entry_close_id is of a reading of {reading.trading_day}, but the first "
-            f"session is {session}.",
+            f"session is {possible[-1]}.",
+        )
+    if state.is_sealed:
+        closures.choose(
+            state,
+            rule=Rule.ENTRY_OPEN,
+            place=partial(locate, entry, state, pick),
+            benchmark=batch.benchmark_symbol,
+            possible=possible,
+            chosen=[reading.trading_day],
         )
     # When a pick gets its open, all its earlier metrics get their `return_from_open_pct`.
     for id in state.metrics_of_pick.get(pick.id, ()):

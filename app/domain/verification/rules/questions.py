@@ -34,6 +34,18 @@ _PROVIDER_REFUSALS = (
 # contains it may follow the rules although the original answer broke them.
 _REPLACEMENT_CHARACTER = make_storable("\0")
 
+# The columns that a question gets when it is completed.
+COMPLETION_COLUMNS = (
+    "answered_at",
+    "answered_model",
+    "answer",
+    "request_id",
+    "prompt_tokens",
+    "completion_tokens",
+    "accepted",
+    "refusal",
+)
+
 # How much of a refusal a message quotes, in characters.
 _MAX_QUOTED = 120
 
@@ -45,13 +57,22 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
         assert isinstance(question, Generation)
         place = locate(entry, state, question)
         is_new = former is None
+        is_claim = state.is_sealed and is_new
+        if is_claim or entry.is_adoption:
+            _check_open(place, question)
         if is_new:
             _check_number(place, question, state)
             _check_time(place, question, state)
             _check_count(place, question, state)
+        if entry.is_adoption:
+            # A question from before the sealing was mentioned by no entry: only its form is known.
+            continue
+        _check_answered_at(place, question)
         _check_order(place, question, state, is_new=is_new)
         if is_new:
             _check_prompt(place, question, state)
+        if is_claim:
+            continue
         if question.accepted:
             _check_accepted_question(place, question, state)
         else:
@@ -111,13 +132,7 @@ def _check_time(place: str, question: Generation, state: JournalState) -> None:
         raise discrepancy(
             Rule.QUESTION_TIME, f"{beginning}, but the Monday ended at {format_utc(ends)}."
         )
-    answered_at = question.answered_at
-    if answered_at and answered_at < question.asked_at - CLOCK_TOLERANCE:
-        raise discrepancy(
-            Rule.QUESTION_TIME,
-            f"{place}: answered_at is {format_utc(answered_at)}, before asked_at, "
-            f"{format_utc(question.asked_at)}.",
-        )
+    _check_answered_at(place, question)
     # Only one question of a Monday is open at a time.
     for one in _earlier(question, state):
         open_until = one.answered_at or one.asked_at
@@ -125,6 +140,27 @@ def _check_time(place: str, question: Generation, state: JournalState) -> None:
             raise discrepancy(
                 Rule.QUESTION_TIME,
                 f"{beginning}, but question {one.attempt} was open until {format_utc(open_until)}.",
+            )
+
+
+def _check_answered_at(place: str, question: Generation) -> None:
+    answered_at = question.answered_at
+    if answered_at and answered_at < question.asked_at - CLOCK_TOLERANCE:
+        raise discrepancy(
+            Rule.QUESTION_TIME,
+            f"{place}: answered_at is {format_utc(answered_at)}, before asked_at, "
+            f"{format_utc(question.asked_at)}.",
+        )
+
+
+def _check_open(place: str, question: Generation) -> None:
+    """Raise Discrepancy if the claim of a question already has a part of its outcome."""
+    for column in COMPLETION_COLUMNS:
+        if getattr(question, column) is not None:
+            raise discrepancy(
+                Rule.CLAIM,
+                f"{place}: its first mention has {column}, but in a sealed record a question is "
+                "journaled before it is sent.",
             )
 
 
@@ -145,6 +181,13 @@ def _check_order(place: str, question: Generation, state: JournalState, *, is_ne
                 Rule.QUESTION_ORDER,
                 f"{place}: it was asked although question {one.attempt} of that Monday was already "
                 "accepted.",
+            )
+        # Before the record is sealed, no entry mentions an open question.
+        if one.accepted is None:
+            raise discrepancy(
+                Rule.QUESTION_ORDER,
+                f"{place}: it was asked although question {one.attempt} of that Monday was still "
+                "open.",
             )
 
 

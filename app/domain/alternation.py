@@ -1,0 +1,164 @@
+"""
+Declarations that alternate: the sign of two processes that record with different settings.
+
+A process declares its settings before it records, if the newest ones differ
+(`app.domain.declarations`). So if two processes differ and both record, each declares its own
+settings again and again: A, B, A, B. A change is one entry (A, B), and a rollback is two (A, B, A).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from app.domain.declarations import RecordSettings, SeriesDeclaration
+
+T = TypeVar("T", RecordSettings, SeriesDeclaration)
+
+# This many of the newest declarations must alternate: a rollback that is taken back is not enough.
+_LEAST_ENTRIES = 4
+
+# They must alternate for this long: during a deployment, an old and a new process work side by side
+# for some minutes.
+_LEAST_TIME = timedelta(hours=1)
+
+# Without a declaration for this long, the processes are at peace again. The mornings of two days
+# are 24 hours apart, so such a pause contains a morning.
+PEACE = timedelta(hours=36)
+
+# The setting, or whatever else it is, that a field of a declaration comes from.
+_SOURCES = {
+    "version": "the version of Alpha Monday",
+    "benchmark": "BENCHMARK_SYMBOL",
+    "price_source": "the provider of prices",
+    "days_without_session": "the calendar of the exchange",
+    "closed_days": "MARKET_CLOSED_DAYS",
+    "timestamp_roots": "TIMESTAMP_ROOTS",
+    "label": "the name of the series",
+    "base_url": "OPENAI_BASE_URL",
+    "model": "OPENAI_MODEL",
+    "temperature": "OPENAI_TEMPERATURE",
+    "timeout_seconds": "OPENAI_TIMEOUT",
+    "response_format": "the response format",
+    "prompt_version": "the version of the prompt",
+    "system_prompt_sha256": "the system prompt",
+    "user_prompt_sha256": "the prompt",
+    "schema": "the JSON schema of an answer",
+}
+
+# These fields are compared, but their values are too long to be shown.
+_WITHOUT_VALUES = frozenset(
+    {"days_without_session", "system_prompt_sha256", "user_prompt_sha256", "schema"}
+)
+
+# If the field on the left differs, the field on the right differs because of it.
+_CAUSES = {"closed_days": "days_without_session", "model": "label"}
+
+
+class Declared(Struct, Generic[T], frozen=True):
+    """Settings, or a series, with the time of the entry that declares them."""
+
+    at: datetime
+    value: T
+
+
+class Difference(Struct, frozen=True):
+    """
+    A field in which two processes differ.
+
+    `source` is what the value comes from, such as `BENCHMARK_SYMBOL`. `values` are the newest value
+    and the one before it, as texts; the tuple is empty if they are too long.
+    """
+
+    field: str
+    source: str
+    values: tuple[str, ...]
+
+
+class Alternation(Struct, frozen=True):
+    """
+    Two processes that differ.
+
+    `since` is the time of the first entry after the last time of peace, and `differences` are the
+    fields in which the two newest entries differ.
+    """
+
+    since: datetime
+    differences: list[Difference]
+
+
+def find_alternation(entries: Sequence[Declared[T]], now: datetime) -> Alternation | None:
+    """
+    Return how the newest of `entries` alternate; None if they do not, or not any more.
+
+    `entries` are the newest declarations of one kind, the newest one first.
+    """
+    # The yearly extension of the calendar is an entry of its own, which changes no setting.
+    changes = [
+        entry for entry, before in pairwise(entries) if _differing_fields(entry.value, before.value)
+    ]
+    changes += entries[-1:]
+    if not changes or changes[0].at < now - PEACE:
+        return None
+    count = 2
+    while count < len(changes) and not _differing_fields(
+        changes[count].value, changes[count - 2].value
+    ):
+        count += 1
+    count = min(count, len(changes))
+    is_long = changes[0].at - changes[count - 1].at >= _LEAST_TIME
+    if count < _LEAST_ENTRIES or not is_long:
+        return None
+
+    since = changes[0].at
+    for entry in changes[1:]:
+        if since - entry.at > PEACE:
+            break
+        since = entry.at
+    return Alternation(since, _describe(changes[0].value, changes[1].value))
+
+
+def _describe(newest: T, before: T) -> list[Difference]:
+    names = _differing_fields(newest, before)
+    caused = {_CAUSES.get(name) for name in names}
+    after, earlier = _fields(newest), _fields(before)
+    differences = []
+    for name in names:
+        values: tuple[str, ...] = ()
+        if name not in _WITHOUT_VALUES:
+            values = (_to_text(after[name]), _to_text(earlier[name]))
+        if name not in caused:
+            differences.append(Difference(name, _SOURCES[name], values))
+    return differences
+
+
+def _differing_fields(newest: T, before: T) -> list[str]:
+    after, earlier = _fields(newest), _fields(before)
+    if isinstance(newest, RecordSettings) and isinstance(before, RecordSettings):
+        # The end of the calendar is no setting: only the days that both calendars have are
+        # compared.
+        end = min(newest.calendar_to, before.calendar_to)
+        after, earlier = _fields(_until(newest, end)), _fields(_until(before, end))
+    return [name for name in after if after[name] != earlier[name]]
+
+
+def _fields(declared: RecordSettings | SeriesDeclaration) -> dict[str, object]:
+    """Return the fields that a process decides."""
+    fields = asdict(declared)
+    if isinstance(declared, SeriesDeclaration):
+        fields = {"label": declared.label, **asdict(declared.profile)}
+    return {name: value for name, value in fields.items() if name in _SOURCES}
+
+
+def _until(settings: RecordSettings, end: object) -> RecordSettings:
+    days = tuple(day for day in settings.days_without_session if str(day) <= str(end))
+    return replace(settings, days_without_session=days)
+
+
+def _to_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value not in (None, "") else "not set"

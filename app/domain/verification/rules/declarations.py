@@ -1,0 +1,288 @@
+"""
+The rules of declarations: `genesis`, `settings`, `series` and `profile`.
+
+They say where a record comes from, with which settings its figures are made, and with which profile
+each question is asked (docs/journal.md#declarations). `check` adds the declarations of an entry to
+the state, and the rules that are checked next use them.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import date
+
+from app.domain.declarations import (
+    Genesis,
+    Origin,
+    RecordSettings,
+    SeriesDeclaration,
+    differing_fields,
+    sha256_of,
+)
+from app.domain.model import TICKER_PATTERN, Batch, Generation, JournalKind
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import ParsedEntry
+from app.domain.verification.state import JournalState, locate
+
+_RECORD_ID = r"[0-9a-f]{32}"
+_SHA256 = r"[0-9a-f]{64}"
+_SERIES_NAME = r"[a-z][a-z0-9-]{0,31}"
+
+_MONDAY = 0
+_SATURDAY = 5
+
+# The kinds of entries that only a sealed record has, or one that is being sealed.
+_SEALED_KINDS = (JournalKind.SETTINGS, JournalKind.SERIES, JournalKind.READINGS)
+
+
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a wrong declaration; otherwise, add the declaration to the state."""
+    place = f"Entry {entry.seq} of the journal"
+    _check_genesis(place, entry, state)
+    if entry.settings is not None:
+        _check_settings(place, entry.settings, state, is_change=_is_change(entry))
+        state.record_calendar.add(entry.settings)
+    if entry.genesis is not None:
+        state.genesis = entry.genesis
+        if not entry.genesis.late:
+            state.sealed_since = entry.seq
+    if entry.is_sealing:
+        state.sealed_since = entry.seq
+    if entry.series is not None:
+        _check_series(place, entry.series, state)
+        state.declared_series[entry.series.name] = entry.series
+    _check_benchmark(entry, state)
+
+
+def check_questions(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a question that is not asked with the declared profile."""
+    for mention in entry.mentions_of(Generation):
+        question = mention.row
+        assert isinstance(question, Generation)
+        if mention.before is not None:
+            continue
+        problem = _profile_problem(question, state, is_adopted=entry.is_adoption)
+        if problem is not None:
+            raise discrepancy(Rule.PROFILE, f"{locate(entry, state, question)}: {problem}.")
+
+
+def check_end_of_chain(state: JournalState) -> None:
+    """Raise Discrepancy if the journal ends before a late GENESIS has sealed the record."""
+    if state.is_being_sealed:
+        raise discrepancy(
+            Rule.GENESIS,
+            "The journal has a late GENESIS entry, but it ends before the SETTINGS entry that "
+            "seals the record. Its tail was cut off.",
+        )
+
+
+# Genesis
+
+
+def _check_genesis(place: str, entry: ParsedEntry, state: JournalState) -> None:
+    problem = _genesis_problem(entry, state)
+    if problem is not None:
+        raise discrepancy(Rule.GENESIS, f"{place}: {problem}.")
+
+
+def _genesis_problem(entry: ParsedEntry, state: JournalState) -> str | None:
+    if entry.genesis is not None:
+        return _genesis_entry_problem(entry.seq, entry.genesis, state)
+    if entry.kind in _SEALED_KINDS and state.genesis is None:
+        return f"it is a {entry.kind} entry, but no GENESIS entry comes before it"
+    if state.is_being_sealed:
+        if entry.is_adoption or entry.is_sealing:
+            return None
+        return (
+            f"it is a {entry.kind} entry, but after a late GENESIS come only READINGS entries with "
+            "adopted, and then a SETTINGS entry with sealed"
+        )
+    if entry.is_adoption or entry.is_sealing:
+        marker = "adopted" if entry.is_adoption else "sealed"
+        return f"it has the member {marker}, but the record is not being sealed here"
+    return None
+
+
+def _genesis_entry_problem(seq: int, genesis: Genesis, state: JournalState) -> str | None:
+    if state.genesis is not None:
+        return "it is a GENESIS entry, but the journal already has one"
+    if not re.fullmatch(_RECORD_ID, genesis.record_id):
+        return f"record_id is {genesis.record_id!r}, but must be 32 lower-case hexadecimal digits"
+    is_first = seq == 1
+    if genesis.late and is_first:
+        return "late is true, but no entry comes before it"
+    if not genesis.late and not is_first:
+        return f"late is false, but {seq - 1} entries come before it"
+    if genesis.late and genesis.origin is Origin.LIVE:
+        return "origin is LIVE, but the record already had entries when it was sealed"
+    if not genesis.late and genesis.origin is Origin.UNKNOWN:
+        return "origin is UNKNOWN, which only a late GENESIS entry has"
+    return None
+
+
+# Settings
+
+
+def _is_change(entry: ParsedEntry) -> bool:
+    """Return whether the settings of an entry must differ from those before."""
+    return entry.kind is JournalKind.SETTINGS and not entry.is_sealing
+
+
+def _check_settings(
+    place: str, settings: RecordSettings, state: JournalState, *, is_change: bool
+) -> None:
+    problem = _form_problem(settings)
+    newest = state.record_calendar.newest
+    if problem is None and newest is not None:
+        problem = _change_problem(settings, newest, is_change=is_change)
+    if problem is not None:
+        raise discrepancy(Rule.SETTINGS, f"{place}: its settings: {problem}.")
+
+
+def _form_problem(settings: RecordSettings) -> str | None:
+    """Return what is wrong with settings by themselves; None if nothing is."""
+    for name in ("version", "price_source"):
+        if not getattr(settings, name).strip():
+            return f"{name} is empty"
+    if settings.price_source.startswith(" "):
+        return "price_source begins with a space"
+    if not re.fullmatch(TICKER_PATTERN, settings.benchmark):
+        return f"benchmark is {settings.benchmark!r}, which is no ticker"
+    if settings.calendar_from > settings.calendar_to:
+        return (
+            f"calendar_from is {settings.calendar_from}, after calendar_to, {settings.calendar_to}"
+        )
+    for name in ("days_without_session", "closed_days", "timestamp_roots"):
+        values = getattr(settings, name)
+        if list(values) != sorted(set(values)):
+            return f"{name} is not in ascending order, or has a value twice"
+    for root in settings.timestamp_roots:
+        if not re.fullmatch(_SHA256, root):
+            return (
+                f"timestamp_roots has {root[:80]!r}, which is not 64 lower-case hexadecimal digits"
+            )
+    return _days_problem(settings)
+
+
+def _days_problem(settings: RecordSettings) -> str | None:
+    for day in settings.days_without_session:
+        if not _is_in_calendar(day, settings):
+            return (
+                f"days_without_session has {day}, a {day:%A}, but it has only days from Monday to "
+                f"Friday from {settings.calendar_from} to {settings.calendar_to}"
+            )
+    listed = set(settings.days_without_session)
+    for day in settings.closed_days:
+        if _is_in_calendar(day, settings) and day not in listed:
+            return f"closed_days has {day}, but days_without_session does not"
+    return None
+
+
+def _is_in_calendar(day: date, settings: RecordSettings) -> bool:
+    is_weekday = day.weekday() < _SATURDAY
+    return is_weekday and settings.calendar_from <= day <= settings.calendar_to
+
+
+def _change_problem(
+    settings: RecordSettings, newest: RecordSettings, *, is_change: bool
+) -> str | None:
+    """Return what is wrong with settings that follow others; None if nothing is."""
+    if settings.calendar_from != newest.calendar_from:
+        return (
+            f"calendar_from is {settings.calendar_from}, but was {newest.calendar_from}, and it "
+            "never changes"
+        )
+    if settings.calendar_to < newest.calendar_to:
+        return (
+            f"calendar_to is {settings.calendar_to}, but was {newest.calendar_to}, and it never "
+            "moves back"
+        )
+    if is_change and not differing_fields(newest, settings):
+        return "they are equal to the newest settings before"
+    return None
+
+
+def _check_benchmark(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a new batch with another benchmark than the settings have."""
+    settings = state.record_calendar.newest
+    if entry.kind not in (JournalKind.BATCH, JournalKind.FAILURE) or not state.is_sealed:
+        return
+    for batch in entry.rows(Batch):
+        if settings is not None and batch.benchmark_symbol != settings.benchmark:
+            raise discrepancy(
+                Rule.SETTINGS,
+                f"{locate(entry, state, batch)}: benchmark_symbol is {batch.benchmark_symbol}, but "
+                f"the benchmark of the newest settings is {settings.benchmark}.",
+            )
+
+
+# Series
+
+
+def _check_series(place: str, series: SeriesDeclaration, state: JournalState) -> None:
+    problem = _series_problem(series, state.declared_series.get(series.name))
+    if problem is not None:
+        raise discrepancy(Rule.SERIES, f"{place}: its series: {problem}.")
+
+
+def _series_problem(series: SeriesDeclaration, former: SeriesDeclaration | None) -> str | None:
+    if not re.fullmatch(_SERIES_NAME, series.name):
+        return f"name is {series.name[:80]!r}, which is no name of a series"
+    if not series.label.strip():
+        return "label is empty"
+    for name in ("system_prompt_sha256", "user_prompt_sha256"):
+        text = getattr(series.profile, name)
+        if not re.fullmatch(_SHA256, text):
+            return f"{name} is {text[:80]!r}, but must be 64 lower-case hexadecimal digits"
+    for name in ("model", "response_format", "timeout_seconds", "prompt_version", "schema"):
+        if not getattr(series.profile, name).strip():
+            return f"{name} of its profile is empty"
+    if series.profile_sha256 != series.profile.sha256:
+        return (
+            f"profile_sha256 is {series.profile_sha256[:80]}, but its profile gives "
+            f"{series.profile.sha256}"
+        )
+    if series.holds_from.weekday() != _MONDAY:
+        return f"holds_from is a {series.holds_from:%A}, but must be a Monday"
+    if former is None:
+        return None
+    if series.holds_from < former.holds_from:
+        return f"holds_from is {series.holds_from}, before {former.holds_from} of the entry before"
+    if _terms(series) == _terms(former):
+        return "it is equal to the newest declaration of that series"
+    return None
+
+
+def _terms(series: SeriesDeclaration) -> Sequence[str]:
+    """Return what must differ between two declarations of a series."""
+    return series.label, series.kind, series.profile_sha256
+
+
+def _profile_problem(question: Generation, state: JournalState, *, is_adopted: bool) -> str | None:
+    """Return why a question cannot have its profile; None if it can."""
+    if is_adopted or not state.is_sealed:
+        if question.profile_sha256 is None:
+            return None
+        return "it has a profile_sha256, but it was asked before the record was sealed"
+    declared = state.declared_series.get(question.series)
+    if declared is None:
+        return f"no SERIES entry declares its series, {question.series}"
+    if question.profile_sha256 is None:
+        return "it has no profile_sha256"
+    if question.profile_sha256 != declared.profile_sha256:
+        return (
+            f"profile_sha256 is {question.profile_sha256[:80]}, but that of the newest SERIES "
+            f"entry of {question.series} is {declared.profile_sha256}"
+        )
+    if question.run_date < declared.holds_from:
+        return f"its profile holds from {declared.holds_from} on"
+    profile = declared.profile
+    if question.requested_model != profile.model:
+        return f"requested_model is {question.requested_model}, but its profile has {profile.model}"
+    if question.prompt_version != profile.prompt_version:
+        return (
+            f"prompt_version is {question.prompt_version}, but its profile has "
+            f"{profile.prompt_version}"
+        )
+    if sha256_of(question.system_prompt) != profile.system_prompt_sha256:
+        return "the SHA-256 of its system_prompt is not that of its profile"
+    return None

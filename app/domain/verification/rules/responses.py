@@ -1,0 +1,109 @@
+"""
+The rule `readings`: each reading of a sealed record is first in the entry of its response.
+
+A READINGS entry states a response of a provider and what was kept of it. A READINGS entry with
+`adopted` mentions the rows that no entry mentioned before the record was sealed.
+"""
+
+import re
+
+from app.domain.declarations import ProviderResponse, ResponseKind
+from app.domain.journal import to_text
+from app.domain.model import Close, JournalKind, Split
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import AnyRow, Mention, ParsedEntry
+from app.domain.verification.state import JournalState, locate
+
+_SHA256 = r"[0-9a-f]{64}"
+
+
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a reading in the wrong entry, or a wrong statement of a response."""
+    if entry.kind is not JournalKind.READINGS:
+        _check_first_mentions(entry, state)
+        return
+    _check_new(entry, state)
+    if entry.response is None:
+        return
+    problem = _response_problem(entry, entry.response, state)
+    if problem is not None:
+        raise discrepancy(
+            Rule.READINGS, f"Entry {entry.seq} of the journal: its response: {problem}."
+        )
+    readings: list[Close | Split] = [*entry.rows(Close), *entry.rows(Split)]
+    for row in readings:
+        problem = _reading_problem(row, entry.response)
+        if problem is not None:
+            raise discrepancy(Rule.READINGS, f"{locate(entry, state, row)}: {problem}.")
+
+
+def _check_first_mentions(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a reading that no READINGS entry of a sealed record mentions."""
+    if not state.is_sealed:
+        return
+    for mention in entry.mentions:
+        if mention.before is None and isinstance(mention.row, Close | Split):
+            raise discrepancy(
+                Rule.READINGS,
+                f"{locate(entry, state, mention.row)}: it is first mentioned in a {entry.kind} "
+                "entry, but in a sealed record a READINGS entry mentions each reading first.",
+            )
+
+
+def _check_new(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a row that an earlier entry mentions, or this entry twice."""
+    seen = set[object]()
+    for mention in entry.mentions:
+        key = _key(mention)
+        if mention.before is not None or key in seen:
+            raise discrepancy(
+                Rule.READINGS,
+                f"{locate(entry, state, mention.row)}: a READINGS entry mentions only rows that "
+                "were not mentioned before.",
+            )
+        seen.add(key)
+
+
+def _key(mention: Mention) -> object:
+    row: AnyRow = mention.row
+    if isinstance(row, Split):
+        return row.ticker, row.effective_date, row.read_at
+    return row.id
+
+
+def _response_problem(
+    entry: ParsedEntry, response: ProviderResponse, state: JournalState
+) -> str | None:
+    if not re.fullmatch(_SHA256, response.sha256):
+        return f"sha256 is {response.sha256[:80]!r}, but must be 64 lower-case hexadecimal digits"
+    if not response.source.startswith(tuple(state.record_calendar.sources)):
+        return f"source is {response.source[:80]!r}, but no settings name this source of prices"
+    if response.read_at != entry.at:
+        return f"read_at is {to_text(response.read_at)}, but the entry's at is {to_text(entry.at)}"
+    first, last = response.first_session, response.last_session
+    if (first is None) != (last is None):
+        return "it has only one of first_session and last_session"
+    if first is not None and last is not None and first > last:
+        return f"first_session is {first}, after last_session, {last}"
+    other = entry.rows(Split) if response.kind is ResponseKind.CLOSES else entry.rows(Close)
+    if other:
+        return f"kind is {response.kind}, but the entry has other readings"
+    return None
+
+
+def _reading_problem(row: Close | Split, response: ProviderResponse) -> str | None:
+    if row.ticker != response.ticker:
+        return f"its ticker is {row.ticker}, but the response is about {response.ticker}"
+    if row.read_at != response.read_at:
+        return (
+            f"read_at is {to_text(row.read_at)}, but the response was read at "
+            f"{to_text(response.read_at)}"
+        )
+    if not row.source.startswith(response.source):
+        return f"its source is {row.source[:80]!r}, but that of the response is {response.source!r}"
+    if isinstance(row, Split):
+        return None
+    first, last = response.first_session, response.last_session
+    if first is None or last is None or not first <= row.trading_day <= last:
+        return f"its trading_day is not in the response, which has the days {first} to {last}"
+    return None

@@ -1,0 +1,126 @@
+"""
+The check of timestamps against the journal: everything that can be checked without the internet.
+
+A token of an authority is checked completely. A proof of OpenTimestamps is checked up to the Merkle
+root of a Bitcoin block: only the block chain itself can say whether that block has this root.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from app.domain import opentimestamps, rfc3161
+from app.domain.opentimestamps import UnusableProof
+from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
+from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
+from app.errors import ConfigurationError, Discrepancy, UnusableStamp
+
+if TYPE_CHECKING:  # importing the library takes 70 ms
+    from cryptography.x509 import Certificate
+
+
+class BlockToCompare(Struct, frozen=True):
+    """
+    A Bitcoin block into which the proof of an entry leads.
+
+    The proof is right if the block at `height` has the Merkle root `merkle_root`, in hex as block
+    explorers show it.
+    """
+
+    seq: int
+    height: int
+    merkle_root: str
+
+
+class StampVerifier:
+    """
+    Checks the timestamps of a journal, one after another.
+
+    `hashes` has the hash of each entry by its number; the chain was verified before. `roots` are
+    the pinned certificates. If they are None, each token is checked with the last certificate of
+    its own chain, which proves less: an operator can make such a chain.
+
+    `tokens`, `pending` and `blocks` are the results: the number of tokens that verify, the number
+    of proofs that are not in a block yet, and the blocks to compare.
+    """
+
+    def __init__(
+        self, hashes: Mapping[int, str], roots: Sequence["Certificate"] | None = None
+    ) -> None:
+        self.hashes = hashes
+        self.roots = roots
+        self.tokens = 0
+        self.pending = 0
+        self.blocks: list[BlockToCompare] = []
+
+    @property
+    def count(self) -> int:
+        """Return how many timestamps were checked."""
+        return self.tokens + self.pending + len(self.blocks)
+
+    def check(self, stamp: Timestamp) -> None:
+        """Check one timestamp. Raise Discrepancy if it does not fit."""
+        known = self.hashes.get(stamp.seq)
+        if known is None:
+            raise _misfit(stamp, "is about an entry that the journal does not have")
+        if known != stamp.hash:
+            raise _misfit(stamp, f"is about the hash {stamp.hash}, but the entry has {known}")
+        if stamp.kind == TimestampKind.RFC3161:
+            self._check_token(stamp)
+        else:
+            self._check_proof(stamp)
+
+    def _check_token(self, stamp: Timestamp) -> None:
+        nonce = int(stamp.nonce) if stamp.nonce else None
+        try:
+            token = rfc3161.verify_response(
+                stamp.proof, data_hash=stamp.hash, nonce=nonce, roots=self._roots_for(stamp)
+            )
+        except (UnusableStamp, ConfigurationError) as error:
+            raise _misfit(stamp, f"does not verify. {error}") from None
+        if token.gen_time != stamp.at:
+            raise _misfit(
+                stamp,
+                f"says {format_utc(stamp.at)}, but its proof says {format_utc(token.gen_time)}",
+            )
+        if token.accuracy_seconds != stamp.accuracy_seconds:
+            raise _misfit(
+                stamp,
+                f"has the accuracy {stamp.accuracy_seconds}, but its proof has "
+                f"{token.accuracy_seconds}",
+            )
+        if stamp.status != TimestampStatus.CONFIRMED:
+            raise _misfit(stamp, f"is {stamp.status}, but its proof is complete")
+        self.tokens += 1
+
+    def _roots_for(self, stamp: Timestamp) -> Sequence["Certificate"]:
+        if self.roots is not None:
+            return self.roots
+        *_, root = rfc3161.read_roots((stamp.chain or "").encode())
+        return [root]
+
+    def _check_proof(self, stamp: Timestamp) -> None:
+        try:
+            proof = opentimestamps.parse(stamp.proof)
+        except UnusableProof as error:
+            raise _misfit(stamp, f"cannot be read. {error}") from None
+        if proof.digest.hex() != stamp.hash:
+            raise _misfit(stamp, f"proves another hash: {proof.digest.hex()}")
+        if stamp.status == TimestampStatus.PENDING:
+            if not proof.pending:
+                raise _misfit(stamp, "is pending, but names no calendar")
+            self.pending += 1
+            return
+        block = proof.block
+        if block is None or block.height != stamp.block_height:
+            raise _misfit(stamp, f"does not lead into block {stamp.block_height}")
+        assert block.height is not None
+        self.blocks.append(BlockToCompare(stamp.seq, block.height, str(block.merkle_root)))
+
+
+def _misfit(stamp: Timestamp, text: str) -> Discrepancy:
+    name = "token" if stamp.kind == TimestampKind.RFC3161 else "proof of OpenTimestamps"
+    return discrepancy(
+        Rule.TIMESTAMP, f"the {name} of {stamp.authority} for entry {stamp.seq} {text}"
+    )

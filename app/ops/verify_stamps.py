@@ -1,0 +1,154 @@
+"""`alpha-monday verify`: read the timestamps of a database or of an API, and check them."""
+
+from base64 import b64decode
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from app.domain.text import one_line
+from app.domain.timestamps import Timestamp
+from app.domain.verification.chain import Head
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import TextRow
+from app.domain.verification.stamps import StampVerifier
+from app.domain.verification.state import JournalState
+from app.errors import ConfigurationError, RecordDamaged
+from app.ops.verify import ApiRecord, DatabaseRecord, RecordSource, TableRow
+from app.store import timestamps
+
+if TYPE_CHECKING:  # importing the library takes 70 ms
+    from cryptography.x509 import Certificate
+
+# How many timestamps are read at a time. Each has some thousand bytes.
+_PAGE_SIZE = 50
+_FIRST_ID = UUID(int=0)
+# The fields of an API's timestamp, by the attribute of `Timestamp`.
+_FIELDS = {
+    "seq": "seq",
+    "hash": "hash",
+    "kind": "kind",
+    "status": "status",
+    "authority": "authority",
+    "at": "at",
+    "accuracy_seconds": "accuracySeconds",
+    "received_at": "receivedAt",
+    "proof": "proof",
+    "chain": "chain",
+    "block_height": "blockHeight",
+}
+_HAS_FIELD = '{ __type(name: "Query") { fields { name } } }'
+_QUERY = (
+    "query($first: Int!, $after: String) { timestamps(first: $first, after: $after) { "
+    f"nodes {{ {' '.join(_FIELDS.values())} }} pageInfo {{ hasNextPage endCursor }} }} }}"
+)
+
+
+class HashedSource:
+    """A source of a record that remembers the hash of each entry that is read from it."""
+
+    def __init__(self, source: RecordSource) -> None:
+        self.source = source
+        self.open_mondays = source.open_mondays
+        self.hashes: dict[int, str] = {}
+
+    async def is_rehearsal(self) -> bool:
+        """Return whether the source shows the clock of a rehearsal."""
+        return await self.source.is_rehearsal()
+
+    async def head(self) -> Head | None:
+        """Return the number and the hash of the newest entry."""
+        return await self.source.head()
+
+    async def entries(self, after: int) -> AsyncGenerator[TextRow]:
+        """Yield the entries after the number `after`, in their order."""
+        async for entry in self.source.entries(after):
+            seq = str(entry.get("seq", ""))
+            if seq.isascii() and seq.isdecimal():
+                self.hashes[int(seq)] = str(entry.get("hash", ""))
+            yield entry
+
+    def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
+        """Yield the rows of the record."""
+        return self.source.rows(state)
+
+
+async def verify_stamps(
+    source: HashedSource, roots: Sequence["Certificate"] | None = None
+) -> StampVerifier:
+    """
+    Check all timestamps of a record whose journal has been verified, and return the result.
+
+    Raises Discrepancy for the first one that does not fit.
+    """
+    verifier = StampVerifier(source.hashes, roots)
+    async for stamp in _read(source.source):
+        newest = max(source.hashes, default=0)
+        if stamp.seq > newest:
+            # The service of an API may have recorded and stamped entries after they were read.
+            async for _ in source.entries(newest):
+                pass
+        verifier.check(stamp)
+    return verifier
+
+
+def _read(source: RecordSource) -> AsyncGenerator[Timestamp]:
+    if isinstance(source, ApiRecord):
+        return _read_api(source)
+    assert isinstance(source, DatabaseRecord)
+    return _read_database(source)
+
+
+async def _read_database(source: DatabaseRecord) -> AsyncGenerator[Timestamp]:
+    seq, id, has_more = 0, _FIRST_ID, True
+    while has_more:
+        try:
+            page = await timestamps.list_after(source.conn, seq, id, count=_PAGE_SIZE)
+        except (psycopg.DataError, RecordDamaged) as error:
+            raise discrepancy(
+                Rule.TIMESTAMP, f"a timestamp cannot be read: {one_line(error)}"
+            ) from None
+        for stamp in page:
+            yield stamp
+        has_more = len(page) == _PAGE_SIZE
+        if page:
+            seq, id = page[-1].seq, page[-1].id
+
+
+async def _read_api(source: ApiRecord) -> AsyncGenerator[Timestamp]:
+    """Yield the timestamps that an API shows; none if its version has no timestamps."""
+    fields = await source.query(_HAS_FIELD, _field_names)
+    if "timestamps" not in fields:
+        return
+    after, has_more = None, True
+    while has_more:
+        page = await source.query(_QUERY, _to_page, first=_PAGE_SIZE, after=after)
+        for node in page["nodes"]:
+            yield _to_stamp(node)
+        has_more = page["pageInfo"]["hasNextPage"]
+        if has_more and page["pageInfo"]["endCursor"] == after:
+            raise ConfigurationError(
+                f"{source.display_url} returns the same page of `timestamps` again and again."
+            )
+        after = page["pageInfo"]["endCursor"]
+
+
+def _field_names(data: Any) -> set[str]:
+    return {field["name"] for field in data["__type"]["fields"]}
+
+
+def _to_page(data: Any) -> Any:
+    return data["timestamps"]
+
+
+def _to_stamp(node: Any) -> Timestamp:
+    values = {name: node[field] for name, field in _FIELDS.items()}
+    try:
+        values["proof"] = b64decode(values["proof"], validate=True)
+        return msgspec.convert({"id": _FIRST_ID, **values}, Timestamp, strict=False)
+    except ValueError as error:
+        raise discrepancy(
+            Rule.TIMESTAMP, f"a timestamp of the API cannot be read: {one_line(error)}"
+        ) from None

@@ -1,0 +1,229 @@
+"""
+The newest declarations of the journal, and those that a process must add before it records.
+
+`app.domain.declarations` explains what a declaration is.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from app.domain import calendar
+from app.domain.alternation import Declared
+from app.domain.declarations import (
+    Genesis,
+    InForce,
+    Origin,
+    RecordSettings,
+    SeriesDeclaration,
+    changed_settings,
+    declare_series,
+    first_calendar_day,
+    is_declared,
+    last_calendar_day,
+    new_record_id,
+    settings_in_force,
+)
+from app.domain.model import JournalEntry, JournalHead, JournalKind
+from app.errors import RECORD_DAMAGED_ADVICE, RECORD_DAMAGED_PREFIX, RecordDamaged
+from app.store.rehearsed import is_rehearsed_on_connection
+from app.store.rows import Conn, select_rows
+
+T = TypeVar("T", bound=Struct)
+
+# An entry that is to be appended: its kind, and its members.
+Declaration = tuple[JournalKind, dict[str, object]]
+
+# Postgres refuses a question or a reading in a sealed record, unless its transaction has set this
+# parameter: an older version does not set it, and does not write the entry that belongs to it.
+_DECLARE_VERSION = "SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)"
+
+
+async def declare_version(conn: Conn) -> None:
+    """Tell Postgres that this version knows sealed records. It holds until the transaction ends."""
+    await conn.execute(_DECLARE_VERSION)
+
+
+async def is_sealed(conn: Conn) -> bool:
+    """Return whether the record is sealed: whether its journal has a GENESIS entry."""
+    cursor = await conn.execute("SELECT EXISTS (SELECT FROM journal WHERE kind = 'GENESIS')")
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
+
+
+async def will_be_sealed(conn: Conn) -> bool:
+    """
+    Return whether the record is sealed after its next entry: it is sealed, or it is new.
+
+    A record without an entry is not new if an older version has asked its first question: such a
+    question has no profile, and no entry before its outcome is known.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM journal WHERE kind = 'GENESIS')
+            OR NOT EXISTS (SELECT FROM journal)
+                AND NOT EXISTS (SELECT FROM generations WHERE profile_sha256 IS NULL)
+        """
+    )
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
+
+
+async def get_genesis(conn: Conn) -> Genesis | None:
+    """Return the beginning of the record; None if the record is not sealed."""
+    content = await _newest_content(conn, [JournalKind.GENESIS])
+    if content is None:
+        return None
+    return _read_member(content, "genesis", Genesis)
+
+
+async def get_settings(conn: Conn) -> RecordSettings | None:
+    """Return the newest declared settings; None if the record is not sealed."""
+    content = await _newest_content(conn, [JournalKind.GENESIS, JournalKind.SETTINGS])
+    if content is None:
+        return None
+    return _read_member(content, "settings", RecordSettings)
+
+
+async def get_series(conn: Conn, name: str) -> SeriesDeclaration | None:
+    """Return the newest declaration of a series; None if it was not declared."""
+    cursor = await conn.execute(
+        "SELECT content FROM journal WHERE kind = 'SERIES' "
+        "AND content::jsonb #>> '{series,name}' = %s ORDER BY seq DESC LIMIT 1",
+        (name,),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    return _read_member(msgspec.json.decode(row[0]), "series", SeriesDeclaration)
+
+
+async def list_settings(conn: Conn, count: int) -> list[Declared[RecordSettings]]:
+    """Return the newest declared settings with their times, the newest ones first."""
+    entries: list[JournalEntry] = []
+    # One search of the index (kind, seq) for each kind, see `_newest_content`.
+    for kind in (JournalKind.SETTINGS, JournalKind.GENESIS):
+        entries += await _list_entries(
+            conn, "kind = %s ORDER BY seq DESC LIMIT %s", (kind, count - len(entries))
+        )
+    return [
+        Declared(entry.at, _read_member(_decode(entry), "settings", RecordSettings))
+        for entry in entries
+    ]
+
+
+async def list_series(conn: Conn, name: str, count: int) -> list[Declared[SeriesDeclaration]]:
+    """Return the newest declarations of a series with their times, the newest one first."""
+    entries = await _list_entries(
+        conn,
+        "kind = 'SERIES' AND content::jsonb #>> '{series,name}' = %s ORDER BY seq DESC LIMIT %s",
+        (name, count),
+    )
+    return [
+        Declared(entry.at, _read_member(_decode(entry), "series", SeriesDeclaration))
+        for entry in entries
+    ]
+
+
+async def _list_entries(conn: Conn, condition: str, values: Sequence[object]) -> list[JournalEntry]:
+    return await select_rows(
+        conn, JournalEntry, table="journal", where=f"WHERE {condition}", values=values
+    )
+
+
+def _decode(entry: JournalEntry) -> dict[str, Any]:
+    content: dict[str, Any] = msgspec.json.decode(entry.content)
+    return content
+
+
+def _read_member(content: dict[str, Any], name: str, type_: type[T]) -> T:
+    """Return a member of an entry's content. Raises RecordDamaged if it is not of that type."""
+    try:
+        return msgspec.convert(content.get(name), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise RecordDamaged(
+            f"{RECORD_DAMAGED_PREFIX}the `{name}` of entry {content.get('seq')} of the journal "
+            f"cannot be read: {error}. {RECORD_DAMAGED_ADVICE}"
+        ) from None
+
+
+async def _newest_content(conn: Conn, kinds: Sequence[JournalKind]) -> dict[str, Any] | None:
+    """Return the decoded content of the newest entry of these kinds."""
+    # One search of the index (kind, seq) for each kind: a search for several kinds at once would
+    # read the journal backwards, from its newest entry on.
+    cursor = await conn.execute(
+        """
+        SELECT newest.content
+        FROM unnest(%s::text[]) AS wanted (kind)
+        CROSS JOIN LATERAL (
+            SELECT seq, content FROM journal
+            WHERE journal.kind = wanted.kind ORDER BY seq DESC LIMIT 1
+        ) AS newest
+        ORDER BY newest.seq DESC LIMIT 1
+        """,
+        (list(kinds),),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    content: dict[str, Any] = msgspec.json.decode(row[0])
+    return content
+
+
+async def list_due(
+    conn: Conn,
+    head: JournalHead | None,
+    in_force: InForce,
+    at: datetime,
+    *,
+    asked_for: date | None = None,
+) -> list[Declaration]:
+    """
+    Return the declarations that a process must append before its entry of the time `at`.
+
+    The caller holds the journal's lock, and `head` is the newest entry. A new journal gets its
+    GENESIS and the declaration of each series. A journal of an older version, without a GENESIS,
+    gets nothing: its record is not sealed, and goes on as it was. `asked_for` is the Monday of a
+    question, before its claim: only then are the series compared.
+    """
+    if head is None:
+        if not await will_be_sealed(conn):
+            return []
+        return await _first_declarations(conn, in_force, at)
+    newest = await get_settings(conn)
+    if newest is None:
+        return []
+    due: list[Declaration] = []
+    changed = changed_settings(in_force, newest, calendar.new_york_date(at))
+    if changed:
+        due.append((JournalKind.SETTINGS, {"settings": changed}))
+    if asked_for:
+        for one in in_force.series:
+            if not is_declared(one, await get_series(conn, one.name)):
+                declared = declare_series(one, asked_for)
+                due.append((JournalKind.SERIES, {"series": declared}))
+    return due
+
+
+async def _first_declarations(conn: Conn, in_force: InForce, at: datetime) -> list[Declaration]:
+    is_rehearsed = await is_rehearsed_on_connection(conn)
+    genesis = Genesis(
+        record_id=new_record_id(),
+        origin=Origin.REHEARSED if is_rehearsed else Origin.LIVE,
+        late=False,
+    )
+    first_monday = calendar.latest_run_date(at)
+    declared = settings_in_force(
+        in_force,
+        calendar_from=first_calendar_day(first_monday, in_force.calendar),
+        calendar_to=last_calendar_day(calendar.new_york_date(at)),
+    )
+    due: list[Declaration] = [
+        (JournalKind.GENESIS, {"genesis": genesis, "settings": declared}),
+    ]
+    for one in in_force.series:
+        due.append((JournalKind.SERIES, {"series": declare_series(one, first_monday)}))
+    return due

@@ -1,0 +1,152 @@
+"""Timestamps of the journal: the head that is to be stamped, and the stored proofs."""
+
+from datetime import datetime
+from uuid import UUID
+
+from msgspec import Struct
+
+from app.domain.model import JournalKind
+from app.domain.timestamps import Head, Timestamp, TimestampKind, TimestampStatus
+from app.store.rows import Conn, insert_row, row_factory, select_row, select_rows
+
+
+async def head(conn: Conn) -> Head | None:
+    """
+    Return the newest entry of the journal, or None if the journal is empty.
+
+    One statement reads all of it, so that number, hash and text belong to the same entry.
+    """
+    return await select_row(conn, Head, table="journal", where="ORDER BY seq DESC LIMIT 1")
+
+
+async def insert(conn: Conn, timestamp: Timestamp) -> bool:
+    """
+    Store a timestamp. Return False if this service's proof of the entry is stored already.
+
+    A trigger refuses a hash that is not the hash of the entry.
+    """
+    return await insert_row(
+        conn, "timestamps", timestamp, on_conflict="ON CONFLICT ON CONSTRAINT "
+        "a_proof_is_stored_once DO NOTHING",
+    )  # fmt: skip
+
+
+async def newest(conn: Conn, kind: TimestampKind, authority: str) -> Timestamp | None:
+    """Return the timestamp of a service with the highest number of an entry, or None."""
+    return await select_row(
+        conn,
+        Timestamp,
+        table="timestamps",
+        where="WHERE kind = %s AND authority = %s ORDER BY seq DESC, status LIMIT 1",
+        values=(kind, authority),
+    )
+
+
+async def get(conn: Conn, id: UUID) -> Timestamp | None:
+    """Return the timestamp with an id, or None."""
+    return await select_row(
+        conn, Timestamp, table="timestamps", where="WHERE id = %s", values=(id,)
+    )
+
+
+class ServiceStamps(Struct, frozen=True):
+    """
+    What one service has stamped: its newest entry, and when the proof of it was received.
+
+    `pending` is the number of proofs that are not complete yet.
+    """
+
+    kind: TimestampKind
+    authority: str
+    seq: int
+    received_at: datetime
+    pending: int
+
+
+async def list_services(conn: Conn) -> list[ServiceStamps]:
+    """Return what each service has stamped, by kind and address."""
+    async with conn.cursor(row_factory=row_factory(ServiceStamps)) as cursor:
+        await cursor.execute(
+            """
+            SELECT
+                kind,
+                authority,
+                max(seq) AS seq,
+                max(received_at) AS received_at,
+                count(*) FILTER (WHERE status = 'PENDING' AND NOT EXISTS (
+                    SELECT FROM timestamps confirmed
+                    WHERE confirmed.seq = timestamps.seq AND confirmed.kind = timestamps.kind
+                        AND confirmed.authority = timestamps.authority
+                        AND confirmed.status = 'CONFIRMED')) AS pending
+            FROM timestamps
+            GROUP BY kind, authority
+            ORDER BY kind DESC, authority COLLATE "C"
+            """
+        )
+        return await cursor.fetchall()
+
+
+async def exists(conn: Conn) -> bool:
+    """Return whether the record has any timestamp."""
+    cursor = await conn.execute("SELECT EXISTS (SELECT FROM timestamps)")
+    (has_rows,) = await cursor.fetchone() or (False,)
+    return bool(has_rows)
+
+
+async def list_of_entry(conn: Conn, seq: int, kind: TimestampKind) -> list[Timestamp]:
+    """Return the timestamps of one kind of one entry, confirmed ones first, then newest first."""
+    return await select_rows(
+        conn,
+        Timestamp,
+        table="timestamps",
+        where="WHERE seq = %s AND kind = %s ORDER BY status, received_at DESC, id",
+        values=(seq, kind),
+    )
+
+
+async def list_after(conn: Conn, seq: int, id: UUID, count: int) -> list[Timestamp]:
+    """Return the next `count` timestamps after the one with `seq` and `id`, in their order."""
+    return await select_rows(
+        conn,
+        Timestamp,
+        table="timestamps",
+        where="WHERE (seq, id) > (%s, %s) ORDER BY seq, id LIMIT %s",
+        values=(seq, id, count),
+    )
+
+
+async def list_covering(conn: Conn, batch_id: UUID) -> list[Timestamp]:
+    """Return the RFC 3161 timestamps that cover the newest BATCH entry of a batch."""
+    return await select_rows(
+        conn,
+        Timestamp,
+        table="timestamps",
+        where="""
+            WHERE kind = %s AND seq >= (
+                SELECT max(seq) FROM journal WHERE batch_id = %s AND kind = %s)
+            ORDER BY at, id
+            """,
+        values=(TimestampKind.RFC3161, batch_id, JournalKind.BATCH),
+    )
+
+
+async def list_pending(conn: Conn, received_after: datetime) -> list[Timestamp]:
+    """
+    Return the pending proofs of OpenTimestamps that have no confirmed one beside them.
+
+    Proofs that were received at `received_after` or earlier are left out.
+    """
+    return await select_rows(
+        conn,
+        Timestamp,
+        table="timestamps",
+        where="""
+            AS pending WHERE kind = %s AND status = %s AND received_at > %s AND NOT EXISTS (
+                SELECT FROM timestamps AS confirmed
+                WHERE confirmed.seq = pending.seq AND confirmed.kind = pending.kind
+                    AND confirmed.authority = pending.authority
+                    AND confirmed.status = 'CONFIRMED')
+            ORDER BY received_at, id
+            """,
+        values=(TimestampKind.OPENTIMESTAMPS, TimestampStatus.PENDING, received_after),
+    )

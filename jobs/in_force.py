@@ -1,0 +1,117 @@
+"""
+What is in force in this process, for the declarations of the journal.
+
+`app.domain.declarations` explains what a declaration is.
+"""
+
+from decimal import Decimal
+from importlib.metadata import version
+from ipaddress import ip_address
+from urllib.parse import urlsplit, urlunsplit
+
+from app.core.settings import Settings
+from app.domain import prompt
+from app.domain.calendar import Calendar
+from app.domain.declarations import InForce, Profile, SeriesInForce, schema_text, sha256_of
+from app.domain.model import SERIES
+from app.domain.returns import format_decimal
+from app.providers.alpha_vantage import BASE_URL, PRICE_SOURCE
+from app.store import closes, declarations
+from app.store.rows import Conn
+
+# The kind of response format that the model's client requests.
+_RESPONSE_FORMAT = "json_schema"
+
+
+def make(
+    settings: Settings, *, is_command: bool = False, timestamp_roots: tuple[str, ...] = ()
+) -> InForce:
+    """
+    Return what is in force in a process with these settings.
+
+    `is_command` is true in a command of an operator. `timestamp_roots` are the hashes of the root
+    certificates that a timestamp may lead to.
+    """
+    return InForce(
+        version=version("alpha-monday"),
+        benchmark=settings.benchmark_symbol,
+        price_source=_price_source(settings),
+        calendar=Calendar(settings.market_closed_days),
+        timestamp_roots=timestamp_roots,
+        series=(_main_series(settings),),
+        is_command=is_command,
+    )
+
+
+def _main_series(settings: Settings) -> SeriesInForce:
+    temperature = None
+    if settings.openai_temperature is not None:
+        temperature = _format(settings.openai_temperature)
+    profile = Profile(
+        base_url=public_address(settings.openai_base_url),
+        model=settings.openai_model,
+        response_format=_RESPONSE_FORMAT,
+        temperature=temperature,
+        timeout_seconds=_format(settings.openai_timeout),
+        prompt_version=prompt.PROMPT_VERSION,
+        system_prompt_sha256=sha256_of(prompt.SYSTEM_PROMPT),
+        user_prompt_sha256=sha256_of(prompt.USER_PROMPT_TEMPLATE),
+        schema=schema_text(prompt.answer_schema()),
+    )
+    return SeriesInForce(name=SERIES, label=settings.openai_model, profile=profile)
+
+
+def _price_source(settings: Settings) -> str:
+    """Return the name of the price provider, with its address if it is not the usual one."""
+    address = public_address(settings.alpha_vantage_base_url)
+    if address in ("", BASE_URL):
+        return PRICE_SOURCE
+    return f"{PRICE_SOURCE} at {address}"
+
+
+def _format(number: float) -> str:
+    """Return a number in plain notation at full precision, without zeros at its end."""
+    text = format_decimal(Decimal(str(number)))
+    if "." in text:
+        return text.rstrip("0").removesuffix(".")
+    return text
+
+
+def public_address(url: str) -> str:
+    """
+    Return the address of a provider as the public record shows it.
+
+    A user name, a password, the query and the fragment are left out, because they may be secrets.
+    The port of an address of this machine is left out, too: it says nothing about the provider, and
+    the provider simulators of a rehearsal have another one at each start.
+    """
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    if _is_loopback(parts.hostname or ""):
+        host = "localhost"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def effective_calendar(conn: Conn, sessions: Calendar, benchmark: str) -> Calendar:
+    """
+    Return the calendar of this process, without the closures that a price contradicts.
+
+    MARKET_CLOSED_DAYS may list a day on which the exchange traded after all. In a sealed record, if
+    a price of the benchmark was ever read for such a day, it is a session: the operator alone
+    cannot take a session away. In a record that is not sealed, the setting decides, as before.
+    """
+    if not sessions.closed or not await declarations.is_sealed(conn):
+        return sessions
+    contradicted = await closes.list_sessions(conn, benchmark, sessions.closed)
+    return Calendar(sessions.closed.difference(contradicted))

@@ -1,0 +1,2 @@
+DROP TABLE timestamps;
+DROP FUNCTION a_timestamp_is_of_an_entry;

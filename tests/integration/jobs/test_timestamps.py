@@ -1,0 +1,464 @@
+"""
+The jobs that let other services stamp the journal, with simulators of an authority and a calendar.
+
+MONDAY's batch is made at 09:00 in New York, which is 13:00 UTC; its open is at 13:30 UTC.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import uvicorn
+from job_context import (
+    MARKET,
+    MONDAY,
+    JobHarness,
+    logged,
+    new_york,
+    open_harness,
+    run_attempt,
+)
+from job_context import clock as clock
+from job_context import harness as harness
+from local_server import local_server
+from openssl_program import accepts
+from provider_server import HANGING, ProviderServer, Reply
+
+from app.database.pools import transaction
+from app.domain import opentimestamps
+from app.domain.rfc3161 import read_roots, verify_response
+from app.domain.timestamps import Timestamp, TimestampKind
+from app.errors import ConfigurationError
+from app.providers import timestamp_authority, timestamp_services
+from app.providers.timestamp_services import TimestampServices
+from app.simulation import timestamp_calendar
+from app.simulation.faults import TIMESTAMP, FaultRule, FaultScript
+from app.simulation.provider_simulators import ProviderSimulators
+from app.simulation.timestamp_authority import SimulatedAuthority
+from app.store import timestamps as store
+from app.store.rows import select_rows
+from jobs import admin, daily, queue_tables, reconcile
+from jobs import timestamps as jobs
+
+OPEN = new_york(MONDAY, 9, 30)
+
+
+class Stamps:
+    """A harness with an authority and a calendar."""
+
+    def __init__(self, harness: JobHarness, root: bytes, services: TimestampServices) -> None:
+        self.harness, self.root, self.services = harness, root, services
+        self.context, self.clock = harness.context, harness.clock
+
+    @property
+    def authority(self) -> Any:
+        (service,) = [one for one in self.services if one.kind == TimestampKind.RFC3161]
+        return service
+
+    @property
+    def calendar(self) -> Any:
+        (service,) = [one for one in self.services if one.kind == TimestampKind.OPENTIMESTAMPS]
+        return service
+
+    async def stored(self) -> list[Timestamp]:
+        async with self.context.pool.connection() as conn:
+            return await select_rows(
+                conn, Timestamp, table="timestamps", where="ORDER BY kind DESC, received_at"
+            )
+
+    async def stamp(self, service: Any = None, *, attempts: int = 0, id: int = 1) -> None:
+        """Run a job that stamps the head."""
+        job: Any = SimpleNamespace(attempts=attempts, id=id)
+        await jobs.stamp(self.context, service or self.authority, job)
+
+    async def waiting(self, task: str) -> list[tuple[dict[str, Any], datetime]]:
+        """Return the arguments and times of the waiting jobs of a task."""
+        return [(args, at) for name, args, at in await self.harness.jobs() if name == task]
+
+
+@asynccontextmanager
+async def opened(database: str, clock: Any, rules: Sequence[FaultRule] = ()) -> AsyncIterator[Any]:
+    authority = SimulatedAuthority()
+    script = FaultScript(list(rules))
+
+    async def now() -> datetime:
+        return clock.now()
+
+    app = ProviderSimulators(market=MARKET, now=now, script=script, authority=authority)
+    config = uvicorn.Config(app, log_level="critical", lifespan="off")
+    async with (
+        local_server(config) as (host, port),
+        open_harness(database, clock) as harness,
+    ):
+        base_url = f"http://{host}:{port}"
+        roots = read_roots(authority.root_pem)
+        client = timestamp_authority.TimestampAuthority(f"{base_url}/timestamp", roots, clock)
+        calendar = timestamp_services.TimestampCalendar(
+            f"{base_url}{timestamp_calendar.PATH}", (), clock
+        )
+        services = TimestampServices({client.name: client}, {calendar.url: calendar})
+        object.__setattr__(harness.context, "timestamps", services)
+        try:
+            yield Stamps(harness, authority.root_pem, services)
+        finally:
+            await services.close()
+
+
+@pytest.fixture
+async def stamps(database, clock) -> AsyncIterator[Stamps]:
+    async with opened(database, clock) as opened_stamps:
+        yield opened_stamps
+
+
+async def test_a_batch_is_stamped_before_its_open(stamps, tmp_path):
+    """
+    Both services stamp the batch's entry some seconds after nine, and openssl accepts the token.
+    """
+    batch = await stamps.harness.make_batch()
+    waiting = await stamps.waiting("stamp_head")
+    assert [args["kind"] for args, _ in waiting] == ["RFC3161", "OPENTIMESTAMPS"]
+    for _, at in waiting:
+        assert timedelta(seconds=10) <= at - stamps.clock.now() <= timedelta(seconds=20)
+        assert at < OPEN
+    stamps.clock.time = waiting[0][1]
+    for service in stamps.services:
+        await stamps.stamp(service)
+    entry = (await stamps.harness.journal())[-1]
+    assert entry.kind == "BATCH"
+    token, promise = await stamps.stored()
+    assert (token.kind, promise.kind) == ("RFC3161", "OPENTIMESTAMPS")
+    for stamp in (token, promise):
+        assert (stamp.seq, stamp.hash) == (entry.seq, entry.hash)
+    assert token.at == stamps.clock.now().replace(microsecond=0)
+    assert accepts(token.proof, data_hash=entry.hash, root=stamps.root, at=token.at, cwd=tmp_path)
+    assert await check_log(stamps, batch) == "batch stamped before its open"
+
+
+async def check_log(stamps: Stamps, batch: Any) -> str:
+    """Check the timestamp of a batch at its open, and return what was logged."""
+    stamps.clock.time = OPEN + timedelta(seconds=30)
+    with logged("INFO", stamps.clock) as lines:
+        await jobs.check(stamps.context, batch.id)
+    return str(lines[-1]["event"])
+
+
+async def test_the_token_can_be_verified_years_later(stamps):
+    """What is stored is enough: the response, the hash of the entry, the nonce and the chain."""
+    await stamps.harness.make_batch()
+    await stamps.stamp()
+    (token,) = await stamps.stored()
+    roots = read_roots(token.chain.encode())
+    stamp = verify_response(token.proof, data_hash=token.hash, nonce=int(token.nonce), roots=roots)
+    assert stamp.gen_time == token.at
+    assert roots[-1] == read_roots(stamps.root)[0]
+
+
+async def test_a_stamped_head_is_not_stamped_again(stamps):
+    """The newest stamped entry of each service says whether there is anything to do."""
+    await stamps.harness.make_batch()
+    await stamps.stamp()
+    await stamps.stamp()
+    assert len(await stamps.stored()) == 1
+    assert not stamps.services.failures
+
+
+async def test_a_promise_is_upgraded_hours_later(stamps):
+    """The calendar is asked after 6 hours, and the complete proof is stored beside the promise."""
+    await stamps.harness.make_batch()
+    await stamps.stamp(stamps.calendar)
+    (pending,) = await stamps.stored()
+    assert pending.status == "PENDING"
+    ((args, due_at),) = await stamps.waiting("upgrade_proof")
+    assert args == {"timestamp": str(pending.id)}
+    assert due_at == pending.received_at + timedelta(hours=6)
+    stamps.clock.time = due_at
+    await jobs.upgrade(stamps.context, pending.id)
+    await jobs.upgrade(stamps.context, pending.id)
+    _, complete = await stamps.stored()
+    assert (complete.status, complete.seq, complete.authority) == (
+        "CONFIRMED",
+        pending.seq,
+        pending.authority,
+    )
+    proof = opentimestamps.parse(complete.proof)
+    assert proof.digest.hex() == pending.hash
+    assert proof.block
+    assert proof.block.height == complete.block_height
+
+
+async def test_a_promise_that_is_not_kept_is_given_up_after_two_weeks(database, clock):
+    """The calendar is asked every 12 hours for 14 days, and then no more."""
+    rule = FaultRule(provider="calendar", fault="not_found", function="timestamp")
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        await stamps.stamp(stamps.calendar)
+        (pending,) = await stamps.stored()
+        clock.time = pending.received_at + timedelta(hours=6)
+        times = []
+        with logged("INFO", clock) as lines:
+            while at := await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id)):
+                times.append(at - pending.received_at)
+                clock.time = at
+        assert times == [timedelta(hours=18 + 12 * number) for number in range(27)]
+        assert lines[-1]["event"] == "proof given up"
+        assert len(await stamps.stored()) == 1
+
+
+# Faults that are no lies: the answer is only slow, or is for a person (a redirect).
+NO_LIES = ("slow", "hang", "redirect")
+UNAVAILABLE = ("html", "http_429", "http_500", "http_503", "cut", "gzip", "wrong_content_type")
+
+
+@pytest.mark.parametrize("fault", [name for name in TIMESTAMP if name not in NO_LIES])
+async def test_no_token_is_stored_that_does_not_verify(fault, database, clock):
+    """A lie is one warning in the log and is counted, and a later attempt gets the timestamp."""
+    rule = FaultRule(provider="timestamp", fault=fault, times=1)
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        with logged("INFO", clock) as lines:
+            retry_at = await run_attempt(stamps.stamp)
+        assert await stamps.stored() == []
+        assert retry_at
+        assert retry_at >= clock.now() + timedelta(seconds=30)
+        (line,) = [line for line in lines if line["event"] == "no timestamp received"]
+        assert line["level"] == "warning"
+        reason = "unavailable" if fault in UNAVAILABLE else "unusable"
+        assert stamps.services.failures == {("RFC3161", reason): 1}
+        clock.time = retry_at
+        await stamps.stamp(attempts=1)
+        assert len(await stamps.stored()) == 1
+
+
+# What only the block chain can show, and what is no fault of a submitted hash.
+CALENDAR_LIES = [
+    name
+    for name in timestamp_calendar.FAULTS
+    if name
+    not in (
+        *NO_LIES, "not_found", "other_digest", "unknown_attestation_beside", "false_block",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", CALENDAR_LIES)
+async def test_no_promise_is_stored_that_cannot_be_used(fault, database, clock):
+    """An answer that is no proof, or that leads to a host that is not allowed, is refused."""
+    rule = FaultRule(provider="calendar", fault=fault, times=1)
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        retry_at = await run_attempt(lambda: stamps.stamp(stamps.calendar))
+        assert await stamps.stored() == []
+        assert retry_at
+        assert stamps.services.failures.total() == 1
+        clock.time = retry_at
+        await stamps.stamp(stamps.calendar, attempts=1)
+        assert len(await stamps.stored()) == 1
+
+
+@pytest.mark.parametrize(
+    ("attempts", "seconds"), [(0, 30), (1, 60), (2, 120), (6, 1920), (7, 3600), (50, 3600)]
+)
+async def test_the_pauses_grow_to_an_hour(attempts, seconds, database, clock):
+    """An authority that is away is asked again and again, without an end."""
+    rule = FaultRule(provider="timestamp", fault="http_503")
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        retry_at = await run_attempt(lambda: stamps.stamp(attempts=attempts))
+        assert retry_at == clock.now() + timedelta(seconds=seconds)
+
+
+async def test_a_later_job_takes_over(database, clock):
+    """A job that failed ends if another one of its service is due before its next attempt."""
+    rule = FaultRule(provider="timestamp", fault="http_503")
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        ((first,), *_) = await stamps.harness.rows(
+            "SELECT id FROM procrastinate_jobs WHERE task_name = 'stamp_head' ORDER BY id"
+        )
+        async with transaction(stamps.context.pool) as conn:
+            await jobs.defer_for_checkpoint(conn, stamps.context)
+        # The job of the checkpoint is due at 09:10:10.
+        assert await run_attempt(lambda: stamps.stamp(id=first)) == clock.now() + timedelta(
+            seconds=30
+        )
+        assert await run_attempt(lambda: stamps.stamp(id=first, attempts=5)) is None
+        assert stamps.services.failures == {("RFC3161", "unavailable"): 2}
+
+
+async def test_entries_of_one_moment_share_a_job(stamps):
+    """A second entry within the slot defers nothing, and does not end its own transaction."""
+    async with transaction(stamps.context.pool) as conn:
+        batch = SimpleNamespace(id=uuid4(), run_date=MONDAY, late=True)
+        for _ in range(3):
+            await jobs.defer_for_batch(conn, stamps.context, batch)
+            await jobs.defer_for_checkpoint(conn, stamps.context)
+        await conn.execute("SELECT 1")
+    waiting = await stamps.waiting("stamp_head")
+    assert len(waiting) == 4
+    assert {at for _, at in waiting} == {
+        new_york(MONDAY) + timedelta(seconds=20),
+        new_york(MONDAY, 9, 10) + timedelta(seconds=10),
+    }
+    assert await stamps.waiting("check_stamp") == []
+
+
+@pytest.mark.parametrize(
+    ("minute", "second", "due"),
+    [
+        (9, 59, (10, 10)),
+        (10, 0, (70, 10)),
+        (10, 5, (70, 10)),
+        (59, 0, (70, 10)),
+    ],
+)
+async def test_checkpoints_are_stamped_at_most_once_an_hour(minute, second, due, stamps):
+    """The slots end ten minutes after each full hour."""
+    stamps.clock.time = new_york(MONDAY, 9, minute) + timedelta(seconds=second)
+    async with transaction(stamps.context.pool) as conn:
+        await jobs.defer_for_checkpoint(conn, stamps.context)
+    minutes, seconds = due
+    expected = new_york(MONDAY) + timedelta(minutes=minutes, seconds=seconds)
+    assert {at for _, at in await stamps.waiting("stamp_head")} == {expected}
+
+
+async def test_a_batch_just_before_the_open_is_stamped_at_once(stamps):
+    """Its job does not wait for others that could share it."""
+    stamps.clock.time = OPEN - timedelta(seconds=40)
+    async with transaction(stamps.context.pool) as conn:
+        batch = SimpleNamespace(id=uuid4(), run_date=MONDAY, late=False)
+        await jobs.defer_for_batch(conn, stamps.context, batch)
+    assert {at for _, at in await stamps.waiting("stamp_head")} == {stamps.clock.now()}
+    ((_, at),) = await stamps.waiting("check_stamp")
+    assert at == OPEN + timedelta(seconds=30)
+
+
+async def test_a_checkpoint_defers_the_stamps_of_its_morning(stamps):
+    """Each checkpoint of a morning adds no further job."""
+    await stamps.harness.make_batch()
+    batch = await stamps.harness.batch()
+    for day in (1, 2):
+        stamps.clock.time = new_york(MONDAY + timedelta(days=day))
+        await daily.take(stamps.context, batch.id, day)
+    due = [at for args, at in await stamps.waiting("stamp_head") if args["kind"] == "RFC3161"]
+    assert due[1:] == [
+        new_york(MONDAY + timedelta(days=day), 9, 10) + timedelta(seconds=10) for day in (1, 2)
+    ]
+
+
+async def test_without_services_nothing_is_deferred(harness):
+    """Both settings are off by default."""
+    await harness.make_batch()
+    assert {task for task, _, _ in await harness.jobs()} == {"take_checkpoint"}
+
+
+async def test_the_alert_at_the_open(stamps):
+    """A batch without a token at its open is one alert and one warning; pages are renewed."""
+    batch = await stamps.harness.make_batch()
+    stamps.clock.time = OPEN - timedelta(seconds=1)
+    assert await run_attempt(lambda: jobs.check(stamps.context, batch.id)) == OPEN
+    stamps.context.alerts.is_configured = True
+    assert await check_log(stamps, batch) == "batch not stamped before its open"
+    ((kind, run_date, text),) = await stamps.harness.rows(
+        "SELECT kind, run_date, text FROM operations.alerts"
+    )
+    assert (kind, run_date) == ("batch_not_stamped", MONDAY)
+    assert text == (
+        f"the picks of the Monday {MONDAY} have no timestamp (RFC 3161) from before the open, "
+        "2026-10-26 13:30 UTC."
+    )
+
+
+async def test_a_token_after_the_open_does_not_count(stamps):
+    """The alert names its time."""
+    batch = await stamps.harness.make_batch()
+    stamps.clock.time = OPEN + timedelta(seconds=5)
+    await stamps.stamp()
+    stamps.context.alerts.is_configured = True
+    assert await check_log(stamps, batch) == "batch not stamped before its open"
+    ((text,),) = await stamps.harness.rows("SELECT text FROM operations.alerts")
+    assert "; the first one says 2026-10-26 13:30 UTC." in text
+
+
+async def test_lost_jobs_come_back_once(stamps):
+    """The reconciliation defers a stamp for a batch that has none, but no second one."""
+    await stamps.harness.make_batch()
+    await stamps.harness.rows("DELETE FROM procrastinate_jobs WHERE task_name = 'stamp_head'")
+    await reconcile.run_round(stamps.context)
+    assert await stamps.waiting("stamp_head") == []  # the entry is too young
+    stamps.clock.time += timedelta(minutes=6)
+    await reconcile.run_round(stamps.context)
+    await reconcile.run_round(stamps.context)
+    assert len(await stamps.waiting("stamp_head")) == 2
+    for service in stamps.services:
+        await stamps.stamp(service)
+    await stamps.harness.rows("DELETE FROM procrastinate_jobs WHERE task_name <> 'take_checkpoint'")
+    await reconcile.run_round(stamps.context)
+    assert await stamps.waiting("stamp_head") == []
+    ((args, at),) = await stamps.waiting("upgrade_proof")
+    (pending,) = [one for one in await stamps.stored() if one.kind == "OPENTIMESTAMPS"]
+    assert args == {"timestamp": str(pending.id)}
+    assert at == pending.received_at + timedelta(hours=6)
+
+
+async def test_a_service_that_is_no_longer_set_is_left_alone(stamps):
+    """Its jobs end without a request."""
+    await stamps.harness.make_batch()
+    gone = timestamp_services.TimestampService(TimestampKind.RFC3161, "https://gone.example")
+    await stamps.stamp(gone)
+    assert await stamps.stored() == []
+
+
+async def test_a_hanging_authority_holds_no_connection(database, clock, monkeypatch):
+    """The request ends after its time limit, and the pool is free meanwhile."""
+    monkeypatch.setattr(timestamp_authority, "TIMEOUT_SECONDS", 0.2)
+    async with opened(database, clock) as stamps, ProviderServer() as server:
+        server.play(HANGING, Reply(status=302, headers={"location": "https://evil.example"}))
+        client = timestamp_authority.TimestampAuthority(server.url, [], clock)
+        object.__setattr__(stamps.context, "timestamps", TimestampServices({client.name: client}))
+        await stamps.harness.make_batch()
+        service = timestamp_services.TimestampService(TimestampKind.RFC3161, client.name)
+        assert await run_attempt(lambda: stamps.stamp(service)) == clock.now() + timedelta(
+            seconds=30
+        )
+        # A redirect is for a person: the job ends, and the next one asks again.
+        assert await run_attempt(lambda: stamps.stamp(service)) is None
+        assert stamps.context.timestamps.failures == {
+            ("RFC3161", "unavailable"): 1,
+            ("RFC3161", "configuration"): 1,
+        }
+        await client.close()
+
+
+async def test_the_commands_name_the_jobs(stamps):
+    """`jobs list` shows the Monday of a check, and the arguments of the others."""
+    await stamps.harness.make_batch()
+    async with transaction(stamps.context.pool) as conn:
+        found = await queue_tables.find_jobs(conn, ["todo"], task="check_stamp", limit=5)
+        subjects = await admin.subjects(conn, found)
+    assert [subjects[job.id] for job in found] == [(MONDAY, None)]
+
+
+async def test_a_job_of_the_queue_runs_with_its_stored_arguments(stamps):
+    """The names of the arguments never change, because stored jobs have them."""
+    await stamps.harness.make_batch()
+    ((args, _), *_) = await stamps.waiting("stamp_head")
+    assert set(args) == {"kind", "authority"}
+    job: Any = SimpleNamespace(job=SimpleNamespace(attempts=0, id=1))
+    await jobs.stamp_head(job, **args)
+    (token,) = await stamps.stored()
+    async with stamps.context.pool.connection() as conn:
+        assert await store.get(conn, token.id) == token
+
+
+def test_a_missing_file_of_roots_is_one_line(tmp_path: Path):
+    """The message says what to set, and does not show the path."""
+    with pytest.raises(ConfigurationError) as refused:
+        timestamp_services.read_root_file(str(tmp_path / "s3cr3t"))
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("The file of TIMESTAMP_ROOTS cannot be read: No such file")
+    assert "s3cr3t" not in line

@@ -1,0 +1,243 @@
+"""`alpha-monday verify` and timestamps: what fits, and what is a discrepancy of `timestamp`."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from api_records import plant
+from msgspec.structs import replace
+from record_server import record_server, without_triggers
+
+from app.commands.terminal import clock
+from app.domain import opentimestamps, rfc3161
+from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
+from app.domain.verification.stamps import StampVerifier
+from app.errors import Discrepancy
+from app.ops import verify
+from app.ops.verify_stamps import HashedSource, verify_stamps
+from app.simulation import timestamp_calendar
+from app.simulation.timestamp_authority import SimulatedAuthority
+
+AT = datetime(2026, 1, 5, 14, 4, 10, tzinfo=UTC)
+DATA = b"previous\ncontent"
+HASH = sha256(DATA).hexdigest()
+AUTHORITY = SimulatedAuthority()
+OTHER = SimulatedAuthority()
+
+
+def token(data: bytes = DATA, authority: SimulatedAuthority = AUTHORITY, **row: Any) -> Timestamp:
+    """Return a token of an authority for entry 7."""
+    request = rfc3161.make_request(data)
+    response = authority.stamp(request.encoded, AT)
+    stamp = rfc3161.verify_response(
+        response,
+        data_hash=request.data_hash,
+        nonce=request.nonce,
+        roots=rfc3161.read_roots(authority.root_pem),
+    )
+    values = {
+        "id": uuid4(), "seq": 7, "hash": request.data_hash, "kind": TimestampKind.RFC3161,
+        "status": TimestampStatus.CONFIRMED, "authority": "https://tsa.example", "at": AT,
+        "accuracy_seconds": stamp.accuracy_seconds, "received_at": AT,
+        "nonce": str(request.nonce), "proof": response, "chain": stamp.chain_pem,
+    }  # fmt: skip
+    return Timestamp(**{**values, **row})
+
+
+def promise(digest: str = HASH, *, complete: bool = False, **row: Any) -> Timestamp:
+    """Return a proof of OpenTimestamps for entry 7, pending or complete."""
+    file = _file(bytes.fromhex(digest), complete=complete)
+    block = opentimestamps.parse(file).block
+    values = {
+        "id": uuid4(), "seq": 7, "hash": digest, "kind": TimestampKind.OPENTIMESTAMPS,
+        "status": TimestampStatus.CONFIRMED if complete else TimestampStatus.PENDING,
+        "authority": "https://a.pool.example", "at": AT, "received_at": AT, "proof": file,
+        "block_height": block.height if block else None,
+    }  # fmt: skip
+    return Timestamp(**{**values, **row})
+
+
+def _file(digest: bytes, *, complete: bool) -> bytes:
+    scope = {"type": "http", "server": ("127.0.0.1", 80), "headers": []}
+    post = {**scope, "method": "POST", "path": "/calendar/digest"}
+    _, reply = timestamp_calendar.answer(post, digest, AT)
+    file = opentimestamps.pending_file(digest, reply.body)
+    if not complete:
+        return file
+    (pending,) = opentimestamps.parse(file).pending
+    get = {**scope, "method": "GET"}
+    get["path"] = f"/calendar/timestamp/{pending.commitment.hex()}"
+    _, reply = timestamp_calendar.answer(get, b"", AT + timedelta(days=1))
+    return opentimestamps.upgraded_file(file, pending.commitment, reply.body)
+
+
+def test_what_fits():
+    """A token, a promise and a complete proof are counted, and the block is named."""
+    roots = rfc3161.read_roots(AUTHORITY.root_pem)
+    for verifier in (StampVerifier({7: HASH}, roots), StampVerifier({7: HASH})):
+        complete = promise(complete=True)
+        for stamp in (token(), token(nonce=None), promise(), complete):
+            verifier.check(stamp)
+        assert (verifier.tokens, verifier.pending, verifier.count) == (2, 1, 4)
+        (block,) = verifier.blocks
+        assert (block.seq, block.height) == (7, complete.block_height)
+        expected = opentimestamps.parse(complete.proof).block
+        assert expected
+        assert block.merkle_root == expected.merkle_root
+
+
+MISFITS = {
+    "another hash than the entry": (lambda: token(b"rewritten"), "but the entry has"),
+    "no such entry": (lambda: replace(token(), seq=8), "which? |that the journal does not have"),
+    "another proof": (
+        lambda: replace(token(), proof=token(b"rewritten").proof),
+        "does not verify",
+    ),
+    "another root": (lambda: token(authority=OTHER), "does not verify"),
+    "another time": (lambda: replace(token(), at=AT - timedelta(hours=1)), "but its proof says"),
+    "another accuracy": (
+        lambda: replace(token(), accuracy_seconds=Decimal(9)),
+        "but its proof has",
+    ),
+    "another nonce": (lambda: replace(token(), nonce="1"), "does not verify"),
+    "a token that is pending": (
+        lambda: replace(token(), status=TimestampStatus.PENDING),
+        "but its proof is complete",
+    ),
+    "no token": (lambda: replace(token(), proof=b"<html>"), "does not verify"),
+    "no proof": (lambda: replace(promise(), proof=b"<html>"), "cannot be read"),
+    "a proof of another hash": (
+        lambda: replace(promise(), proof=promise("ab" * 32).proof),
+        "proves another hash",
+    ),
+    "another block": (
+        lambda: replace(promise(complete=True), block_height=1),
+        "does not lead into block 1",
+    ),
+    "a promise as a proof": (
+        lambda: replace(promise(), status=TimestampStatus.CONFIRMED, block_height=1),
+        "does not lead into block 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit(name):
+    """Each is a discrepancy of the rule `timestamp` that names the entry."""
+    make, text = MISFITS[name]
+    verifier = StampVerifier({7: HASH}, rfc3161.read_roots(AUTHORITY.root_pem))
+    with pytest.raises(Discrepancy, match=text) as refused:
+        verifier.check(make())
+    assert str(refused.value).endswith("(rule: timestamp)")
+    assert "\n" not in str(refused.value)
+
+
+def store(database: str, stamp: Timestamp) -> None:
+    """Store a timestamp without the trigger that would compare its hash."""
+    with without_triggers(database) as conn:
+        names = stamp.__struct_fields__
+        places = ", ".join(["%s"] * len(names))
+        conn.execute(
+            f"INSERT INTO timestamps ({', '.join(names)}) VALUES ({places})",
+            [getattr(stamp, name) for name in names],
+        )
+
+
+@pytest.fixture
+def stamped(database: str) -> tuple[str, Timestamp]:
+    """Return the address of a record whose head has a token, and the token."""
+    plant(database)
+    with without_triggers(database) as conn:
+        conn.execute("DELETE FROM timestamps")
+        seq, previous, content = conn.execute(
+            "SELECT seq, previous, content FROM journal ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+    stamp = token(f"{previous}\n{content}".encode(), seq=seq)
+    store(database, stamp)
+    return database, stamp
+
+
+async def sources(database: str) -> AsyncIterator[HashedSource]:
+    """Yield the record from its database and from its API, after its journal was read."""
+    async with verify.open_database(database) as source:
+        yield await read(HashedSource(source))
+    async with (
+        record_server(database) as address,
+        verify.open_api(address, clock.sleep) as source,
+    ):
+        yield await read(HashedSource(source))
+
+
+async def read(source: HashedSource) -> HashedSource:
+    async for _ in source.entries(0):
+        pass
+    return source
+
+
+async def test_a_database_and_its_api(stamped):
+    """Both show the same timestamps, and they verify."""
+    database, _ = stamped
+    async for source in sources(database):
+        result = await verify_stamps(source, rfc3161.read_roots(AUTHORITY.root_pem))
+        assert (result.tokens, result.count) == (1, 1)
+
+
+async def test_a_journal_that_was_written_again(stamped):
+    """A new chain has other hashes, so the earlier token does not fit it any more."""
+    database, stamp = stamped
+    with without_triggers(database) as conn:
+        conn.execute(
+            "UPDATE journal SET content = content || ' ', hash = encode(sha256(convert_to("
+            "previous || chr(10) || content || ' ', 'UTF8')), 'hex') WHERE seq = %s",
+            [stamp.seq],
+        )
+    async for source in sources(database):
+        with pytest.raises(Discrepancy, match=rf"entry {stamp.seq} is about the hash {stamp.hash}"):
+            await verify_stamps(source)
+
+
+async def test_a_tail_that_was_cut_off(stamped):
+    """A token of an entry that the journal does not have any more shows that the end is missing."""
+    database, stamp = stamped
+    with without_triggers(database) as conn:
+        conn.execute("DELETE FROM journal WHERE seq = %s", [stamp.seq])
+    async for source in sources(database):
+        with pytest.raises(Discrepancy, match="that the journal does not have"):
+            await verify_stamps(source)
+
+
+async def test_an_entry_that_was_stamped_while_the_journal_was_read(stamped):
+    """The entries that were recorded in the meantime are read, too."""
+    database, stamp = stamped
+    async for source in sources(database):
+        del source.hashes[stamp.seq]
+        assert (await verify_stamps(source)).tokens == 1
+
+
+async def test_an_api_without_timestamps(stamped, monkeypatch):
+    """An earlier version has no such field: there is nothing to check."""
+    database, _ = stamped
+    monkeypatch.setattr("app.ops.verify_stamps._field_names", lambda _: {"journal", "batches"})
+    async with (
+        record_server(database) as address,
+        verify.open_api(address, clock.sleep) as source,
+    ):
+        result = await verify_stamps(await read(HashedSource(source)))
+    assert result.count == 0
+
+
+def test_a_backup_keeps_the_bytes(stamped, create, migrated):
+    """COPY writes bytea as text, and reads the same bytes again."""
+    database, stamp = stamped
+    with psycopg.connect(database) as conn, conn.cursor().copy("COPY timestamps TO STDOUT") as copy:
+        rows = b"".join(map(bytes, copy))
+    with psycopg.connect(database) as conn:
+        conn.execute("CREATE TEMP TABLE copied (LIKE timestamps)")
+        with conn.cursor().copy("COPY copied FROM STDIN") as copy:
+            copy.write(rows)
+        assert conn.execute("SELECT proof FROM copied").fetchone() == (stamp.proof,)

@@ -1,0 +1,112 @@
+"""What `/about`, the feed and the exports say about where a record comes from."""
+
+import csv
+import json
+from collections.abc import Callable
+from io import StringIO
+from xml.etree import ElementTree
+
+import pytest
+from api_records import engine_on, plant
+from served_pages import find_one, pages_on, parse_page, visible_text
+
+from app.domain.declarations import Origin
+from app.web.feeds.atom import JOURNAL_NAMESPACE
+from app.web.feeds.export import ExportRange, read_parts, write_export
+from tests.integration.api.test_schema_origin import (
+    ID,
+    create_clock,
+    drop_clock,
+    seal,
+    write_genesis,
+)
+
+NOT_SEALED = "This record is not sealed: its journal has no entry that states its origin"
+SEALED = "This record is sealed: each question to the model is in the journal before it is sent"
+BEING_SEALED = "This record is being sealed, but is not sealed yet."
+LIVE = "Its origin is live"
+REHEARSED = "Its origin is a rehearsal: a simulated past. It is made up."
+NOT_STATED = "Its origin is not stated"
+
+
+def live(address: str) -> None:
+    write_genesis(address, origin=Origin.LIVE)
+
+
+def rehearsed(address: str) -> None:
+    write_genesis(address, origin=Origin.REHEARSED)
+
+
+def late(address: str) -> None:
+    write_genesis(address, origin=Origin.UNKNOWN, late=True)
+
+
+Steps = list[Callable[[str], None]]
+by_origin = pytest.mark.parametrize(
+    ("steps", "words", "origin", "record_id"),
+    [
+        pytest.param([], [NOT_SEALED, NOT_STATED], "UNKNOWN", None, id="empty"),
+        pytest.param([plant], [NOT_SEALED, NOT_STATED], "UNKNOWN", None, id="from before"),
+        pytest.param(
+            [plant, create_clock],
+            [NOT_SEALED, REHEARSED],
+            "REHEARSED",
+            None,
+            id="a rehearsal from before",
+        ),
+        pytest.param([live], [SEALED, LIVE, ID], "LIVE", ID, id="live"),
+        pytest.param([rehearsed], [SEALED, REHEARSED, ID], "REHEARSED", ID, id="rehearsed"),
+        pytest.param(
+            [plant, late], [BEING_SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="being sealed"
+        ),
+        pytest.param([plant, late, seal], [SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="late"),
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def no_clock(database):
+    yield
+    drop_clock(database)
+
+
+@by_origin
+async def test_about(steps: Steps, words, origin, record_id, database, pool):
+    """The page says once whether the record is sealed, and where it comes from."""
+    for step in steps:
+        step(database)
+    async with pages_on(pool) as browser:
+        response = await browser.get("/about")
+    assert response.headers["cache-control"] == "no-cache"
+    text = visible_text(find_one(parse_page(response), "main"))
+    for expected in words:
+        assert text.count(expected) == 1
+    assert "docs/trust.md in the source code" in text
+    others = {NOT_SEALED, SEALED, BEING_SEALED, LIVE, REHEARSED, NOT_STATED} - set(words)
+    assert not [other for other in others if other in text]
+
+
+@by_origin
+async def test_the_feed_and_the_exports(steps: Steps, words, origin, record_id, database, pool):
+    for step in steps:
+        step(database)
+    async with pages_on(pool) as browser:
+        feed = ElementTree.fromstring((await browser.get("/feed.atom")).content)
+    element = feed.find(f"{{{JOURNAL_NAMESPACE}}}record")
+    assert element is not None
+    expected = {"origin": origin}
+    if record_id:
+        expected["id"] = record_id
+    assert element.attrib == expected
+
+    everything = ExportRange()
+    parts = read_parts(engine_on(pool), everything)
+    written = b"".join([piece async for piece in write_export("json", parts, everything)])
+    document = json.loads(written)
+    assert (document["origin"], document["record_id"]) == (origin, record_id)
+    for row in document["rows"]:
+        assert (row["origin"], row["record_id"]) == (origin, record_id)
+    parts = read_parts(engine_on(pool), everything)
+    written = b"".join([piece async for piece in write_export("csv", parts, everything)])
+    for row in csv.DictReader(StringIO(written.decode())):
+        assert (row["origin"], row["record_id"]) == (origin, record_id or "")

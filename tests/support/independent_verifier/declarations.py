@@ -1,0 +1,131 @@
+"""The rules of declarations: docs/journal.md, "Declarations and readings"."""
+
+import hashlib
+import re
+from datetime import date
+
+from independent_verifier.declared import Declared, Settings
+from independent_verifier.forms import canonical, is_ticker, is_written
+from independent_verifier.known import Entry
+from independent_verifier.refused import require
+from independent_verifier.sessions import MONDAY, SATURDAY
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+RECORD_ID = re.compile(r"[0-9a-f]{32}")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+NEEDED_IN_PROFILE = ("model", "response_format", "timeout_seconds", "prompt_version", "schema")
+
+
+def is_sha256(text: str) -> bool:
+    """Return whether a text is a SHA-256 in lower case."""
+    return SHA256.fullmatch(text) is not None
+
+
+def check_declarations(entry: Entry, declared: Declared) -> None:
+    """Check the rules `genesis`, `settings` and `series`, and add the entry's declarations."""
+    check_genesis(entry, declared)
+    if settings := entry.content.get("settings"):
+        check_settings(entry, settings)
+        if declared.settings:
+            check_new_settings(entry, settings, declared.settings[-1])
+    if series := entry.content.get("series"):
+        check_series(entry, series, declared.series.get(series["name"]))
+    declared.learn(entry.content)
+    if entry.kind in ("BATCH", "FAILURE") and declared.sealed:
+        symbol = entry.content["batch"]["benchmark_symbol"]
+        fits = symbol == declared.settings[-1]["benchmark"]
+        require(fits, "settings", f"{entry.where}: {symbol} is not the declared benchmark")
+
+
+def check_genesis(entry: Entry, declared: Declared) -> None:
+    """Check the rule `genesis`."""
+    if entry.kind == "GENESIS":
+        require(declared.genesis is None, "genesis", f"{entry.where} is a second one")
+        genesis = entry.content["genesis"]
+        late = entry.seq > 1
+        fits = genesis["late"] == str(late).lower()
+        require(fits, "genesis", f"{entry.where}: late is {genesis['late']}")
+        origins = ("REHEARSED", "UNKNOWN") if late else ("LIVE", "REHEARSED")
+        fits = genesis["origin"] in origins
+        require(fits, "genesis", f"{entry.where}: the origin is {genesis['origin']}")
+        fits = RECORD_ID.fullmatch(genesis["record_id"])
+        require(fits, "genesis", f"{entry.where}: the record_id is {genesis['record_id']!r}")
+        return
+    if entry.kind in ("SETTINGS", "SERIES", "READINGS"):
+        require(declared.genesis is not None, "genesis", f"{entry.where} is before a GENESIS")
+    of_sealing = "adopted" in entry.content or "sealed" in entry.content
+    fits = of_sealing == declared.is_being_sealed
+    require(fits, "genesis", f"{entry.where}: the record is being sealed, or it is not")
+
+
+def check_sealing_ended(declared: Declared) -> None:
+    """Check the rule `genesis` after the last entry."""
+    ended = not declared.is_being_sealed
+    require(ended, "genesis", "the journal ends while the record is being sealed")
+
+
+def check_settings(entry: Entry, settings: Settings) -> None:
+    """Check the rule `settings`, of any settings."""
+    for name in ("version", "price_source"):
+        require(is_written(settings[name]), "settings", f"{entry.where}: {name} is empty")
+    fits = not settings["price_source"].startswith(" ")
+    require(fits, "settings", f"{entry.where}: price_source begins with a space")
+    fits = is_ticker(settings["benchmark"])
+    require(fits, "settings", f"{entry.where}: the benchmark is {settings['benchmark']!r}")
+    first, last = settings["calendar_from"], settings["calendar_to"]
+    require(first <= last, "settings", f"{entry.where}: the calendar is from {first} to {last}")
+    for name in ("days_without_session", "closed_days", "timestamp_roots"):
+        fits = settings[name] == sorted(set(settings[name]))
+        require(fits, "settings", f"{entry.where}: {name} is not in ascending order")
+    listed = settings["days_without_session"]
+    for day in listed:
+        require(is_workday(settings, day), "settings", f"{entry.where} lists {day}")
+    for day in settings["closed_days"]:
+        fits = day in listed or not is_workday(settings, day)
+        require(fits, "settings", f"{entry.where} does not list {day}, which is closed")
+    for root in settings["timestamp_roots"]:
+        require(is_sha256(root), "settings", f"{entry.where}: {root!r} is no SHA-256")
+
+
+def is_workday(settings: Settings, day: str) -> bool:
+    """Return whether a day is one from Monday to Friday of the settings' calendar."""
+    has = settings["calendar_from"] <= day <= settings["calendar_to"]
+    return has and date.fromisoformat(day).weekday() < SATURDAY
+
+
+def check_new_settings(entry: Entry, settings: Settings, before: Settings) -> None:
+    """Check the rule `settings`, of settings that follow others."""
+    fits = settings["calendar_from"] == before["calendar_from"]
+    require(fits, "settings", f"{entry.where}: the calendar begins on another day")
+    fits = settings["calendar_to"] >= before["calendar_to"]
+    require(fits, "settings", f"{entry.where}: the calendar ends earlier")
+    fits = settings != before or "sealed" in entry.content
+    require(fits, "settings", f"{entry.where} declares nothing new")
+
+
+def check_series(entry: Entry, series: dict, before: dict | None) -> None:
+    """Check the rule `series`. `before` is the newest series of the same name."""
+    fits = NAME.fullmatch(series["name"])
+    require(fits, "series", f"{entry.where}: the name is {series['name']!r}")
+    profile = series["profile"]
+    for name, text in (
+        ("profile_sha256", series["profile_sha256"]),
+        ("system_prompt_sha256", profile["system_prompt_sha256"]),
+        ("user_prompt_sha256", profile["user_prompt_sha256"]),
+    ):
+        require(is_sha256(text), "series", f"{entry.where}: {name} is {text!r}")
+    hashed = hashlib.sha256(canonical(profile).encode("utf-8")).hexdigest()
+    fits = series["profile_sha256"] == hashed
+    require(fits, "series", f"{entry.where}: the profile has the hash {hashed}")
+    require(is_written(series["label"]), "series", f"{entry.where}: the label is empty")
+    for name in NEEDED_IN_PROFILE:
+        require(is_written(profile[name]), "series", f"{entry.where}: {name} is empty")
+    holds_from = date.fromisoformat(series["holds_from"])
+    fits = holds_from.weekday() == MONDAY
+    require(fits, "series", f"{entry.where}: {holds_from} is no Monday")
+    if before is not None:
+        fits = series["holds_from"] >= before["holds_from"]
+        require(fits, "series", f"{entry.where} holds from an earlier Monday than before")
+        names = ("label", "kind", "profile_sha256")
+        differs = any(series[name] != before[name] for name in names)
+        require(differs, "series", f"{entry.where} declares nothing new")

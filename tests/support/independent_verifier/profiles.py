@@ -1,0 +1,38 @@
+"""The rule `profile`: docs/journal.md, "Questions"."""
+
+import hashlib
+
+from independent_verifier.api import Row
+from independent_verifier.declared import Declared
+from independent_verifier.known import Entry
+from independent_verifier.refused import require
+
+
+def check_profiles(entry: Entry, declared: Declared) -> None:
+    """Check the rule `profile` at the first mention of each question of an entry."""
+    for key, row in entry.of("generations"):
+        if key in entry.before:
+            continue
+        if declared.sealed:
+            check_profile(entry, declared, row)
+        else:
+            has_none = "profile_sha256" not in row
+            require(has_none, "profile", f"{entry.where} has a profile in an unsealed record")
+
+
+def check_profile(entry: Entry, declared: Declared, row: Row) -> None:
+    """Check a question against the newest declaration of its series."""
+    series = declared.series.get(row["series"])
+    require(series, "profile", f"{entry.where}: no SERIES entry declares {row['series']}")
+    fits = row.get("profile_sha256") == series["profile_sha256"]
+    require(fits, "profile", f"{entry.where}: profile_sha256 is {row.get('profile_sha256')}")
+    fits = row["run_date"] >= series["holds_from"]
+    require(fits, "profile", f"{entry.where}: the profile holds from {series['holds_from']}")
+    profile = series["profile"]
+    fits = row["requested_model"] == profile["model"]
+    require(fits, "profile", f"{entry.where} asks {row['requested_model']}")
+    fits = row["prompt_version"] == profile["prompt_version"]
+    require(fits, "profile", f"{entry.where}: prompt_version is {row['prompt_version']}")
+    hashed = hashlib.sha256(row["system_prompt"].encode("utf-8")).hexdigest()
+    fits = hashed == profile["system_prompt_sha256"]
+    require(fits, "profile", f"{entry.where} has another system_prompt")

@@ -1,0 +1,57 @@
+"""The rule `readings`: docs/journal.md, "Declarations and readings"."""
+
+from independent_verifier.api import Row
+from independent_verifier.declarations import is_sha256
+from independent_verifier.declared import Declared
+from independent_verifier.known import Entry, moment
+from independent_verifier.refused import require
+
+OTHER_LIST = {"CLOSES": "splits", "SPLITS": "closes"}
+
+
+def check_sealed_readings(entry: Entry, declared: Declared) -> None:
+    """Check the rule `readings`."""
+    if entry.kind == "READINGS":
+        keys = [key for key, _ in entry.rows]
+        new = not entry.before and len(keys) == len(set(keys))
+        require(new, "readings", f"{entry.where} mentions a row once more")
+    elif declared.sealed:
+        for key, _ in entry.rows:
+            known = key[0] not in ("closes", "splits") or key in entry.before
+            require(known, "readings", f"{entry.where}: no READINGS entry has {key}")
+    if response := entry.content.get("response"):
+        check_response(entry, declared, response)
+        for key, row in entry.rows:
+            check_row(entry, response, key[0], row)
+
+
+def check_response(entry: Entry, declared: Declared, response: Row) -> None:
+    """Check the rule `readings`, of a response."""
+    fits = is_sha256(response["sha256"])
+    require(fits, "readings", f"{entry.where}: sha256 is {response['sha256']!r}")
+    providers = {settings["price_source"].split(" ")[0] for settings in declared.settings}
+    source = response["source"]
+    fits = source.startswith(tuple(providers))
+    require(fits, "readings", f"{entry.where}: {source!r} is no declared provider")
+    fits = moment(response["read_at"]) == entry.at
+    require(fits, "readings", f"{entry.where} was read at {response['read_at']}")
+    first, last = response.get("first_session"), response.get("last_session")
+    both = (first is None) == (last is None)
+    require(both, "readings", f"{entry.where} has only one of the first and the last session")
+    in_order = first is None or first <= last
+    require(in_order, "readings", f"{entry.where} is from {first} to {last}")
+    others = entry.content[OTHER_LIST[response["kind"]]]
+    require(not others, "readings", f"{entry.where} has readings of another kind: {others}")
+
+
+def check_row(entry: Entry, response: Row, table: str, row: Row) -> None:
+    """Check the rule `readings`, of a reading beside its response."""
+    for column in ("ticker", "read_at"):
+        fits = row[column] == response[column]
+        require(fits, "readings", f"{entry.where}: {column} of a reading is {row[column]}")
+    fits = row["source"].startswith(response["source"])
+    require(fits, "readings", f"{entry.where}: the source of a reading is {row['source']!r}")
+    if table == "closes":
+        first, last = response.get("first_session"), response.get("last_session")
+        fits = first is not None and first <= row["trading_day"] <= last
+        require(fits, "readings", f"{entry.where}: {row['trading_day']} is not in the response")

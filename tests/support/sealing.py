@@ -1,0 +1,123 @@
+"""
+Sealed and unsealed contents of a journal: the same record as two versions of the service wrote it.
+
+A version before the sealing wrote no declarations, no claims of questions and no READINGS entries.
+Its questions have no `profile_sha256`.
+"""
+
+import json
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any
+
+import psycopg
+
+from app.domain import journal
+from app.domain.verification.entries import entry_batch_id
+
+Content = dict[str, Any]
+
+_SEALED_KINDS = ("GENESIS", "SETTINGS", "SERIES", "READINGS")
+
+
+def without_sealing(contents: Iterable[Content]) -> list[Content]:
+    """Return the contents that a version before the sealing would have written."""
+    return [
+        _without_profile(content)
+        for content in contents
+        if content["kind"] not in _SEALED_KINDS and not is_claim(content)
+    ]
+
+
+def is_claim(content: Content) -> bool:
+    """Return whether an entry is the claim of a question."""
+    return content["kind"] == "GENERATION" and "accepted" not in content["generation"]
+
+
+def _without_profile(content: Content) -> Content:
+    content = deepcopy(content)
+    content.get("generation", {}).pop("profile_sha256", None)
+    return content
+
+
+def unseal(database: str) -> None:
+    """Write the journal of a record as a version before the sealing would have written it."""
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        rows = conn.execute("SELECT content FROM journal ORDER BY seq").fetchall()
+        contents = without_sealing(json.loads(content) for (content,) in rows)
+        conn.execute("DELETE FROM journal")
+        # Those of the sealed journal: they are about entries with other hashes.
+        conn.execute("DELETE FROM timestamps")
+        conn.execute("UPDATE generations SET profile_sha256 = NULL")
+        write_journal(conn, contents)
+
+
+def write_journal(conn: psycopg.Connection, contents: Iterable[Content]) -> None:
+    """Write the entries of an empty journal: `seq` and the hashes follow from their order."""
+    before = journal.GENESIS_HASH
+    for seq, content in enumerate(contents, 1):
+        content["seq"] = str(seq)
+        text = journal.canonical_json(content)
+        hashed = journal.entry_hash(before, text)
+        conn.execute(
+            "INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (seq, content["kind"], content["at"], text, before, hashed, entry_batch_id(content)),
+        )
+        before = hashed
+
+
+def sealed_late(contents: list[Content], cut: int) -> list[Content]:
+    """
+    Return the contents of a record that was sealed late: before the entry at the index `cut`.
+
+    `contents` are those of a sealed record. The entries before `cut` become those of an earlier
+    version. A late GENESIS follows, then the rows that no entry mentions, and then the settings.
+    """
+    first, series = contents[0], contents[1]
+    before = without_sealing(contents[:cut])
+    at = contents[cut - 1]["at"]
+    origin = first["genesis"]["origin"]
+    if origin == "LIVE":
+        origin = "UNKNOWN"
+    genesis = {
+        "kind": "GENESIS",
+        "at": at,
+        "genesis": {**first["genesis"], "late": "true", "origin": origin},
+        "settings": first["settings"],
+    }
+    adopted = {
+        "kind": "READINGS",
+        "at": at,
+        "adopted": "true",
+        "closes": _never_mentioned(contents[:cut], before, "closes"),
+        "splits": _never_mentioned(contents[:cut], before, "splits"),
+        "generations": _open_questions(contents[:cut]),
+    }
+    settings = {"kind": "SETTINGS", "at": at, "settings": first["settings"], "sealed": "true"}
+    asked_before = {content["generation"]["id"] for content in contents[:cut] if is_claim(content)}
+    after = [
+        _without_profile(content)
+        if content.get("generation", {}).get("id") in asked_before
+        else content
+        for content in contents[cut:]
+    ]
+    return [*before, genesis, adopted, settings, {**series, "at": at}, *after]
+
+
+def _never_mentioned(
+    sealed: list[Content], unsealed: list[Content], member: str
+) -> list[dict[str, str]]:
+    mentioned = [row for content in unsealed for row in content.get(member, [])]
+    read = [row for content in sealed if content["kind"] == "READINGS" for row in content[member]]
+    return [row for row in read if row not in mentioned]
+
+
+def _open_questions(contents: list[Content]) -> list[dict[str, str]]:
+    questions = {
+        content["generation"]["id"]: _without_profile(content)["generation"]
+        for content in contents
+        if content["kind"] == "GENERATION"
+    }
+    return [question for question in questions.values() if "accepted" not in question]
