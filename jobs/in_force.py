@@ -113,5 +113,6 @@ async def effective_calendar(conn: Conn, sessions: Calendar, benchmark: str) -> 
     """
     if not sessions.closed or not await declarations.is_sealed(conn):
         return sessions
-    contradicted = await closes.list_sessions(conn, benchmark, sessions.closed)
-    return Calendar(sessions.closed.difference(contradicted))
+    first, last = min(sessions.closed), max(sessions.closed)
+    days_read = await closes.list_days_read(conn, benchmark, first=first, last=last)
+    return Calendar(sessions.closed - days_read)

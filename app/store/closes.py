@@ -54,16 +54,6 @@ async def get_newest_session(conn: Conn, ticker: str) -> date | None:
     return session
 
 
-async def list_sessions(conn: Conn, ticker: str, days: Iterable[date]) -> list[date]:
-    """Return those of `days` for which a close of `ticker` was read, in ascending order."""
-    cursor = await conn.execute(
-        "SELECT DISTINCT trading_day FROM closes WHERE ticker = %s AND trading_day = ANY(%s) "
-        "ORDER BY trading_day",
-        (ticker, list(days)),
-    )
-    return [session for (session,) in await cursor.fetchall()]
-
-
 async def list_days_read(conn: Conn, ticker: str, first: date, last: date) -> frozenset[date]:
     """Return the days from `first` to `last` for which a close of `ticker` was read."""
     cursor = await conn.execute(
