@@ -36,6 +36,7 @@ import psycopg
 import pytest
 from commands import CommandResult, command
 from psycopg.conninfo import make_conninfo
+from shared_database import mark_as_shared
 
 from app.database import migrations, pools
 from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
@@ -310,6 +311,7 @@ def migrated(create) -> str:
 
     address = create()
     asyncio.run(migrations.migrate(address, BEFORE))
+    mark_as_shared(address)
     return address
 
 

@@ -12,6 +12,7 @@ from litestar import Litestar
 from local_server import local_server
 from psycopg.conninfo import conninfo_to_dict
 from sealing import unseal
+from shared_database import is_shared
 
 from api.http import routes
 from app.database import pools
@@ -48,8 +49,13 @@ def copy_of(database: str, create: Callable[..., str]) -> str:
 
 @contextmanager
 def unguarded(database: str):
-    """Yield a connection without triggers, foreign keys and the check of the journal's hashes."""
+    """
+    Yield a connection without triggers, foreign keys and the check of the journal's hashes.
+
+    The database must be the test's own: the check does not come back.
+    """
     with psycopg.connect(database) as conn:
+        assert not is_shared(conn), "Later tests need the check: use a copy."
         conn.execute(
             "ALTER TABLE journal DROP CONSTRAINT IF EXISTS hash_is_of_previous_and_content"
         )

@@ -13,7 +13,7 @@ import pytest
 from eventful import eventful_as_recorded
 from forging import all_of, forged_id, refigured
 from job_context import clock, harness, run_until_done
-from record_server import as_recorded, changed, copy_of, rehearsed, unguarded
+from record_server import as_recorded, changed, copy_of, rehearsed, without_triggers
 from sealing import is_claim, sealed_late
 from tampering import Content, entry_of, forge, one_of_each_rule, shifted
 
@@ -665,7 +665,7 @@ async def test_a_close_put_in_and_used_by_a_correction(harness, database):
     harness.clock.time = calendar.due_at(batch.run_date, 1)
     await run_until_done(harness, lambda: daily.take(harness.context, batch.id, 1))
     assert await discrepancies_of(database) == []
-    with unguarded(database) as conn:
+    with without_triggers(database) as conn:
         conn.execute(
             "INSERT INTO closes (id, ticker, trading_day, open, close, source, read_at) SELECT "
             "gen_random_uuid(), ticker, trading_day, open, close * 1.02, source, "
