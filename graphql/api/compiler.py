@@ -79,7 +79,6 @@ from api.fields import (
     Column,
     Computed,
     Fact,
-    FromService,
     Paginated,
     Related,
     Same,
@@ -101,16 +100,6 @@ JSON_SCALARS = {
     "String": "to_json(({})::text)",
     "Date": "to_json({})",
 }
-# The Postgres type of a parameter whose value the process knows (`FromService`), by the scalar of
-# the field that shows the value.
-PARAMETER_TYPES = {
-    "Int": "bigint",
-    "Boolean": "boolean",
-    "Decimal": "numeric",
-    "Date": "date",
-    "DateTime": "timestamptz",
-}
-
 # Returns the values of a group of parameters when the plan runs. Its arguments are the variables
 # and the facts: what the process knows and the database does not (`api.schema.Facts`).
 Values = Callable[[VariableValues, Any], Iterable[object]]
@@ -414,8 +403,6 @@ class Planner:
             case Column() as column:
                 pieces = self.column_pieces(column, definition, scope)
                 return self.with_field_check(pieces, parent, fields, scope=scope)
-            case FromService() as source:
-                return self.service_pieces(source, definition, scope)
             case Same():
                 return self.same_row_pieces(definition, target, fields, scope=scope)
             case Related() if name == scope.join:
@@ -464,20 +451,11 @@ class Planner:
         """Return the SQL of each fact that a column's expression uses, by the fact's name."""
         names: dict[str, str] = {}
         for name, fact in column.facts.items():
+            if not fact.is_cacheable:
+                self.is_cacheable = False
             (parameter,) = self.add_parameters(1, _fact_values(fact))
             names[name] = f"{parameter}::{fact.type}"
         return names
-
-    def service_pieces(
-        self, source: FromService, definition: GraphQLField, scope: Scope
-    ) -> list[str]:
-        """Return the pieces of the JSON of a value that the process knows; it is a parameter."""
-        # Such a value may depend on the time of day, so the response must not be cached.
-        self.is_cacheable = False
-        (parameter,) = self.add_parameters(1, lambda _, facts: [source.value(facts)])
-        type_ = PARAMETER_TYPES.get(get_named_type(definition.type).name, "text")
-        sql = expand(source.sql, {"value": f"{parameter}::{type_}"})
-        return leaf_pieces(definition.type, sql, self.damage_sql(scope))
 
     def same_row_pieces(
         self,

@@ -40,15 +40,18 @@ MAX_PAGE_SIZE = 100
 
 class Fact(Struct, frozen=True):
     """
-    A value that the process knows, and that an expression uses under a name, as in `$now`.
+    A value that the process knows and the database does not know.
 
-    `type` is its type in SQL. When the query runs, `value` gets the facts (`api.schema.Facts`) and
-    returns the value. Unlike `FromService`, it does not prevent that the response is cached. So the
-    result of the expression may change with the fact only if a notification announces the change.
+    An expression uses it under a name, as in `$now`. `type` is its type in SQL. When the query
+    runs, `value` gets the facts (`api.schema.Facts`) and returns the value.
+
+    `is_cacheable` is false if the response must not be cached. It may be true only if each change
+    of the expression's result is announced by a notification, or if the result never changes.
     """
 
     type: str
     value: Callable[[Any], object]
+    is_cacheable: bool = False
 
 
 class Column(Struct, frozen=True):
@@ -69,18 +72,6 @@ class Column(Struct, frozen=True):
     allowed_if: str | None = None
     invalid_if: str | None = None
     facts: Mapping[str, Fact] = {}
-
-
-class FromService(Struct, frozen=True):
-    """
-    A value that the process knows and the database does not know.
-
-    When the query runs, `value` gets the facts (`api.schema.Facts`) and returns the value. `sql` is
-    the expression of the field, in which `$value` is that value.
-    """
-
-    value: Callable[[Any], object]
-    sql: str = "$value"
 
 
 class Same(Struct, frozen=True):
@@ -183,7 +174,7 @@ class ValuePart(Struct, frozen=True):
     usual_length: int = 1
 
 
-Source = Column | FromService | Same | Related | Paginated | Computed | ValuePart
+Source = Column | Same | Related | Paginated | Computed | ValuePart
 
 
 def api_error(code: str, message: str, **extensions: object) -> GraphQLError:
@@ -336,11 +327,6 @@ def column(
         facts=facts,
     )
     return _field(description, source, max_bytes=max_bytes)
-
-
-def from_service(description: str, value: Callable[[Any], object], *, sql: str = "$value") -> Any:
-    """Declare a field whose value the process knows; `sql` is as in `FromService`."""
-    return _field(description, FromService(value, sql))
 
 
 def same(description: str) -> Any:

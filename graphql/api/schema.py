@@ -42,7 +42,6 @@ from api.fields import (
     column,
     computed,
     describe_enums,
-    from_service,
     page,
     related,
     same,
@@ -1111,8 +1110,9 @@ class Batch:
         "has not come and there is no such timestamp yet.",
         STAMPED_BEFORE_OPEN,
         facts={
-            "closed": Fact("date[]", list_closed_days),
-            "now": Fact("timestamptz", lambda facts: facts.now()),
+            "closed": Fact("date[]", list_closed_days, is_cacheable=True),
+            # A job announces the open, so a cached response does not outlive it.
+            "now": Fact("timestamptz", lambda facts: facts.now(), is_cacheable=True),
         },
     )
 
@@ -1160,15 +1160,18 @@ LOST_ANSWERS = """(
 class Service:
     """The process that answers this request."""
 
-    version: str = from_service(
-        "The version of the software, such as `1.4.0`.", lambda facts: facts.version
+    version: str = column(
+        "The version of the software, such as `1.4.0`.",
+        "$version",
+        max_bytes=lengths.WORD,
+        facts={"version": Fact("text", lambda facts: facts.version)},
     )
-    rehearsed: bool = from_service(
+    rehearsed: bool = column(
         "True if the record is a rehearsal: a simulated past that the real service shows. Its "
         "picks and prices are made up. A record that was rehearsed stays so: the journal's first "
         "entry says it.",
-        lambda facts: facts.rehearsed,
-        sql=f"$value OR {HAS_CLOCK} OR {SAYS_REHEARSED}",
+        f"$is_rehearsal OR {HAS_CLOCK} OR {SAYS_REHEARSED}",
+        facts={"is_rehearsal": Fact("boolean", lambda facts: facts.rehearsed)},
     )
     origin: declarations.Origin = column(
         "Where the record comes from, as its journal states it.",
@@ -1191,9 +1194,10 @@ class Service:
         "the model was asked again for the same Monday.",
         LOST_ANSWERS,
     )
-    next_run_at: datetime = from_service(
+    next_run_at: datetime = column(
         "The time of the next weekly run: the next time that it is Monday, 09:00, in New York.",
-        lambda facts: calendar.next_run_at(facts.now()),
+        "$next_run_at",
+        facts={"next_run_at": Fact("timestamptz", lambda facts: calendar.next_run_at(facts.now()))},
     )
     journal_head: JournalEntry | None = related(
         "The newest entry of the journal. Keep its `hash`: with it you can prove later whether "

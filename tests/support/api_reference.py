@@ -18,7 +18,7 @@ from strawberry.dataloader import DataLoader
 
 from api.compiler import declared, expand, is_many, source_of, table_of
 from api.engine import format_error
-from api.fields import Column, Computed, FromService, Paginated, Related, Same, ValuePart
+from api.fields import Column, Computed, Paginated, Related, Same, ValuePart
 from app.domain.journal import format_timestamp
 
 
@@ -61,15 +61,11 @@ class Reference:
                 argument.check(arguments[name], self.facts)
         target = get_named_type(definition.type)
         match source_of(definition):
-            case Column(sql=str() as sql) if not row:
-                return self.value(sql, {})
+            case Column(sql=str()) as source if not row:
+                return self.value(self.column_sql(source, ""), {})
             case Column():
                 value = row[declaration.python_name]
                 return str(value) if isinstance(value, UUID) else value
-            case FromService(value, sql="$value"):
-                return value(self.facts)
-            case FromService(value, sql):
-                return self.value(sql, {"value": f"{value(self.facts)}"})
             case Same():
                 return row[declaration.python_name] if row else {}
             case ValuePart():
