@@ -274,7 +274,7 @@ async def _mondays(pool: pools.Pool) -> tuple[int, date | None, date | None]:
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def standins(arguments: tuple[str, ...]) -> None:
-    """Serve simulators of both providers on loopback, with faults on request, to test any client.
+    """Serve simulators of the providers and of timestamp services, to test any client.
 
     \b
     Example:

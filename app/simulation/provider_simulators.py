@@ -518,9 +518,9 @@ def _days(text: str) -> list[date]:
 
 def _make_parser() -> ArgumentParser:
     description = (
-        "Serve simulators of Alpha Vantage, OpenAI and a time-stamping authority on loopback, with "
-        "faults on request. "
-        "The first line printed is the address."
+        "Serve simulators of Alpha Vantage, OpenAI and an OpenTimestamps calendar (below "
+        "/calendar) on loopback, with faults on request. With --timestamp-root, simulate a "
+        "time-stamping authority (/timestamp), too. The first line printed is the address."
     )
     known = "; ".join(
         f"{provider}: {', '.join(faults)}" for provider, faults in KNOWN_FAULTS.items()
