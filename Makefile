@@ -126,8 +126,10 @@ image: ## Build the image alpha-monday:VERSION, or IMAGE=...; the engine gets IM
 image-test: $(READY) ## Test the image: confined, with a real Postgres, ten thousand queries, planted keys
 	@ENGINE=$(ENGINE) $(BIN)/python dev/image/smoke.py $(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)"
 
-image-upgrade: $(READY) ## Test the upgrade from the image OLD to IMAGE and back, under queries
-	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
+image-upgrade: $(READY) ## Test the upgrade from the image OLD to IMAGE and back, under queries; with VIA=..., through that image, and the seal
+	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(or $(VIA),$(IMAGE))
+	@test -z "$(VIA)" || ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(VIA) $(IMAGE)
+	@test -z "$(VIA)" || ENGINE=$(ENGINE) $(BIN)/python dev/image/sealing.py $(OLD) $(VIA) $(IMAGE)
 
 fmt: $(READY) ## Format the code
 	@$(BIN)/ruff format .

@@ -178,13 +178,15 @@ class Container:
 
 
 @contextmanager
-def running_container(image: str, port: int, **settings: str) -> Iterator[Container]:
-    """Run the image with its own command, and remove the container at the end."""
+def running_container(
+    image: str, port: int, *, command: Sequence[str] = (), more: Sequence[str] = (), **settings: str
+) -> Iterator[Container]:
+    """Run the image with its own command or another, and remove the container at the end."""
     # A random name, because several runs may happen on one machine.
     name = f"alpha-monday-{uuid4().hex[:8]}"
     started_at = time.monotonic()
-    options = run_options({**settings, "PORT": str(port)})
-    run_engine("run", "--detach", f"--name={name}", *options, image)
+    options = run_options({**settings, "PORT": str(port)}, more)
+    run_engine("run", "--detach", f"--name={name}", *options, image, *command)
     try:
         yield Container(name, f"http://127.0.0.1:{port}", started_at)
     finally:
