@@ -10,12 +10,13 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
 from app.core.settings import Settings
-from app.domain import prompt
+from app.domain import prompt, rfc3161
 from app.domain.calendar import Calendar
 from app.domain.declarations import InForce, Profile, SeriesInForce, schema_text, sha256_of
 from app.domain.model import SERIES
 from app.domain.returns import format_decimal
 from app.providers.alpha_vantage import BASE_URL, PRICE_SOURCE
+from app.providers.timestamp_services import read_root_file
 from app.store import closes, declarations
 from app.store.rows import Conn
 
@@ -23,15 +24,18 @@ from app.store.rows import Conn
 _RESPONSE_FORMAT = "json_schema"
 
 
-def make(
-    settings: Settings, *, is_command: bool = False, timestamp_roots: tuple[str, ...] = ()
-) -> InForce:
+def make(settings: Settings, *, is_command: bool = False) -> InForce:
     """
     Return what is in force in a process with these settings.
 
-    `is_command` is true in a command of an operator. `timestamp_roots` are the hashes of the root
-    certificates that a timestamp may lead to.
+    `is_command` is true in a command of an operator. Such a command declares no root certificates
+    (see `app.domain.declarations.InForce`), so it does not read their file.
+
+    Raises ConfigurationError if the file of TIMESTAMP_ROOTS cannot be read.
     """
+    timestamp_roots: tuple[str, ...] = ()
+    if not is_command:
+        timestamp_roots = _timestamp_roots(settings)
     return InForce(
         version=version("alpha-monday"),
         benchmark=settings.benchmark_symbol,
@@ -41,6 +45,14 @@ def make(
         series=(_main_series(settings),),
         is_command=is_command,
     )
+
+
+def _timestamp_roots(settings: Settings) -> tuple[str, ...]:
+    """Return the fingerprints of the roots in the file of TIMESTAMP_ROOTS, if it is set."""
+    if not settings.timestamp_roots:
+        return ()
+    certificates = rfc3161.read_roots(read_root_file(settings.timestamp_roots))
+    return rfc3161.root_fingerprints(certificates)
 
 
 def _main_series(settings: Settings) -> SeriesInForce:

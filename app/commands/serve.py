@@ -18,6 +18,7 @@ from app.database.advice import get_user
 from app.database.rights import Need
 from app.main import VERSION, create_app, open_process
 from app.store import rehearsed
+from jobs import in_force
 
 log = structlog.get_logger()
 
@@ -86,12 +87,14 @@ def _check_everything(
     configuration: Settings, first_migrate: bool, *, serves: bool, works: bool
 ) -> None:
     """
-    Check the database and the rights of its users before the service starts.
+    Check the settings' files, the database and the rights of its users before the service starts.
 
     With `first_migrate` the database is migrated before its schema is checked. Without these checks
     the problems that they find would end the running service with a traceback.
     """
     terminal.configure_log(configuration)
+    # It reads the file of TIMESTAMP_ROOTS.
+    in_force.make(configuration)
     # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
     address = terminal.database_address(configuration, create=serves)
     asyncio.run(terminal.check_database(configuration, address))

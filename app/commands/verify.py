@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -142,7 +142,7 @@ async def verify(
         report(f"alpha-monday: The record could not be verified. {one_line(error)}")
         sys.exit(_EXIT_CODE_UNKNOWN)
     try:
-        _print_stamps(stamps)
+        _print_stamps(stamps, result.state.timestamp_roots)
         _print_success(result)
     except OSError as error:
         report(f"alpha-monday: Everything fits, but that could not be written: {error.strerror}")
@@ -170,8 +170,12 @@ def _pinned_roots(root_file: Path | None, *, with_setting: bool) -> "list[Certif
         ) from None
 
 
-def _print_stamps(stamps: StampVerifier) -> None:
-    """Print what the timestamps prove, and what is left to compare. Print nothing without them."""
+def _print_stamps(stamps: StampVerifier, stated_roots: Mapping[str, int]) -> None:
+    """
+    Print what the timestamps prove, and what is left to compare. Print nothing without them.
+
+    `stated_roots` has the number of the first entry that states a root, by its fingerprint.
+    """
     if not stamps.count:
         return
     click.echo(
@@ -182,8 +186,11 @@ def _print_stamps(stamps: StampVerifier) -> None:
         click.echo(
             "The root of the authority was not pinned: each of these proofs was checked with the "
             "last certificate of its own chain, which the operator could have made. Use "
-            "--timestamp-root FILE."
+            "--timestamp-root FILE, or compare the SHA-256 of the root with the authority's own "
+            "site."
         )
+    for root, count in sorted(stamps.roots_used.items()):
+        click.echo(f"  {_describe_root(root, count, stated_roots.get(root))}")
     newest = sorted(stamps.blocks, key=lambda block: block.seq)[-_MAX_BLOCKS:]
     if newest:
         click.echo("Compare the Merkle roots of these blocks with the Bitcoin block chain:")
@@ -192,6 +199,14 @@ def _print_stamps(stamps: StampVerifier) -> None:
     more = len(stamps.blocks) - len(newest)
     if more > 0:
         click.echo(f"  and {more:,} of earlier entries, which the newest one covers, too")
+
+
+def _describe_root(root: str, count: int, stated_by: int | None) -> str:
+    """Return a line about the proofs that lead to one root, and about the journal's settings."""
+    subject = f"{pluralize(count, 'proof')} with the root {root}"
+    if stated_by is None:
+        return f"{subject}, which no settings of the journal state"
+    return f"{subject}, which the settings of entry {stated_by:,} state"
 
 
 def _print_success(result: Verification) -> None:

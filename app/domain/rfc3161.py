@@ -22,7 +22,7 @@ The library is imported at the first request or check: it takes 70 ms and 18 MB.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -94,13 +94,15 @@ class Stamp(Struct, frozen=True, kw_only=True):
 
     At `gen_time` (UTC), give or take `accuracy_seconds`, the authority had the hash.
     `accuracy_seconds` is 0 if the authority states no accuracy. `chain_pem` has the certificates
-    that the signature depends on: the signer's first, the pinned root last. `nonce` is the number
-    that the request had; None if the stamp has none.
+    that the signature depends on: the signer's first, the pinned root last. `root_sha256` is the
+    fingerprint of that root. `nonce` is the number that the request had; None if the stamp has
+    none.
     """
 
     gen_time: datetime
     accuracy_seconds: Decimal
     chain_pem: str
+    root_sha256: str
     nonce: int | None
 
 
@@ -160,6 +162,15 @@ def fingerprint(certificate: "Certificate") -> str:
     return hashlib.sha256(_to_der(certificate)).hexdigest()
 
 
+def root_fingerprints(certificates: Iterable["Certificate"]) -> tuple[str, ...]:
+    """
+    Return the fingerprints of the roots among pinned certificates, each once, in ascending order.
+
+    The journal states them. The other pinned certificates are left out: no chain ends with them.
+    """
+    return tuple(sorted({fingerprint(one) for one in certificates if _is_root(one)}))
+
+
 def verify_response(
     response: bytes,
     *,
@@ -217,6 +228,7 @@ def _verify(
         gen_time=gen_time,
         accuracy_seconds=accuracy_seconds,
         chain_pem="".join(map(_to_pem, chain)),
+        root_sha256=fingerprint(chain[-1]),
         nonce=info.nonce,
     )
 

@@ -87,6 +87,9 @@ _DATABASE_TIMEOUT = timedelta(seconds=5)
 _EARLIEST_DAY = FIRST_DAY + timedelta(days=1)
 _LATEST_DAY = date(2099, 12, 31)
 
+# The seed of the time-stamping authority's root.
+_AUTHORITY_SEED = "alpha-monday"
+
 _STAMP_HEADERS = {"content-type": "application/timestamp-reply"}
 
 # Every fault that a script can name, by provider. Faults are drawn at random (`--hostile`, `--odd`)
@@ -594,7 +597,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     authority: SimulatedAuthority | None = None
     try:
         if options.timestamp_root:
-            authority = SimulatedAuthority()
+            authority = SimulatedAuthority(_AUTHORITY_SEED)
             options.timestamp_root.write_bytes(authority.root_pem)
         if options.faults:
             rules = read_script(options.faults.read_bytes(), KNOWN_FAULTS)

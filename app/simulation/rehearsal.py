@@ -231,10 +231,12 @@ def _has_own_simulator(settings: Settings, name: str) -> bool:
 
 
 def _without_real_stamps(settings: Settings) -> Settings:
-    """Return the settings without the services that are no simulators."""
+    """Return the settings without the services that are no simulators, and without their roots."""
     for name, setting in STAMP_SETTINGS.items():
         if not _has_own_simulator(settings, name):
             settings = msgspec.structs.replace(settings, **{setting.lower(): ()})
+    if not settings.timestamp_urls:
+        settings = msgspec.structs.replace(settings, timestamp_roots="")
     return settings
 
 

@@ -5,6 +5,10 @@ The keys and certificates are made when the authority starts, so no key is store
 valid from 2020 to 2110, so that a stamp of any simulated time can be verified. A client gets the
 root as a PEM file.
 
+With a seed, the root is the same at each start. The journal states the roots of a rehearsal, so a
+rehearsal that is stopped and continued must not get another root: its journal would state a change
+of settings that nobody made. Everybody can compute the key of such a root, so it proves nothing.
+
 A stamp has the form that public authorities use: CMS SignedData with ECDSA on P-256 and SHA-256,
 and the signed attribute ESSCertIDv2, without which `openssl ts -verify` refuses it. The package
 `cryptography` makes the keys, the certificates and the signatures; it cannot write a stamp, so
@@ -82,11 +86,15 @@ class _Signer(NamedTuple):
 
 
 class SimulatedAuthority:
-    """A time-stamping authority with a root, keys and certificates of its own."""
+    """
+    A time-stamping authority with a root, keys and certificates of its own.
 
-    def __init__(self) -> None:
-        self._root_key = _make_key()
-        self.root = _make_certificate("Simulated root", self._root_key)
+    All of them are random. With a `seed`, the root depends on the seed alone.
+    """
+
+    def __init__(self, seed: str = "") -> None:
+        self._root_key = _make_key(seed)
+        self.root = _make_certificate("Simulated root", self._root_key, seed=seed)
         self._stamps = 0
 
     @property
@@ -245,10 +253,17 @@ def _attribute(kind: str, value: bytes) -> bytes:
     return der.sequence(der.object_id(kind), der.encode(der.SET, value))
 
 
-def _make_key() -> "EllipticCurvePrivateKey":
+def _make_key(seed: str = "") -> "EllipticCurvePrivateKey":
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    if seed:
+        return ec.derive_private_key(_number(f"{seed}/key"), ec.SECP256R1())
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def _number(seed: str) -> int:
+    """Return a positive number of 19 bytes: a serial number may have 20 bytes, a key 32."""
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:19]) + 1
 
 
 def _make_certificate(
@@ -259,8 +274,13 @@ def _make_certificate(
     issuer_key: "EllipticCurvePrivateKey | None" = None,
     valid_until: datetime = _VALID_UNTIL,
     is_for_stamps: bool = True,
+    seed: str = "",
 ) -> "Certificate":
-    """Return a certificate of `key`: a root, or a certificate that `issuer` signs."""
+    """
+    Return a certificate of `key`: a root, or a certificate that `issuer` signs.
+
+    With a `seed`, it is the same certificate each time.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -270,12 +290,15 @@ def _make_certificate(
     usage: Any = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
     if not is_for_stamps:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    serial_number = x509.random_serial_number()
+    if seed:
+        serial_number = _number(f"{seed}/serial number")
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.subject if issuer else subject)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial_number)
         .not_valid_before(_VALID_FROM)
         .not_valid_after(valid_until)
         .add_extension(x509.BasicConstraints(ca=is_root, path_length=None), critical=True)
@@ -283,7 +306,8 @@ def _make_certificate(
     )
     if not is_root:
         builder = builder.add_extension(usage, critical=True)
-    return builder.sign(issuer_key or key, hashes.SHA256())
+    # An ordinary signature of ECDSA contains a random number.
+    return builder.sign(issuer_key or key, hashes.SHA256(), ecdsa_deterministic=bool(seed))
 
 
 def _key_usage(*, is_root: bool) -> Any:

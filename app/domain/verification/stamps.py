@@ -5,6 +5,7 @@ A token of an authority is checked completely. A proof of OpenTimestamps is chec
 root of a Bitcoin block: only the block chain itself can say whether that block has this root.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,9 @@ class StampVerifier:
     the pinned certificates. If they are None, each token is checked with the last certificate of
     its own chain, which proves less: an operator can make such a chain.
 
-    `tokens`, `pending` and `blocks` are the results: the number of tokens that verify, the number
-    of proofs that are not in a block yet, and the blocks to compare.
+    `tokens`, `roots_used`, `pending` and `blocks` are the results: the number of tokens that
+    verify, the number of them for each root (by the fingerprint of its certificate), the number of
+    proofs that are not in a block yet, and the blocks to compare.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class StampVerifier:
         self.hashes = hashes
         self.roots = roots
         self.tokens = 0
+        self.roots_used: Counter[str] = Counter()
         self.pending = 0
         self.blocks: list[BlockToCompare] = []
 
@@ -93,6 +96,7 @@ class StampVerifier:
         if stamp.status != TimestampStatus.CONFIRMED:
             raise _misfit(stamp, f"is {stamp.status}, but its proof is complete")
         self.tokens += 1
+        self.roots_used[token.root_sha256] += 1
 
     def _roots_for(self, stamp: Timestamp) -> Sequence["Certificate"]:
         if self.roots is not None:

@@ -57,6 +57,8 @@ class JournalState:
     Each row has the values of its newest mention. `sessions` is the calendar with which the rules
     are checked before the record is sealed; then `record_calendar` takes its place. `sealed_since`
     is the number of the entry from which on the record is sealed, None if it is not sealed.
+    `timestamp_roots` has the number of the first entry that states a root certificate, by the
+    SHA-256 of the certificate.
     `figures` counts the figures that the rules computed again. `tickers` are the tickers whose
     readings the rules need. An API shows the readings of a ticker only on request, so `verify`
     requests the readings of these tickers.
@@ -72,6 +74,7 @@ class JournalState:
         self.genesis: Genesis | None = None
         self.sealed_since: int | None = None
         self.record_calendar = RecordCalendar()
+        self.timestamp_roots: dict[str, int] = {}
         self.declared_series: dict[str, SeriesDeclaration] = {}
 
         self.figures = 0

@@ -10,10 +10,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 from api_records import plant
+from commands import command
+from job_context import clock as clock
+from job_context import harness as harness
 from msgspec.structs import replace
 from record_server import record_server, without_triggers
 
-from app.commands.terminal import clock
+from app.commands import terminal
 from app.domain import opentimestamps, rfc3161
 from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
 from app.domain.verification.stamps import StampVerifier
@@ -168,7 +171,7 @@ async def sources(database: str) -> AsyncIterator[HashedSource]:
         yield await read(HashedSource(source))
     async with (
         record_server(database) as address,
-        verify.open_api(address, clock.sleep) as source,
+        verify.open_api(address, terminal.clock.sleep) as source,
     ):
         yield await read(HashedSource(source))
 
@@ -225,7 +228,7 @@ async def test_an_api_without_timestamps(stamped, monkeypatch):
     monkeypatch.setattr("app.ops.verify_stamps._field_names", lambda _: {"journal", "batches"})
     async with (
         record_server(database) as address,
-        verify.open_api(address, clock.sleep) as source,
+        verify.open_api(address, terminal.clock.sleep) as source,
     ):
         result = await verify_stamps(await read(HashedSource(source)))
     assert result.count == 0
@@ -241,3 +244,29 @@ def test_a_backup_keeps_the_bytes(stamped, create, migrated):
         with conn.cursor().copy("COPY copied FROM STDIN") as copy:
             copy.write(rows)
         assert conn.execute("SELECT proof FROM copied").fetchone() == (stamp.proof,)
+
+
+def test_the_roots_that_were_used():
+    """Each token counts for the root that it leads to."""
+    roots = [AUTHORITY.root, OTHER.root]
+    verifier = StampVerifier({7: HASH}, roots)
+    for stamp in (token(), token(authority=OTHER), token(), promise()):
+        verifier.check(stamp)
+    own, other = rfc3161.fingerprint(AUTHORITY.root), rfc3161.fingerprint(OTHER.root)
+    assert verifier.roots_used == {own: 2, other: 1}
+
+
+async def test_a_root_that_no_settings_state(harness, capsys):
+    """`alpha-monday verify` says so; it is no discrepancy."""
+    await harness.make_batch()
+    newest = (await harness.journal())[-1]
+    stamp = token(f"{newest.previous}\n{newest.content}".encode(), seq=newest.seq)
+    address = harness.context.pool.conninfo
+    store(address, stamp)
+    verified = command(capsys, "verify", DATABASE_URL=address)
+    root = rfc3161.fingerprint(AUTHORITY.root)
+    assert (
+        f"  1 proof with the root {root}, which no settings of the journal state\n"
+        in verified.output
+    ), verified
+    assert verified.exit_code == 0

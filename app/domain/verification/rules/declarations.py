@@ -41,6 +41,8 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     if entry.settings is not None:
         _check_settings(place, entry.settings, state, is_change=_is_change(entry))
         state.record_calendar.add(entry.settings)
+        for root in entry.settings.timestamp_roots:
+            state.timestamp_roots.setdefault(root, entry.seq)
     if entry.genesis is not None:
         state.genesis = entry.genesis
         if not entry.genesis.late:
