@@ -15,6 +15,7 @@ from app.domain.calendar import Calendar
 from app.domain.declarations import InForce, Profile, SeriesInForce, schema_text, sha256_of
 from app.domain.model import SERIES
 from app.domain.returns import format_decimal
+from app.domain.text import public_address
 from app.providers.alpha_vantage import BASE_URL, PRICE_SOURCE
 from app.providers.timestamp_services import read_root_file
 from app.store import closes, declarations
@@ -60,7 +61,7 @@ def _main_series(settings: Settings) -> SeriesInForce:
     if settings.openai_temperature is not None:
         temperature = _format(settings.openai_temperature)
     profile = Profile(
-        base_url=public_address(settings.openai_base_url),
+        base_url=declared_address(settings.openai_base_url),
         model=settings.openai_model,
         response_format=_RESPONSE_FORMAT,
         temperature=temperature,
@@ -75,7 +76,7 @@ def _main_series(settings: Settings) -> SeriesInForce:
 
 def _price_source(settings: Settings) -> str:
     """Return the name of the price provider, with its address if it is not the usual one."""
-    address = public_address(settings.alpha_vantage_base_url)
+    address = declared_address(settings.alpha_vantage_base_url)
     if address in ("", BASE_URL):
         return PRICE_SOURCE
     return f"{PRICE_SOURCE} at {address}"
@@ -89,21 +90,18 @@ def _format(number: float) -> str:
     return text
 
 
-def public_address(url: str) -> str:
+def declared_address(url: str) -> str:
     """
-    Return the address of a provider as the public record shows it.
+    Return the address of a provider as the journal states it: empty for the default address.
 
-    A user name, a password, the query and the fragment are left out, because they may be secrets.
-    The port of an address of this machine is left out, too: it says nothing about the provider, and
-    the provider simulators of a rehearsal have another one at each start.
+    Besides what `app.domain.text.public_address` leaves out, the port of an address of this machine
+    is left out: it says nothing about the provider, and the provider simulators of a rehearsal have
+    another one at each start.
     """
-    if not url:
-        return ""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    if _is_loopback(parts.hostname or ""):
-        host = "localhost"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    parts = urlsplit(public_address(url))
+    if not _is_loopback(parts.hostname or ""):
+        return urlunsplit(parts)
+    return urlunsplit(parts._replace(netloc="localhost"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from html import unescape
 from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 # The text that replaces a secret.
 REDACTED = "***"
@@ -29,6 +30,17 @@ STATEMENT_RULE = f"in plain text on one line, of at most {MAX_STATEMENT_LENGTH:,
 
 # In a chat, "@channel" notifies people, and "<...>" is markup. These look-alikes have no effect.
 _LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
+
+
+def public_address(url: str) -> str:
+    """
+    Return an address without its user information, its query and its fragment.
+
+    These parts may be secrets. Raises ValueError if the text is no address: for example, if a
+    bracket is not closed.
+    """
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 from uuid import UUID
 
 import httpx
@@ -37,7 +37,7 @@ from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal
 from app.domain.calendar import Calendar
-from app.domain.text import escape_unprintable, one_line
+from app.domain.text import escape_unprintable, one_line, public_address
 from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification.chain import Head, Verification
 from app.domain.verification.discrepancies import Rule, discrepancy
@@ -287,7 +287,7 @@ class ApiRecord:
         self.client = client
         self.url = url
         self.sleep = sleep
-        self.display_url = without_password(url)
+        self.display_url = public_address(url)
         # The cursor of each page that was read, by the number of the page's last entry. To read the
         # entries after a number n, the cursor with the greatest number up to n is used.
         self._cursors: dict[int, str] = {}
@@ -418,7 +418,7 @@ class ApiRecord:
         """
         response = await self._request(query, variables)
         if response.has_redirect_location:
-            target = without_password(urljoin(self.url, response.headers["Location"]))
+            target = public_address(urljoin(self.url, response.headers["Location"]))
             raise ConfigurationError(
                 f"{self.display_url} redirects to {escape_unprintable(target)}: use that address."
             )
@@ -518,7 +518,7 @@ async def open_api(url: str, sleep: Sleep) -> AsyncIterator[ApiRecord]:
     except (ValueError, OSError, httpx.InvalidURL) as error:
         # The address of a proxy, or a file of certificates, is wrong.
         raise ConfigurationError(
-            f"{without_password(url)} cannot be requested: {one_line(error)}. Check HTTP_PROXY, "
+            f"{public_address(url)} cannot be requested: {one_line(error)}. Check HTTP_PROXY, "
             "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment."
         ) from None
     async with client:
@@ -571,12 +571,6 @@ def _quote_address(text: str) -> str:
     """Return a text for a message: short, printable, without a password."""
     without_user = re.sub(r"[^/@]*@", "", text)
     return repr(escape_unprintable(without_user)[:60])
-
-
-def without_password(url: str) -> str:
-    """Return an address without its user, its password and its query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 # How an API's answers become rows

@@ -19,7 +19,6 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from msgspec import Struct
@@ -27,6 +26,7 @@ from msgspec import Struct
 from app.domain import rfc3161
 from app.domain.calendar import Clock
 from app.domain.rfc3161 import MAX_RESPONSE_BYTES, Stamp
+from app.domain.text import public_address
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable, UnusableStamp
 from app.providers import bodies
 from app.providers.retry_after import parse_retry_after
@@ -80,7 +80,7 @@ class TimestampAuthority:
     """
 
     def __init__(self, url: str, roots: Sequence["Certificate"], clock: Clock) -> None:
-        self.name = public_address(url)
+        self.name = _display_name(url)
         self.roots = roots
         self.clock = clock
         self._url = url
@@ -208,11 +208,10 @@ class TimestampAuthority:
             return b"".join([part async for part in parts])
 
 
-def public_address(url: str) -> str:
-    """Return an address without its user information, its query and its fragment."""
+def _display_name(url: str) -> str:
+    """Return the authority's address as it may be stored and shown."""
     try:
-        parts = urlsplit(url)
+        return public_address(url)
     except ValueError:
-        # A bracket is not closed, for example. Nothing of such a text is safe to show.
+        # Nothing of such a text is safe to show.
         return "of TIMESTAMP_URLS"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

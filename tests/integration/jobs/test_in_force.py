@@ -68,7 +68,7 @@ def test_numbers_that_are_not_set_or_round():
 )
 def test_an_address_of_a_profile_has_no_secret(address, expected):
     """No user information, query and fragment, and no port of this machine."""
-    assert in_force.public_address(address) == expected
+    assert in_force.declared_address(address) == expected
 
 
 def test_a_profile_with_odd_texts_can_be_journaled():

@@ -439,6 +439,6 @@ async def test_an_address_that_cannot_be_used(clock, url):
         (f"http://[{SECRET}", "of TIMESTAMP_URLS"),
     ],
 )
-def test_the_public_address(url, name):
-    """It has no user, no password, no query and no fragment."""
-    assert timestamp_authority.public_address(url) == name
+def test_the_name(url, name):
+    """It is the address without a user, a password, a query and a fragment."""
+    assert TimestampAuthority(url, ROOTS, HandSetClock(NOW)).name == name

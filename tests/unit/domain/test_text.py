@@ -19,6 +19,27 @@ KEY = "sk-abc123"
 
 
 @pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("", ""),
+        ("https://host.example/v1/", "https://host.example/v1/"),
+        ("https://user:pa%40ss@host.example:8443/v1?key=1#part", "https://host.example:8443/v1"),
+        ("https://us@er:secret@host.example", "https://host.example"),
+        ("http://user@[2001:db8::1]:80/", "http://[2001:db8::1]:80/"),
+    ],
+)
+def test_public_address(url, expected):
+    """No user information, no query and no fragment is left."""
+    assert text.public_address(url) == expected
+
+
+def test_public_address_of_no_address():
+    """An open bracket has no parts that are safe to show."""
+    with pytest.raises(ValueError, match="Invalid IPv6"):
+        text.public_address("http://[s3cret")
+
+
+@pytest.mark.parametrize(
     ("original", "secrets", "expected"),
     [
         pytest.param("the key sk-abc123 is bad", [KEY], "the key *** is bad", id="within"),
