@@ -72,14 +72,6 @@ async def will_be_sealed(conn: Conn) -> bool:
     return bool(exists)
 
 
-async def get_genesis(conn: Conn) -> Genesis | None:
-    """Return the beginning of the record; None if the record is not sealed."""
-    content = await _newest_content(conn, [JournalKind.GENESIS])
-    if content is None:
-        return None
-    return _read_member(content, "genesis", Genesis)
-
-
 async def get_settings(conn: Conn) -> RecordSettings | None:
     """Return the newest declared settings; None if the record is not sealed."""
     content = await _newest_content(conn, [JournalKind.GENESIS, JournalKind.SETTINGS])

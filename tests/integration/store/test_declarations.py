@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from app.core.locks import Lock
 from app.database import pools
 from app.domain.calendar import Calendar
-from app.domain.declarations import Origin, ProviderResponse, ResponseKind, SeriesInForce
+from app.domain.declarations import ProviderResponse, ResponseKind, SeriesInForce
 from app.domain.model import Bar, JournalKind
 from app.errors import RecordDamaged, TryAgainAt
 from app.store import closes, declarations, generations, journal, splits
-from app.store.rehearsed import CREATE_CLOCK_TABLE
+from app.store.rehearsed import CREATE_CLOCK_TABLE, is_rehearsed
 
 MONDAY = date(2026, 10, 26)
 BASELINE = date(2026, 10, 23)
@@ -80,10 +80,7 @@ async def test_a_new_record_begins_with_its_declarations(pool):
     assert asked["generation"]["profile_sha256"] == PROFILE.sha256
     assert asked["at"] == asked["generation"]["asked_at"] == "2026-10-26T13:00:00.000000Z"
     assert "accepted" not in asked["generation"]
-    async with pool.connection() as conn:
-        stored = await declarations.get_genesis(conn)
-        assert stored.origin is Origin.LIVE
-        assert not stored.late
+    assert not await is_rehearsed(pool)
 
 
 async def test_the_origin_of_a_rehearsal(pool):
@@ -93,7 +90,7 @@ async def test_the_origin_of_a_rehearsal(pool):
     await claim(pool, in_force())
     async with pool.connection() as conn:
         await conn.execute("DROP SCHEMA told CASCADE")
-        assert (await declarations.get_genesis(conn)).origin is Origin.REHEARSED
+    assert await is_rehearsed(pool)
 
 
 async def test_two_first_entries_at_once(pool):
