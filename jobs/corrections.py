@@ -65,6 +65,8 @@ async def correct_after_split(
                 in_force=in_force,
             )
             corrected += await _correct(conn, correction)
+            if corrected:
+                in_force = None  # see `_correct`
     return corrected
 
 
@@ -254,6 +256,10 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
             conn, correction, checkpoint=checkpoint, rows=rows, histories=used_histories
         ):
             corrected += 1
+            # The first entry has declared what is in force. Its transaction holds the journal's
+            # lock, so no other process can declare anything before it ends: nothing is to be
+            # compared again.
+            correction = replace(correction, in_force=None)
     return corrected
 
 

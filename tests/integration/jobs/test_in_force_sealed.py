@@ -36,7 +36,7 @@ from app.database.pools import transaction
 from app.domain.calendar import Calendar
 from app.domain.declarations import InForce
 from app.ops import seal as sealing
-from app.store import generations
+from app.store import declarations, generations
 from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import daily, splits, weekly
 from jobs.context import Context
@@ -194,6 +194,41 @@ async def test_changed_settings(harness, database, changes):
     assert (
         declared["settings"].items() != (await contents(harness, "GENESIS"))[0]["settings"].items()
     )
+    await check_record(database)
+
+
+async def test_several_corrections_after_a_change(harness, database, monkeypatch):
+    """
+    One split corrects checkpoints of two batches in one transaction: the first correction comes
+    after the SETTINGS entry, and the later ones compare nothing.
+    """
+    first = await harness.make_batch()
+    for day in range(1, 8):
+        harness.clock.time = new_york(MONDAY + timedelta(days=day))
+        await daily.take(harness.context, first.id, day)
+    second = await harness.make_batch(NEXT_MONDAY)
+    for day in (1, 2):
+        harness.clock.time = new_york(NEXT_MONDAY + timedelta(days=day))
+        await daily.take(harness.context, first.id, 7 + day)
+        await daily.take(harness.context, second.id, day)
+    before = len(await harness.kinds())
+
+    with_in_force(harness, version="9.9.9")
+    harness.world.splits["MSFT"] = [(NEXT_MONDAY, "2.0000")]
+    compared: list[str] = []
+    list_due = declarations.list_due
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        due = await list_due(*arguments, **options)
+        compared.append(",".join(kind for kind, _ in due))
+        return due
+
+    monkeypatch.setattr(declarations, "list_due", counted)
+    harness.clock.time += timedelta(hours=1)
+    await splits.refresh_on_sunday(harness.context, second, tickers=["MSFT"], day=6)
+    added = (await harness.kinds())[before:]
+    assert added == ["READINGS", "SETTINGS", *["CORRECTION"] * 4]
+    assert compared == ["SETTINGS"]
     await check_record(database)
 
 
