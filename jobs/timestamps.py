@@ -26,7 +26,7 @@ from app.core.availability import is_unavailable
 from app.database.pools import transaction
 from app.domain import opentimestamps
 from app.domain.model import Batch, BatchStatus, JournalKind
-from app.domain.opentimestamps import UnusableProof
+from app.domain.opentimestamps import Proof, UnusableProof
 from app.domain.timestamps import (
     Head,
     Timestamp,
@@ -265,15 +265,12 @@ async def stamp(context: Context, service: TimestampService, job: Job) -> None:
     try:
         proof = await _request_proof(context, service, head)
     except ProviderError as error:
-        reason = UNAVAILABLE
-        if isinstance(error, UnusableStamp | BodyTooLong | _UnusableAnswer):
-            reason = UNUSABLE
-        context.timestamps.count_failure(service.kind, reason)
+        context.timestamps.count_failure(service.kind, _failure_reason(error))
         log.warning("no timestamp received", reason=str(error))
         await _try_again_later(context, job, error)
         return
     except ConfigurationError as error:
-        context.timestamps.count_failure(service.kind, CONFIGURATION)
+        context.timestamps.count_failure(service.kind, _failure_reason(error))
         log.error("no timestamp received", reason=str(error))  # noqa: TRY400
         return
     async with transaction(context.pool) as conn:
@@ -288,6 +285,15 @@ async def stamp(context: Context, service: TimestampService, job: Job) -> None:
 
 class _UnusableAnswer(ProviderError):
     """The answer of a calendar is no proof of what was sent."""
+
+
+def _failure_reason(error: ProviderError | ConfigurationError) -> str:
+    """Return the reason of a failed request, as `/metrics` shows it."""
+    if isinstance(error, ConfigurationError):
+        return CONFIGURATION
+    if isinstance(error, UnusableStamp | BodyTooLong | _UnusableAnswer):
+        return UNUSABLE
+    return UNAVAILABLE
 
 
 async def _request_proof(context: Context, service: TimestampService, head: Head) -> Timestamp:
@@ -320,26 +326,45 @@ async def _request_promise(context: Context, service: TimestampService, head: He
     client = context.timestamps.calendars[service.authority]
     answer = await client.submit(digest)
     received_at = context.now()
-    try:
+    with _refusing_unusable_proofs():
         file = opentimestamps.pending_file(digest, answer)
         proof = opentimestamps.parse(file)
-    except UnusableProof as error:
-        raise _UnusableAnswer(str(error)) from None
-    block = proof.block
-    if block is None and not any(client.is_allowed(one.uri or "") for one in proof.pending):
+    if not proof.block and not any(client.is_allowed(one.uri or "") for one in proof.pending):
         raise _UnusableAnswer(
             f"The answer of {service.authority} leads to no host that OTS_HOSTS allows."
         )
+    return _to_timestamp(
+        file, proof, seq=head.seq, authority=service.authority, received_at=received_at
+    )
+
+
+@contextmanager
+def _refusing_unusable_proofs() -> Iterator[None]:
+    """Raise _UnusableAnswer if the answer of a calendar makes no proof."""
+    try:
+        yield
+    except UnusableProof as error:
+        raise _UnusableAnswer(str(error)) from None
+
+
+def _to_timestamp(
+    file: bytes, proof: Proof, *, seq: int, authority: str, received_at: datetime
+) -> Timestamp:
+    """
+    Return the row of a proof of OpenTimestamps: CONFIRMED if it leads into a block.
+
+    `file` is the proof of the entry `seq` as it is stored, and `proof` is what it says.
+    """
     status, height = TimestampStatus.PENDING, None
-    if block:
-        status, height = TimestampStatus.CONFIRMED, block.height
+    if proof.block:
+        status, height = TimestampStatus.CONFIRMED, proof.block.height
     return Timestamp(
         id=uuid4(),
-        seq=head.seq,
-        hash=head.hash,
-        kind=service.kind,
+        seq=seq,
+        hash=proof.digest.hex(),
+        kind=TimestampKind.OPENTIMESTAMPS,
         status=status,
-        authority=service.authority,
+        authority=authority,
         at=received_at,
         received_at=received_at,
         proof=file,
@@ -388,12 +413,7 @@ async def upgrade(context: Context, id: UUID) -> None:
     try:
         complete = await _request_upgrade(client, pending, context.now())
     except (ProviderError, ConfigurationError) as error:
-        failure = UNAVAILABLE
-        if isinstance(error, ConfigurationError):
-            failure = CONFIGURATION
-        elif isinstance(error, BodyTooLong | _UnusableAnswer):
-            failure = UNUSABLE
-        context.timestamps.count_failure(pending.kind, failure)
+        context.timestamps.count_failure(pending.kind, _failure_reason(error))
         log.warning("proof not upgraded", reason=str(error))
         complete, reason = None, str(error)
     if complete is None:
@@ -430,25 +450,13 @@ async def _request_upgrade(
         answer = await client.fetch_upgrade(attestation.uri, attestation.commitment)
         if answer is None:
             continue
-        try:
+        with _refusing_unusable_proofs():
             file = opentimestamps.upgraded_file(pending.proof, attestation.commitment, answer)
             proof = opentimestamps.parse(file)
-        except UnusableProof as error:
-            raise _UnusableAnswer(str(error)) from None
-        if proof.block is None:
-            continue
-        return Timestamp(
-            id=uuid4(),
-            seq=pending.seq,
-            hash=pending.hash,
-            kind=pending.kind,
-            status=TimestampStatus.CONFIRMED,
-            authority=pending.authority,
-            at=now,
-            received_at=now,
-            proof=file,
-            block_height=proof.block.height,
-        )
+        if proof.block:
+            return _to_timestamp(
+                file, proof, seq=pending.seq, authority=pending.authority, received_at=now
+            )
     return None
 
 

@@ -6,18 +6,15 @@ The content type decides nothing about the validity of a stamp, but a response w
 `application/timestamp-reply` is refused: mostly it is the HTML page of a proxy, or the address is
 not that of an authority, and the error text then says so.
 
-The address may contain a password or a key. So the log lines of the HTTP library about these
-requests are suppressed, and error texts name the address without its user information and its
-query. Redirects are not followed: a request is sent only to the configured host.
+The address may contain a password or a key, so each request is guarded
+(`app.providers.http_requests`), and error texts name the address without its user information and
+its query.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import aclosing
-from contextvars import ContextVar
 from datetime import datetime, timedelta
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
 import httpx
@@ -29,6 +26,7 @@ from app.domain.rfc3161 import MAX_RESPONSE_BYTES, Stamp
 from app.domain.text import public_address
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable, UnusableStamp
 from app.providers import bodies
+from app.providers.http_requests import guarded_request, make_client, may_succeed_later
 from app.providers.retry_after import parse_retry_after
 
 if TYPE_CHECKING:  # importing the library takes 70 ms
@@ -44,16 +42,6 @@ MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
 _QUERY_TYPE = "application/timestamp-query"
 _REPLY_TYPE = "application/timestamp-reply"
-
-# Besides 5xx, these statuses mean that another attempt may succeed: 408 request timeout, 425 too
-# early, 429 too many requests.
-_RETRY_STATUSES = (408, 425, 429)
-
-# True while a request of this module runs. A log record of a library does not say which module sent
-# the request, so the filter of these libraries' loggers reads this variable.
-_is_our_request: ContextVar[bool] = ContextVar("is_timestamp_request", default=False)
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(lambda _: not _is_our_request.get())
 
 
 class ReceivedStamp(Struct, frozen=True, kw_only=True):
@@ -84,14 +72,7 @@ class TimestampAuthority:
         self.roots = roots
         self.clock = clock
         self._url = url
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(TIMEOUT_SECONDS),
-            follow_redirects=False,
-            headers={"User-Agent": "alpha-monday", "Accept": _REPLY_TYPE, **bodies.HEADERS},
-            # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
-            # request would fail.
-            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        )
+        self._http = make_client(TIMEOUT_SECONDS, {"Accept": _REPLY_TYPE, **bodies.HEADERS})
 
     async def close(self) -> None:
         """Close the connections."""
@@ -137,42 +118,20 @@ class TimestampAuthority:
 
     async def _post(self, query: bytes) -> bytes:
         """Send a request, and return the body of its response."""
-        token = _is_our_request.set(True)
-        try:
-            async with (
-                asyncio.timeout(TIMEOUT_SECONDS),
-                self._http.stream(
-                    "POST", self._url, content=query, headers={"Content-Type": _QUERY_TYPE}
-                ) as response,
-            ):
-                self._check_head(response)
-                return await self._read_body(response)
-        except TimeoutError:
-            raise ProviderUnavailable(
-                f"{self._subject} did not answer within {TIMEOUT_SECONDS:.0f} s."
-            ) from None
-        except (
-            httpx.InvalidURL,
-            httpx.UnsupportedProtocol,
-            httpx.LocalProtocolError,
-            UnicodeError,
+        async with (
+            guarded_request(self._subject, "TIMESTAMP_URLS", TIMEOUT_SECONDS),
+            self._http.stream(
+                "POST", self._url, content=query, headers={"Content-Type": _QUERY_TYPE}
+            ) as response,
         ):
-            raise ConfigurationError(
-                "TIMESTAMP_URLS has an address to which no request can be sent: check it."
-            ) from None
-        except httpx.HTTPError as error:
-            # Only the class is named: the error's own text may contain the address.
-            raise ProviderUnavailable(
-                f"{self._subject} cannot be reached ({type(error).__name__})."
-            ) from None
-        finally:
-            _is_our_request.reset(token)
+            self._check_head(response)
+            return await self._read_body(response)
 
     def _check_head(self, response: httpx.Response) -> None:
         """Raise the error for a status other than 200, or for another content type."""
         status = response.status_code
         sentence = f"{self._subject} answered {status}"
-        if status in _RETRY_STATUSES or status >= 500:
+        if may_succeed_later(status):
             until = parse_retry_after(response.headers.get("Retry-After", ""), self.clock.now())
             if until:
                 raise ProviderBusy(f"{sentence}.", until)

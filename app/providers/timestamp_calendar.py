@@ -17,7 +17,6 @@ contain the host of an address.
 import asyncio
 from collections.abc import Iterable
 from contextlib import aclosing
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -38,6 +37,7 @@ from app.errors import (
     ProviderUnavailable,
 )
 from app.providers import bodies
+from app.providers.http_requests import make_client, may_succeed_later
 from app.providers.retry_after import parse_retry_after
 
 CALENDARS_SETTING = "OTS_CALENDARS"
@@ -46,14 +46,7 @@ HOSTS_SETTING = "OTS_HOSTS"
 # How long one request may take, with the body of its response, in seconds.
 TIMEOUT_SECONDS = 10.0
 
-_HEADERS = {
-    **bodies.HEADERS,
-    "Accept": "application/vnd.opentimestamps.v1",
-    "User-Agent": "alpha-monday",
-}
-# Besides 5xx, these statuses mean that another attempt may succeed: 408 request timeout, 425 too
-# early, 429 too many requests.
-_RETRY_STATUSES = (408, 425, 429)
+_HEADERS = {**bodies.HEADERS, "Accept": "application/vnd.opentimestamps.v1"}
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -79,14 +72,7 @@ class TimestampCalendar:
         if parts.hostname in _LOOPBACK_HOSTS:
             # A simulator's proofs lead to the simulator itself.
             self._allowed.add(self.url)
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(TIMEOUT_SECONDS),
-            follow_redirects=False,
-            headers=_HEADERS,
-            # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
-            # request would fail.
-            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        )
+        self._http = make_client(TIMEOUT_SECONDS, _HEADERS)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -196,7 +182,7 @@ class TimestampCalendar:
         if status == 429 or (status == 503 and until):
             raise ProviderBusy(sentence, until)
         is_empty_success = status < 300 and status != 200
-        if status in _RETRY_STATUSES or status >= 500 or is_empty_success:
+        if may_succeed_later(status) or is_empty_success:
             raise ProviderUnavailable(sentence)
 
 

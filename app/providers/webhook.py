@@ -1,17 +1,12 @@
 """
 Outgoing HTTP messages: alerts to a webhook, and requests to a heartbeat monitor.
 
-An address may contain a secret. So no error text of this module contains the address, and the log
-lines of the HTTP libraries about these messages are suppressed. Redirects are not followed: a
-message is sent only to the configured host. Only the head of a response is read.
+An address may contain a secret, so each request is guarded (`app.providers.http_requests`): no
+error text and no log line has the address. Only the head of a response is read.
 """
 
-import asyncio
-import logging
 from collections.abc import Mapping
-from contextvars import ContextVar
 from datetime import datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
 from typing import Any
 
@@ -20,19 +15,10 @@ import msgspec
 
 from app.domain.calendar import Clock
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable
+from app.providers.http_requests import guarded_request, make_client, may_succeed_later
 from app.providers.retry_after import parse_retry_after
 
 TIMEOUT_SECONDS = 10.0
-
-# Besides 5xx, these statuses mean that another attempt may succeed: 408 request timeout, 425 too
-# early, 429 too many requests.
-_RETRY_STATUSES = (408, 425, 429)
-
-# True while a request of this module runs. A log record of a library does not say which module sent
-# the request, so the filter of these libraries' loggers reads this variable.
-_is_our_request: ContextVar[bool] = ContextVar("ours", default=False)
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(lambda _: not _is_our_request.get())
 
 
 class WebhookReceiver:
@@ -50,7 +36,7 @@ class WebhookReceiver:
         self._url = url
         self._http: httpx.AsyncClient | None = None
         if url:
-            self._http = _make_client()
+            self._http = make_client(TIMEOUT_SECONDS, {})
 
     async def close(self) -> None:
         """Close the connections."""
@@ -79,41 +65,19 @@ class WebhookReceiver:
     async def _send(self, method: str, **options: Any) -> int:
         if self._http is None:
             raise ConfigurationError(f"{self.setting} is not set.")
-        token = _is_our_request.set(True)
-        try:
-            async with (
-                asyncio.timeout(TIMEOUT_SECONDS),
-                self._http.stream(method, self._url, **options) as response,
-            ):
-                retry_after = response.headers.get("Retry-After", "")
-                return self._check_status(response.status_code, retry_after)
-        except TimeoutError:
-            raise ProviderUnavailable(
-                f"{self.setting} did not answer within {TIMEOUT_SECONDS:.0f} s."
-            ) from None
-        except (
-            httpx.InvalidURL,
-            httpx.UnsupportedProtocol,
-            httpx.LocalProtocolError,
-            UnicodeError,
+        async with (
+            guarded_request(self.setting, self.setting, TIMEOUT_SECONDS),
+            self._http.stream(method, self._url, **options) as response,
         ):
-            raise ConfigurationError(
-                f"{self.setting} has an address to which no request can be sent: check it."
-            ) from None
-        except httpx.HTTPError as error:
-            # Only the class is named: the error's own text may contain the address.
-            raise ProviderUnavailable(
-                f"{self.setting} cannot be reached ({type(error).__name__})."
-            ) from None
-        finally:
-            _is_our_request.reset(token)
+            retry_after = response.headers.get("Retry-After", "")
+            return self._check_status(response.status_code, retry_after)
 
     def _check_status(self, status: int, retry_after: str) -> int:
         """Return the status if it means success; otherwise raise the error for that status."""
         if 200 <= status < 300:
             return status
         sentence = f"{self.setting} answered {status}"
-        if status in _RETRY_STATUSES or status >= 500:
+        if may_succeed_later(status):
             raise _retryable_error(sentence, parse_retry_after(retry_after, self.clock.now()))
         if 300 <= status < 400:
             raise ConfigurationError(
@@ -123,17 +87,6 @@ class WebhookReceiver:
         raise ConfigurationError(
             f"{sentence}: the server does not accept the request; check the address."
         )
-
-
-def _make_client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(TIMEOUT_SECONDS),
-        follow_redirects=False,
-        headers={"User-Agent": "alpha-monday"},
-        # Cookies are not stored. If the client stored a cookie that is not ASCII, every later
-        # request would fail.
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-    )
 
 
 def _retryable_error(sentence: str, until: datetime | None) -> ProviderBusy | ProviderUnavailable:
