@@ -509,6 +509,21 @@ async def find_without_job(
     return [name for (name,) in await cursor.fetchall()]
 
 
+async def has_job(conn: Conn, *, task: str, argument: str, value: str) -> bool:
+    """Return whether a job of `task` has this value of an argument, whatever its status is."""
+    # No method in the API.
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM procrastinate_jobs WHERE task_name = %s AND args ->> %s = %s
+        )
+        """,
+        (task, argument, value),
+    )
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
+
+
 async def count_running_before(conn: Conn, tasks: Sequence[str], id: int) -> int:
     """Return the number of running jobs of `tasks` with an id below `id`. Needs no search path."""
     cursor = await conn.execute(

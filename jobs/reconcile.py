@@ -163,6 +163,7 @@ async def run_round(
         await _run_step(conn, _defer_retakes, context)
         await _run_step(conn, late_splits.defer_due, context)
         await _run_step(conn, timestamps.defer_lost, context)
+        await _run_step(conn, timestamps.defer_lost_check, context)
         await _run_step(conn, heartbeat.defer_if_morning_is_good, context)
         await _run_step(conn, published_heads.defer_if_due, context)
         await _run_step(conn, _report_alternating_settings, context)

@@ -24,8 +24,8 @@ from structlog.contextvars import bind_contextvars
 
 from app.core.availability import is_unavailable
 from app.database.pools import transaction
-from app.domain import opentimestamps
-from app.domain.model import Batch, BatchStatus, JournalKind
+from app.domain import calendar, opentimestamps
+from app.domain.model import SERIES, Batch, BatchStatus, JournalKind
 from app.domain.opentimestamps import Proof, UnusableProof
 from app.domain.timestamps import (
     Head,
@@ -40,6 +40,7 @@ from app.errors import (
     ConfigurationError,
     ProviderBusy,
     ProviderError,
+    RecordDamaged,
     TryAgainAt,
     UnusableStamp,
 )
@@ -91,6 +92,9 @@ _UPGRADE_PERIOD = timedelta(weeks=2)
 # its way, in a transaction that is not committed yet.
 _RECONCILE_AFTER = timedelta(minutes=5)
 
+# Until when, after its time, reconciliation defers a lost job that checks a batch's timestamp.
+_RECONCILE_CHECK_UNTIL = timedelta(hours=1)
+
 
 @app.task(name="stamp_head", retry=RetryPolicy(), pass_context=True)
 async def stamp_head(job_context: JobContext, kind: str, authority: str) -> None:
@@ -129,12 +133,9 @@ async def defer_for_batch(conn: Conn, context: Context, batch: Batch) -> None:
         await _defer_for_services(conn, context, due_at)
     if batch.late or not context.timestamps.authorities:
         return
-    job = check_stamp.configure(
-        schedule_at=opens_at + _CHECK_AFTER_OPEN, priority=messages.LOWEST_PRIORITY
-    ).job.evolve(task_kwargs={"batch_id": str(batch.id)})
     with _log_errors():
         async with conn.transaction():
-            await app.job_manager.batch_defer_jobs_async([job], connection=conn)
+            await _defer_check(conn, batch, opens_at + _CHECK_AFTER_OPEN)
 
 
 async def defer_for_checkpoint(conn: Conn, context: Context) -> None:
@@ -171,6 +172,35 @@ async def defer_lost(conn: Conn, context: Context) -> int:
     for id in without_upgrade:
         await _defer_upgrade(conn, by_id[id], now)
     return len(lost) + len(without_upgrade)
+
+
+async def defer_lost_check(conn: Conn, context: Context) -> int:
+    """
+    Defer the job that checks the timestamp of this Monday's batch, if it was deleted.
+
+    A job with any status counts, because it has checked the timestamp, or an operator can see it.
+    Nothing is deferred long after the open: the services may have been set since then, and an alert
+    about an earlier time would be wrong. Return how many jobs were deferred.
+    """
+    now = context.now()
+    run_date = calendar.latest_run_date(now)
+    due_at = first_open(context.calendar, run_date) + _CHECK_AFTER_OPEN
+    if not context.timestamps.authorities or now > due_at + _RECONCILE_CHECK_UNTIL:
+        return 0
+    try:
+        batch = await batches.get_by_run_date(conn, SERIES, run_date)
+    except RecordDamaged:
+        # Its checkpoints report the damage.
+        return 0
+    if batch is None or batch.late or batch.status == BatchStatus.FAILED:
+        return 0
+    if await queue_tables.has_job(
+        conn, task=check_stamp.name, argument="batch_id", value=str(batch.id)
+    ):
+        return 0
+    await _defer_check(conn, batch, max(now, due_at))
+    log.warning("lost check of a timestamp deferred", run_date=str(run_date))
+    return 1
 
 
 async def _has_unstamped_batch(conn: Conn, service: TimestampService, before: datetime) -> bool:
@@ -216,6 +246,13 @@ async def _defer_stamp(conn: Conn, service: TimestampService, due_at: datetime) 
             await app.job_manager.batch_defer_jobs_async([job], connection=conn)
     except AlreadyEnqueued:
         log.debug("timestamp already deferred", authority=service.authority)
+
+
+async def _defer_check(conn: Conn, batch: Batch, at: datetime) -> None:
+    job = check_stamp.configure(schedule_at=at, priority=messages.LOWEST_PRIORITY).job.evolve(
+        task_kwargs={"batch_id": str(batch.id)}
+    )
+    await app.job_manager.batch_defer_jobs_async([job], connection=conn)
 
 
 async def _defer_upgrade(conn: Conn, pending: Timestamp, at: datetime) -> None:
