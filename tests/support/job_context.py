@@ -22,6 +22,7 @@ from local_server import local_server
 from procrastinate.job_context import JobContext
 from procrastinate.jobs import Job
 from provider_server import ProviderServer, Reply, Request, says
+from psycopg.pq import ExecStatus
 
 from app.core import logging as logs
 from app.core import settings
@@ -219,10 +220,13 @@ class JobHarness:
 
 
 async def rows(pool: Pool, query: str, *values: object) -> list[tuple[Any, ...]]:
-    """Return the rows of a statement."""
+    """Return the rows of a statement; of one that returns none, such as UPDATE, an empty list."""
     async with pool.connection() as conn:
         cursor = await conn.execute(query.encode(), values)
-        return await cursor.fetchall() if cursor.description else []
+        # A query without columns (SELECT FROM) has rows, too, but `cursor.description` is empty.
+        if cursor.pgresult.status != ExecStatus.TUPLES_OK:
+            return []
+        return await cursor.fetchall()
 
 
 async def store_reading(conn: Conn, context: Context, reading: Close | Split) -> None:
