@@ -347,7 +347,8 @@ async def open_live_record(configuration: Settings) -> AsyncIterator[pools.Pool]
     """
     Open the live record as the service does, for a command that changes it.
 
-    Its database must have all migrations, and the user must have the rights of a worker.
+    Its database must have all migrations, and the user must have the rights of a worker. A
+    rehearsal whose clock was deleted is refused: it never becomes a live record.
     """
     direct = database_address(configuration)
     await check_database(configuration, direct)
@@ -361,4 +362,5 @@ async def open_live_record(configuration: Settings) -> AsyncIterator[pools.Pool]
         pooled=configuration.database_pooled,
     )
     async with pools.opened(pool) as opened:
+        await rehearsed.refuse_rehearsal_without_clock(opened)
         yield opened

@@ -146,5 +146,16 @@ async def refuse_rehearsal(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> N
                 "Set DATABASE_URL to another database, or run `alpha-monday rehearse` to continue "
                 "the rehearsal."
             )
-        if await _says_rehearsed(conn):
+    await refuse_rehearsal_without_clock(pool)
+
+
+async def refuse_rehearsal_without_clock(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+    """
+    Raise ConfigurationError if the database contains a rehearsal whose clock was deleted.
+
+    An operator may change the record of a rehearsal that has its clock. Without the clock, nothing
+    may be recorded any more: the entries would have real times beside simulated ones.
+    """
+    async with pool.connection() as conn:
+        if not await has_clock(conn) and await _says_rehearsed(conn):
             raise ConfigurationError(WITHOUT_CLOCK)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import command
-from job_context import MONDAY, JobHarness, new_york
+from job_context import MONDAY, JobHarness, logged, new_york
 from job_context import clock as clock
 from job_context import harness as harness
 from msgspec.structs import replace
@@ -96,17 +96,19 @@ def test_a_file_that_cannot_be_used(tmp_path, pem, problem):
 
 
 @pytest.mark.parametrize("name", ["serve", "work"])
-def test_a_service_with_a_missing_file(capsys, tmp_path, name):
+def test_a_service_with_a_missing_file(clock, capsys, tmp_path, name):
     """The service does not start, and says why in one line, before it looks for its database."""
-    result = command(
-        capsys,
-        name,
-        DATABASE_URL="postgresql://127.0.0.1:1/nobody",
-        TIMESTAMP_ROOTS=str(tmp_path / "s3cr3t"),
-        OPENAI_API_KEY="a",
-        ALPHA_VANTAGE_API_KEY="b",
-        PORT="0",
-    )
+    # The commands configure the log of their process, which is that of the test.
+    with logged("INFO", clock):
+        result = command(
+            capsys,
+            name,
+            DATABASE_URL="postgresql://127.0.0.1:1/nobody",
+            TIMESTAMP_ROOTS=str(tmp_path / "s3cr3t"),
+            OPENAI_API_KEY="a",
+            ALPHA_VANTAGE_API_KEY="b",
+            PORT="0",
+        )
     assert result.exit_code == 1
     (line,) = result.error.splitlines()
     assert line.startswith("alpha-monday: The file of TIMESTAMP_ROOTS cannot be read: No such file")
