@@ -223,7 +223,7 @@ async def rows(pool: Pool, query: str, *values: object) -> list[tuple[Any, ...]]
     """Return the rows of a statement; of one that returns none, such as UPDATE, an empty list."""
     async with pool.connection() as conn:
         cursor = await conn.execute(query.encode(), values)
-        # A query without columns (SELECT FROM) has rows, too, but `cursor.description` is empty.
+        # A query without columns (SELECT FROM) has rows, too, but its cursor describes no column.
         if cursor.pgresult.status != ExecStatus.TUPLES_OK:
             return []
         return await cursor.fetchall()
