@@ -93,7 +93,7 @@ def _check_everything(
     the problems that they find would end the running service with a traceback.
     """
     terminal.configure_log(configuration)
-    # It reads the file of TIMESTAMP_ROOTS.
+    # Only for its errors: it reads the file of TIMESTAMP_ROOTS.
     in_force.make(configuration)
     # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
     address = terminal.database_address(configuration, create=serves)
