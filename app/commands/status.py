@@ -160,6 +160,7 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "allowed": [limit.requests for limit in state.providers.limits],
         "last_batch": state.last_batch,
         "last_checkpoint": state.last_checkpoint and _taken_document(state.last_checkpoint),
+        "record": state.identity,
         "journal_head": state.record.journal_head,
         "past": _past_document(state.past),
         "skipped": state.work.skipped,
@@ -226,6 +227,7 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
     yield f"heartbeat: {_describe_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
     yield f"timestamps: {_describe_stamps(state)}"
+    yield f"record: {_describe_record(state)}"
     head = state.record.journal_head
     if head:
         yield f"journal: {format_head(head.seq, head.hash)}"
@@ -239,6 +241,16 @@ def _now_line(state: OperatorSnapshot) -> str:
     if state.rehearsed:
         line += " (rehearsed: all of it is made up)"
     return line
+
+
+def _describe_record(state: OperatorSnapshot) -> str:
+    identity = state.identity
+    origin = f"its origin is {identity.origin}"
+    if identity.sealed:
+        return f"{identity.id or 'its id is not readable'}; {origin}; sealed"
+    if state.record.journal_head is None:
+        return "empty; its first entry seals it"
+    return f"{origin}; not sealed, `alpha-monday seal` seals it"
 
 
 def _describe_worker(worker: WorkerRow) -> str:

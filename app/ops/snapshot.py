@@ -53,6 +53,7 @@ from app.providers.rate_limiter import (
 from app.store import batches, checkpoints, generations, journal, rehearsed, timestamps
 from app.store.checkpoints import ComputedCheckpoint, DueCheckpoint, Lateness
 from app.store.generations import GenerationCounts
+from app.store.rehearsed import RecordIdentity
 from app.store.rows import Conn
 from app.store.timestamps import ServiceStamps
 from jobs import admin, alerts, heartbeat, published_heads, queue_tables, reconcile, weekly
@@ -308,6 +309,7 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
 
     rehearsed: bool
+    identity: RecordIdentity
     is_behind_real_time: bool
     publishes_heads: bool
     model: ModelState
@@ -391,6 +393,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
                 conn, HeadRepository(settings.head_repository, settings.head_branch)
             ),
             rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
+            identity=await rehearsed.get_identity(conn),
             is_behind_real_time=simulated_time is not None,
             publishes_heads=bool(settings.head_repository),
             model=ModelState(settings.openai_model, announced_end(settings.openai_model)),

@@ -9,9 +9,11 @@ record. So a rehearsal stays a rehearsal if its clock is deleted.
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool
 
+from app.domain.declarations import Origin
 from app.errors import ConfigurationError
 
 # What people read wherever the record of a rehearsal is shown.
@@ -56,6 +58,8 @@ def genesis_sql(pattern: str) -> str:
         LIMIT 1"""  # noqa: S608 - the patterns are constants of this module
 
 
+# An SQL condition: whether the journal has a GENESIS entry.
+HAS_GENESIS = "EXISTS (SELECT FROM public.journal WHERE journal.kind = 'GENESIS')"
 # The origin that the journal states, and the id of the record.
 STATED_ORIGIN = genesis_sql('"origin":"([A-Z]+)"')
 STATED_RECORD_ID = genesis_sql('"record_id":"([0-9a-f]{32})"')
@@ -109,6 +113,31 @@ async def _says_rehearsed(conn: AsyncConnection[Any]) -> bool:
     cursor = await conn.execute(f"SELECT {SAYS_REHEARSED}")
     (is_stated,) = await cursor.fetchone() or (False,)
     return bool(is_stated)
+
+
+class RecordIdentity(Struct, frozen=True, kw_only=True):
+    """
+    Which record a database contains.
+
+    `id` and `origin` are those of the GENESIS entry. If it is not there or not readable, `id` is
+    None, and `origin` is REHEARSED if the database has the clock of a rehearsal, otherwise UNKNOWN.
+    """
+
+    id: str | None
+    origin: Origin
+    sealed: bool
+
+
+async def get_identity(conn: AsyncConnection[Any]) -> RecordIdentity:
+    """Return which record the database of `conn` contains, as its journal states it."""
+    cursor = await conn.execute(
+        f"SELECT {HAS_GENESIS}, ({STATED_RECORD_ID}), ({STATED_ORIGIN}), {HAS_CLOCK}"
+    )
+    sealed, id, stated, has_clock = await cursor.fetchone() or (False, None, None, False)
+    origin = Origin.REHEARSED if has_clock else Origin.UNKNOWN
+    if stated in list(Origin):
+        origin = Origin(stated)
+    return RecordIdentity(id=id, origin=origin, sealed=sealed)
 
 
 async def get_simulated_time(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> datetime | None:

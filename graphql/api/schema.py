@@ -57,6 +57,7 @@ from app.domain.timestamps import TimestampKind, TimestampStatus, closed_first_d
 from app.errors import RecordDamaged
 from app.store.rehearsed import (
     HAS_CLOCK,
+    HAS_GENESIS,
     IS_STATED_LATE,
     SAYS_REHEARSED,
     STATED_ORIGIN,
@@ -1132,7 +1133,6 @@ class JournalConnection(CursorConnection[JournalEntry]):
     )
 
 
-HAS_GENESIS = "EXISTS (SELECT FROM journal WHERE journal.kind = 'GENESIS')"
 # Without a GENESIS entry, only the clock of a rehearsal shows where the record comes from.
 ORIGIN = f"""
     CASE WHEN {HAS_GENESIS} THEN ({STATED_ORIGIN})

@@ -12,6 +12,8 @@ from job_context import MONDAY, make_completion, new_york
 from job_context import clock as clock
 from job_context import harness as harness
 from provider_server import says
+from record_server import as_recorded as as_recorded
+from record_server import copy_of, unguarded
 
 from app.commands import status
 from app.commands.terminal import format_duration
@@ -80,6 +82,7 @@ KEYS = {
     "allowed": [None],
     "last_batch": _BATCH,
     "last_checkpoint": _COMPUTED,
+    "record": {"id": None, "origin": None, "sealed": None},
     "journal_head": {"seq": None, "hash": None, "at": None},
     "past": {
         "missed": [{"run_date": None, "asked": None, "failure": None}],
@@ -140,7 +143,9 @@ async def test_all_is_well(harness, words, alive):
     harness.clock.forward(minutes=3)
     facts, notes, to_do = await words()
     assert (notes, to_do) == ([], [])
-    head = (await harness.journal())[-1]
+    entries = await harness.journal()
+    head = entries[-1]
+    record_id = json.loads(entries[0].content)["genesis"]["record_id"]
     (worker,) = await harness.rows("SELECT id FROM procrastinate_workers")
     assert facts[0] == "now: Monday, 2026-10-26 09:03 in New York"
     assert facts[1].startswith(f"workers: id {worker[0]}, heartbeat ")
@@ -157,6 +162,7 @@ async def test_all_is_well(harness, words, alive):
         "alerts: off, ALERT_WEBHOOK_URL is not set here",
         "heartbeat: off, HEARTBEAT_URL is not set here",
         "timestamps: off, TIMESTAMP_URLS and OTS_CALENDARS are not set here",
+        f"record: {record_id}; its origin is LIVE; sealed",
         f"journal: {head.seq}:{head.hash}",
         "published head: off, HEAD_REPOSITORY is not set here",
     ]
@@ -788,3 +794,42 @@ def test_a_stored_text_within_a_sentence(note, ending):
         run_date=MONDAY, day=1, due_at=new_york(TUESDAY), reason="PROVIDER_ERROR", note=note
     )
     assert status._describe_skipped(skipped) == f"Day 1 of 2026-10-26 has no prices{ending}"
+
+
+NO_CLOCK = "DROP SCHEMA told CASCADE"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        pytest.param([], "; its origin is REHEARSED; sealed", id="a rehearsal"),
+        pytest.param([NO_CLOCK], "; its origin is REHEARSED; sealed", id="without its clock"),
+        pytest.param(
+            [NO_CLOCK, "UPDATE journal SET content = 'damaged' WHERE seq = 1"],
+            "record: its id is not readable; its origin is UNKNOWN; sealed",
+            id="a damaged first entry",
+        ),
+        pytest.param(
+            [NO_CLOCK, "DELETE FROM journal WHERE kind = 'GENESIS'"],
+            "record: its origin is UNKNOWN; not sealed, `alpha-monday seal` seals it",
+            id="a record from before",
+        ),
+        pytest.param(
+            ["DELETE FROM journal WHERE kind = 'GENESIS'"],
+            "record: its origin is REHEARSED; not sealed, `alpha-monday seal` seals it",
+            id="a rehearsal from before",
+        ),
+        pytest.param(
+            ["TRUNCATE journal CASCADE"], "record: empty; its first entry seals it", id="no entry"
+        ),
+    ],
+)
+def test_the_record_and_its_origin(changes, line, as_recorded, create, commanded):
+    """The line goes by the journal; without its first entry, by the clock of a rehearsal."""
+    copy = copy_of(as_recorded, create)
+    with unguarded(copy) as conn:
+        for change in changes:
+            conn.execute(change)
+    done = commanded("status", DATABASE_URL=copy)
+    (found,) = [each for each in done.output.splitlines() if each.startswith("record: ")]
+    assert found.endswith(line)
