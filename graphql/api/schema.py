@@ -92,7 +92,7 @@ Glossary:
   time.
 - **generation**: one question to the model, with its answer.
 - **journal**: the append-only, hash-chained log of everything that was recorded.
-- **timestamp**: a proof by somebody else that an entry of the journal, and so all entries before
+- **timestamp**: a proof by another service that an entry of the journal, and so all entries before
   it, existed at a time.
 - **scored**: a completed batch that has a result and was not stored late. Only scored batches
   count in the track record.
