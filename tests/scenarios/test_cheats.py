@@ -50,6 +50,7 @@ from app.domain import rfc3161
 from app.domain.calendar import MEASURED_DAYS
 from app.domain.model import Batch
 from app.simulation.timestamp_authority import SimulatedAuthority
+from app.store.rehearsed import REHEARSED_NOTICE
 from jobs import corrections, daily
 from tests.conftest import BEFORE
 from tests.integration.jobs.test_alerts_alternate import morning, reported
@@ -410,6 +411,7 @@ def check_words(result: CommandResult, words: str) -> None:
     assert ("(rule: " in words_of(result)) == is_misfit
 
 
+@pytest.mark.long
 async def test_the_root_of_the_authority(fortnight, create, commanded, tmp_path):
     """
     Tokens of the owner's own authority verify by themselves. With the root certificate of the
@@ -429,6 +431,7 @@ async def test_the_root_of_the_authority(fortnight, create, commanded, tmp_path)
         assert "a certificate that leads to no pinned root" in words_of(result)
 
 
+@pytest.mark.long
 async def test_the_repository_with_the_heads(fortnight, create, commanded, tmp_path):
     """
     The heads of a published repository do not fit a record that was rewritten, and the service
@@ -452,6 +455,7 @@ async def publish(commanded: Commanded, address: str, repository: Path) -> Comma
     )
 
 
+@pytest.mark.long
 async def test_starting_over(fortnight, create, commanded, tmp_path):
     """
     The owner empties the database, and begins a new record. The new record fits by itself: only
@@ -522,8 +526,12 @@ async def test_a_rehearsal_without_its_clock(as_recorded, create, commanded):
     stated = await shown.service(address)
     assert (stated["origin"], stated["rehearsed"]) == ("REHEARSED", True)
     assert IS_REHEARSED in await shown.page(address, "/about")
+    # A server that has begun to serve an empty database serves whatever comes into it.
+    for path in ("/", "/batches", "/batches/2026-10-26", "/record", "/about"):
+        assert REHEARSED_NOTICE in await shown.page(address, path)
 
 
+@pytest.mark.long
 async def test_a_rehearsal_that_calls_itself_live(as_recorded, create, commanded, tmp_path):
     """
     With a chain that was written again, nothing inside the record shows it: only a timestamp or a
@@ -554,7 +562,7 @@ async def test_a_rehearsal_that_calls_itself_live(as_recorded, create, commanded
 @pytest.mark.parametrize(
     ("has_clock", "origin", "about"),
     [
-        pytest.param(True, "REHEARSED", IS_REHEARSED, id="with the clock"),
+        pytest.param(True, "REHEARSED", IS_REHEARSED, id="with the clock", marks=pytest.mark.long),
         pytest.param(False, "UNKNOWN", IS_NOT_STATED, id="without it"),
     ],
 )
@@ -630,7 +638,9 @@ async def result_of(address: str) -> int | None:
     return result and result["day"]
 
 
-@pytest.mark.parametrize("is_read_before", [False, True])
+@pytest.mark.parametrize(
+    "is_read_before", [pytest.param(False, marks=pytest.mark.long), pytest.param(True)]
+)
 async def test_a_session_that_is_struck_off(is_read_before, database, pool, clock, commanded):
     """
     The last session is listed as closed, before or after another batch has read its price. The
@@ -654,6 +664,7 @@ async def test_a_session_that_is_struck_off(is_read_before, database, pool, cloc
     assert json.loads(setting["content"])["settings"]["closed_days"] == [str(LAST_SESSION)]
 
 
+@pytest.mark.long
 async def test_a_session_that_is_struck_off_with_its_price_hidden(database, pool, clock, commanded):
     """
     The owner's price server leaves the bar of the last session out: the result moves, and the page

@@ -23,6 +23,7 @@ from litestar.handlers import HTTPRouteHandler
 from api.engine import Engine, error_result, unexpected_error_result
 from api.fields import api_error
 from api.schema import schema
+from app.domain.declarations import Origin
 from app.web.charts import png, svg
 from app.web.charts.batch_chart import chart_of_batch, draw
 from app.web.charts.layout import LIGHT_COLOURS, Layout
@@ -53,7 +54,9 @@ MAX_CACHED = 64
 # that waits is one of the active requests, whose number is limited (`api.cache.MAX_CONCURRENT`). So
 # without this limit, requests for images could take the places of all other requests.
 MAX_WAITING = 16
-DOCUMENT = extended("Chart", skipReason="skipReason wasSession")
+DOCUMENT = extended(
+    "Chart", skipReason="skipReason wasSession", batchOn="service { origin } batchOn"
+)
 # Errors of the API for a date that is not a Monday of the record, or not a date at all.
 _NO_SUCH_MONDAY = ("BAD_DATE", "BAD_USER_INPUT")
 
@@ -61,7 +64,11 @@ Node = Mapping[str, Any]
 
 
 def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
-    """Return the handler of the images. In a rehearsal, each image is marked as made up."""
+    """
+    Return the handler of the images.
+
+    In a rehearsal, each image is marked as made up: if `rehearsed` is true, or the record says so.
+    """
     images = ChartImages()
 
     @route(BATCH_CHART.litestar_path, http_method=BATCH_CHART.methods, include_in_schema=False)
@@ -73,11 +80,13 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
         result = await engine.execute(DOCUMENT, {"runDate": run_date})
         if result.damage or result.error_code not in (None, *_NO_SUCH_MONDAY):
             return error_response(request, result)
-        batch = msgspec.json.decode(result.body).get("data", {}).get("batchOn")
+        data = msgspec.json.decode(result.body).get("data", {})
+        batch = data.get("batchOn")
         if batch is None:
             raise NotFoundException
+        is_made_up = rehearsed or data["service"]["origin"] == Origin.REHEARSED
         try:
-            image = await images.get(result.body, batch, rehearsed)
+            image = await images.get(result.body, batch, is_made_up)
         except GraphQLError as error:
             return error_response(request, error_result(error))
         except TOO_LARGE_ERRORS as error:

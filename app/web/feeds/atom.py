@@ -32,6 +32,7 @@ from msgspec import Struct
 
 from api.engine import Engine
 from api.page_halving import execute_halving_page
+from app.domain.declarations import Origin
 from app.domain.text import join_words
 from app.web.documents import extended
 from app.web.formatting import (
@@ -132,6 +133,7 @@ def render_feed(
     """
     Return the feed as XML. `data` is the API's response to the document `Feed`.
 
+    The feed of a rehearsal is marked as made up: if `rehearsed` is true, or the record says so.
     Links begin with `address`. If `address` is empty, the links are relative to the address from
     which the feed was read. The Host header of a request is never used, because the response is
     cached for all clients.
@@ -148,6 +150,7 @@ def render_feed(
         stamp = timestamp_text.describe_stamp(batch, is_expected=is_stamp_expected)
         entries += _batch_entries(batch, _stamp_content(stamp, address))
     entries = sorted(entries, key=lambda entry: entry.updated)[-MAX_ENTRIES:]
+    rehearsed = rehearsed or data["service"]["origin"] == Origin.REHEARSED
     # RFC 4287 requires the time of the last update, also for an empty feed.
     newest_update = "1970-01-01T00:00:00Z"
     if entries:

@@ -28,8 +28,10 @@ from api.guard import TOO_LARGE
 from api.http import handle_http_exception, handle_unexpected_exception
 from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.calendar import Calendar
+from app.domain.declarations import Origin
 from app.domain.model import CHECKPOINT_DAYS
 from app.domain.text import join_words
+from app.store.rehearsed import REHEARSED_NOTICE
 from app.web import formatting, routes
 from app.web.charts import batch_chart, layout, record_charts
 from app.web.documents import extended
@@ -89,9 +91,12 @@ class PageError(Exception):
         self.advice = advice
 
 
+# Each page asks where the record comes from: the process knows only whether its clock is simulated.
+_ORIGIN = "service { origin } service"
 _DOCUMENTS = {
     **DOCUMENTS_BY_NAME,
-    "Front": extended("Front", skipReason="skipReason wasSession"),
+    "Front": extended("Front", skipReason="skipReason wasSession", service=_ORIGIN),
+    "History": extended("History", service=_ORIGIN),
     # A page shows only the beginning of an answer, because a record that an older version has
     # written can contain an answer of 30 MB.
     "Monday": extended(
@@ -99,8 +104,9 @@ _DOCUMENTS = {
         skipReason="skipReason wasSession",
         promptVersion="promptVersion profileSha256",
         answer="answerBeginning answerBytes",
+        service=_ORIGIN,
     ),
-    "Record": extended("Record", service="service { lostAnswers } service"),
+    "Record": extended("Record", service="service { origin lostAnswers } service"),
     "About": extended("Head", service="service { sealed origin recordId } service"),
 }
 
@@ -117,9 +123,11 @@ class Site:
     The handlers of all pages.
 
     Each page shows `notice` at its top. Only a rehearsal has a notice. Pages with a notice also ask
-    search engines not to index them. `public_url` is the address of the service for the links to
-    images. `sessions` is the exchange's calendar: it determines when the next figures are due.
-    `expects_stamps` says that a timestamp authority is set, so that a page names a missing stamp.
+    search engines not to index them. If the record says that it is a rehearsal, its pages have the
+    notice of a rehearsal, even if `notice` is empty. `public_url` is the address of the service for
+    the links to images. `sessions` is the exchange's calendar: it determines when the next figures
+    are due. `expects_stamps` says that a timestamp authority is set, so that a page names a missing
+    stamp.
     """
 
     def __init__(
@@ -132,6 +140,7 @@ class Site:
         expects_stamps: bool = False,
     ) -> None:
         self.engine = engine
+        self.notice = notice
         self.files = dict(_read_file(path) for path in sorted((FOLDER / "files").iterdir()))
         self.environment = Environment(
             loader=FileSystemLoader(FOLDER / "templates"),
@@ -322,9 +331,14 @@ class Site:
 
     def _render(self, template: str, page: PageData, **values: object) -> Html:
         # An empty record has an empty head. None is for error pages, which get no live updates.
-        head = page.data["service"]["journalHead"] or {}
+        service = page.data["service"]
+        head = service["journalHead"] or {}
+        notice = self.notice
+        if service["origin"] == Origin.REHEARSED and not notice:
+            notice = REHEARSED_NOTICE
+        values = {"head": head, "notice": notice, **values}
         try:
-            html = self.environment.get_template(template).render(head=head, **values)
+            html = self.environment.get_template(template).render(values)
         except formatting.TOO_LARGE_ERRORS as error:
             raise _damage_error(too_large_number_result(error)) from None
         cache_control = "no-cache" if page.is_cacheable else "no-store"

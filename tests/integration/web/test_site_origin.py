@@ -8,9 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 from api_records import engine_on, plant
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
 from served_pages import find_one, pages_on, parse_page, visible_text
 
 from app.domain.declarations import Origin
+from app.store.rehearsed import REHEARSED_NOTICE
+from app.web.charts.image import chart_image_route
 from app.web.feeds.atom import JOURNAL_NAMESPACE
 from app.web.feeds.export import ExportRange, read_parts, write_export
 from tests.integration.api.test_schema_origin import (
@@ -110,3 +114,43 @@ async def test_the_feed_and_the_exports(steps: Steps, words, origin, record_id, 
     written = b"".join([piece async for piece in write_export("csv", parts, everything)])
     for row in csv.DictReader(StringIO(written.decode())):
         assert (row["origin"], row["record_id"]) == (origin, record_id or "")
+
+
+PAGES = ("/", "/batches", "/batches/2026-01-05", "/record", "/about")
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_made_up"),
+    [
+        pytest.param([plant], False, id="from before"),
+        pytest.param([live], False, id="live"),
+        pytest.param([plant, late], False, id="late"),
+        pytest.param([plant, create_clock], True, id="a clock"),
+        pytest.param([rehearsed], True, id="rehearsed"),
+    ],
+)
+async def test_a_process_that_does_not_know_of_a_rehearsal(
+    steps: Steps, is_made_up, database, pool
+):
+    """Its pages, its feed and its images go by the record, and mark a rehearsal as made up."""
+    for step in steps:
+        step(database)
+    paths = [path for path in PAGES if plant in steps or path != PAGES[2]]
+    async with pages_on(pool) as browser:
+        for path in paths:
+            page = await browser.get(path)
+            assert page.status_code == 200
+            assert (REHEARSED_NOTICE in page.text) == is_made_up
+            assert ('content="noindex"' in page.text) == is_made_up
+        feed = (await browser.get("/feed.atom")).text
+    assert ("all of it is made up</" in feed) == is_made_up
+    if plant not in steps:
+        return
+    images = []
+    for is_known in (False, True):
+        app = Litestar(
+            [chart_image_route(engine_on(pool), rehearsed=is_known)], openapi_config=None
+        )
+        async with AsyncTestClient(app) as client:
+            images.append((await client.get("/batches/2026-01-05/chart.png")).content)
+    assert (images[0] == images[1]) == is_made_up
