@@ -8,6 +8,8 @@ has kept a copy of the head, or a token of an authority. docs/trust.md quotes th
 
 import asyncio
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +62,7 @@ from tests.integration.ops.test_verify_closures import harness_with, take
 __all__ = ["as_recorded", "clock", "harness", "receiver", "rehearsed"]
 
 TRUST = (Path(__file__).parents[2] / "docs" / "trust.md").read_text()
+COMMANDS = re.findall(r"```sh\n(.*?)```", TRUST, re.DOTALL)
 
 BATCH_PAGE = f"/batches/{MONDAY}"
 NEXT = MONDAY + timedelta(days=7)
@@ -71,6 +74,7 @@ FITS = "Everything fits: "
 REWRITTEN = "The journal was rewritten after the copy was made. (rule: head)"
 OTHER_HASH = "is about the hash "
 OTHER_IMPRINT = "does not verify. "
+OTHER_PROOF = "proves another hash"
 NOT_THE_ANSWER = (
     "ticker of pick 1 is 'KO', but the answer to question 1 says 'MSFT'. "
     "(rule: picks-of-the-answer)"
@@ -80,7 +84,35 @@ NO_GENESIS = "it is a SERIES entry, but no GENESIS entry comes before it. (rule:
 PUT_IN = "It was written without the journal, or the journal's tail was cut off. (rule: row)"
 CUT_OFF = "of which there is a copy. Its tail was cut off. (rule: head)"
 NOT_PINNED = "The root of the authority was not pinned"
+NOT_THE_ROOT = "The time-stamping authority signed with a certificate that leads to no pinned root"
+USED_WITHOUT_ENTRY = (
+    "it is first mentioned in a CORRECTION entry, but in a sealed record a READINGS entry mentions "
+    "each reading first. (rule: readings)"
+)
+QUESTION_REMOVED = "Questions were removed, or the number was changed. (rule: question-number)"
+LATE_AND_LIVE = (
+    "origin is LIVE, but the record already had entries when it was sealed. (rule: genesis)"
+)
+LIVE_WITH_A_CLOCK = (
+    "The origin of the record is LIVE by its GENESIS entry, but its database has the clock of a "
+    "rehearsal. (rule: genesis)"
+)
+STRUCK_OFF = (
+    "because settings list that day, but the record has a reading of SPY of 2026-11-06: the "
+    "exchange traded. (rule: session)"
+)
 NOT_SEALED = "Not sealed: the journal does not say where the record comes from."
+
+# What other commands and an alert say.
+WITHOUT_CLOCK = (
+    "Its clock was deleted, so the rehearsal cannot continue, and it never becomes a live record."
+)
+CONTRADICTS = "HEAD_REPOSITORY contradicts the journal"
+IS_NEWER = ", which is newer than the journal's newest entry"
+ALTERNATE = (
+    "two processes record with different settings, and each declares its own in the journal again "
+    "and again: BENCHMARK_SYMBOL is QQQ in one and SPY in the other."
+)
 
 # What the pages say.
 BEFORE_THE_OPEN = "stamped 09:00 New York, before the open"
@@ -88,6 +120,16 @@ IS_LIVE = "Its origin is live"
 IS_REHEARSED = "Its origin is a rehearsal: a simulated past. It is made up."
 THREE = "3 of 3"
 IS_NOT_STATED = "Its origin is not stated"
+ASKED_TWICE = "The model was asked twice; the first answer was lost."
+LOST_ONCE = "An answer of the model was lost once"
+MOVED = (
+    "The exchange was closed on short notice on Friday 6 November 2026, so the result is that of "
+    "day 11."
+)
+CONTRADICTED = (
+    "Day 12 was skipped as a closed day, but a price of that session was read. So the batch has "
+    "no result."
+)
 
 
 # --- The records ------------------------------------------------------------
@@ -197,10 +239,20 @@ def rewritten_beside_the_stamps(address: str) -> None:
     forge(address, winners_everywhere)
 
 
-def rewritten_with_the_stamps(address: str) -> None:
-    """Write the new hashes into the timestamps, too."""
+def rewritten_with_the_tokens(address: str) -> None:
+    """Write the new hashes into the tokens, too, and delete the other timestamps."""
+    _rewritten_with(address, "RFC3161")
+
+
+def rewritten_with_the_proofs(address: str) -> None:
+    """Write the new hashes into the proofs of OpenTimestamps, and delete the others."""
+    _rewritten_with(address, "OPENTIMESTAMPS")
+
+
+def _rewritten_with(address: str, kind: str) -> None:
     forge(address, winners_everywhere)
     with without_triggers(address) as conn:
+        conn.execute("DELETE FROM timestamps WHERE kind <> %s", (kind,))
         conn.execute(
             "UPDATE timestamps SET hash = journal.hash FROM journal WHERE journal.seq = "
             "timestamps.seq"
@@ -332,10 +384,16 @@ CHEATS = {
         stamp=BEFORE_THE_OPEN,
         calls=THREE,
     ),
-    "all is rewritten, and the timestamps name the new hashes": Cheat(
-        commit=rewritten_with_the_stamps,
+    "all is rewritten, and the tokens name the new hashes": Cheat(
+        commit=rewritten_with_the_tokens,
         verify=OTHER_IMPRINT,
         stamp=BEFORE_THE_OPEN,
+        calls=THREE,
+    ),
+    "all is rewritten, and the proofs of OpenTimestamps name the new hashes": Cheat(
+        commit=rewritten_with_the_proofs,
+        verify=OTHER_PROOF,
+        stamp="promised by OpenTimestamps; no timestamp with the minute yet",
         calls=THREE,
     ),
     "all is rewritten, and the timestamps are deleted": Cheat(
@@ -399,7 +457,7 @@ async def test_a_cheat_with_a_fortnight(name, fortnight, create, commanded, tmp_
     assert cheat.about in await shown.page(address, "/about")
     page = await shown.page(address, BATCH_PAGE)
     assert f"{cheat.calls} calls" in page
-    assert ("the open (the proof)" in page) == bool(cheat.stamp)
+    assert ("(the proof)" in page) == bool(cheat.stamp)
     assert cheat.stamp in page
 
 
@@ -428,7 +486,7 @@ async def test_the_root_of_the_authority(fortnight, create, commanded, tmp_path)
     for verify in (shown.verify, shown.verify_served):
         result = await verify(commanded, address, "--timestamp-root", root)
         check_words(result, OTHER_IMPRINT)
-        assert "a certificate that leads to no pinned root" in words_of(result)
+        assert NOT_THE_ROOT in words_of(result)
 
 
 @pytest.mark.long
@@ -443,7 +501,7 @@ async def test_the_repository_with_the_heads(fortnight, create, commanded, tmp_p
     assert first.exit_code == 0, first.error
     rewritten_without_stamps(address)
     again = await publish(commanded, address, bare)
-    assert "HEAD_REPOSITORY contradicts the journal" in again.error
+    assert CONTRADICTS in again.error
     assert again.exit_code == 1
     heads = git(bare, "log", "--format=--head %s", "main", "--", "heads.tsv").split()
     check_words(await shown.verify_served(commanded, address, *heads), REWRITTEN)
@@ -479,7 +537,7 @@ async def test_starting_over(fortnight, create, commanded, tmp_path):
     assert not await shown.token_fits(address, kept, tmp_path)
     again = await publish(commanded, address, bare)
     assert again.exit_code == 1
-    assert "HEAD_REPOSITORY" in again.error
+    assert IS_NEWER in again.error
     stated = await shown.service(address)
     assert stated["origin"] == "LIVE"
     assert stated["recordId"] != kept.record_id
@@ -522,7 +580,7 @@ async def test_a_rehearsal_without_its_clock(as_recorded, create, commanded):
         keys = {"OPENAI_API_KEY": "x", "ALPHA_VANTAGE_API_KEY": "x"}
         refused = await asyncio.to_thread(commanded, command, DATABASE_URL=address, **keys)
         assert refused.exit_code == 1
-        assert "and it never becomes a live record." in refused.error
+        assert WITHOUT_CLOCK in refused.error
     stated = await shown.service(address)
     assert (stated["origin"], stated["rehearsed"]) == ("REHEARSED", True)
     assert IS_REHEARSED in await shown.page(address, "/about")
@@ -544,10 +602,7 @@ async def test_a_rehearsal_that_calls_itself_live(as_recorded, create, commanded
         contents[0]["genesis"]["origin"] = "LIVE"
 
     _rewrite(address, change)
-    check_words(
-        await shown.verify(commanded, address),
-        "but its database has the clock of a rehearsal. (rule: genesis)",
-    )
+    check_words(await shown.verify(commanded, address), LIVE_WITH_A_CLOCK)
     drop_clock(address)
     for verify in (shown.verify, shown.verify_served):
         result = await verify(commanded, address)
@@ -592,11 +647,7 @@ async def test_a_late_genesis_of_a_rehearsal(
 
     forge(address, change)
     for verify in (shown.verify, shown.verify_served):
-        check_words(
-            await verify(commanded, address),
-            "origin is LIVE, but the record already had entries when it was sealed. "
-            "(rule: genesis)",
-        )
+        check_words(await verify(commanded, address), LATE_AND_LIVE)
 
 
 def entry_of_kind(contents: list[Content], kind: str) -> Content:
@@ -606,18 +657,6 @@ def entry_of_kind(contents: list[Content], kind: str) -> Content:
 # --- Cheats while the service records ---------------------------------------
 
 
-MOVED = (
-    "The exchange was closed on short notice on Friday 6 November 2026, so the result is that of "
-    "day 11."
-)
-STRUCK_OFF = (
-    "because settings list that day, but the record has a reading of SPY of 2026-11-06: the "
-    "exchange traded. (rule: session)"
-)
-CONTRADICTED = (
-    "Day 12 was skipped as a closed day, but a price of that session was read. So the batch has "
-    "no result."
-)
 SETTINGS = "{ journal(first: 20, kind: SETTINGS) { nodes { content } } }"
 RESULT = f'{{ batchOn(runDate: "{MONDAY}") {{ result {{ day }} }} }}'
 
@@ -631,6 +670,12 @@ async def eleven_days(harness: JobHarness) -> tuple[Batch, Batch]:
         await take(harness, first, range(day, day + 1))
         await take(harness, second, range(day - 7, day - 6))
     return first, second
+
+
+async def declared(address: str) -> list[dict[str, Any]]:
+    """Return the settings of all SETTINGS entries."""
+    entries = (await shown.answer(address, SETTINGS))["journal"]["nodes"]
+    return [json.loads(entry["content"])["settings"] for entry in entries]
 
 
 async def result_of(address: str) -> int | None:
@@ -660,8 +705,8 @@ async def test_a_session_that_is_struck_off(is_read_before, database, pool, cloc
         check_words(await verify(commanded, database), FITS)
     assert "closed on short notice" not in await shown.page(database, BATCH_PAGE)
     assert await result_of(database) == 12
-    (setting,) = (await shown.answer(database, SETTINGS))["journal"]["nodes"]
-    assert json.loads(setting["content"])["settings"]["closed_days"] == [str(LAST_SESSION)]
+    (settings,) = await declared(database)
+    assert settings["closed_days"] == [str(LAST_SESSION)]
 
 
 @pytest.mark.long
@@ -685,6 +730,8 @@ async def test_a_session_that_is_struck_off_with_its_price_hidden(database, pool
             check_words(await verify(commanded, database), FITS)
         assert MOVED in await shown.page(database, BATCH_PAGE)
         assert await result_of(database) == 11
+        for settings in await declared(database):
+            assert settings["price_source"].startswith("alphavantage at http://")
         harness.world.absent.clear()
         await harness.make_batch(MONDAY + timedelta(days=14))
     for verify in (shown.verify, shown.verify_served):
@@ -714,19 +761,19 @@ async def test_an_answer_that_is_withheld(migrated, create, clock, commanded):
     for verify in (shown.verify, shown.verify_served):
         check_words(await verify(commanded, address, *head), FITS)
     page = await shown.page(address, BATCH_PAGE)
-    assert "The model was asked twice; the first answer was lost." in page
+    assert ASKED_TWICE in page
     assert "No answer was stored: whoever asked was cut off." in page
     assert (await shown.service(address))["lostAnswers"] == 1
-    assert "An answer of the model was lost once" in await shown.page(address, "/record")
+    assert LOST_ONCE in await shown.page(address, "/record")
 
     forge(address, first_question_removed)
     for verify in (shown.verify, shown.verify_served):
-        check_words(await verify(commanded, address), "(rule: question-number)")
+        check_words(await verify(commanded, address), QUESTION_REMOVED)
     forge(address, lambda contents: [renumbered(content) for content in contents])
     for verify in (shown.verify, shown.verify_served):
         check_words(await verify(commanded, address), FITS)
         check_words(await verify(commanded, address, *head), REWRITTEN)
-    assert "The model was asked twice" not in await shown.page(address, BATCH_PAGE)
+    assert ASKED_TWICE not in await shown.page(address, BATCH_PAGE)
 
 
 def first_question_removed(contents: list[Content]) -> list[Content]:
@@ -765,11 +812,7 @@ async def test_a_price_that_is_put_in_and_used_by_a_correction(harness, database
         in_force=harness.context.in_force,
     )
     for verify in (shown.verify, shown.verify_served):
-        check_words(
-            await verify(commanded, database),
-            "it is first mentioned in a CORRECTION entry, but in a sealed record a READINGS entry "
-            "mentions each reading first. (rule: readings)",
-        )
+        check_words(await verify(commanded, database), USED_WITHOUT_ENTRY)
     page = await shown.page(database, BATCH_PAGE)
     assert "The first price was wrong." in page
 
@@ -781,12 +824,65 @@ async def test_two_workers_with_different_settings(harness, receiver, database, 
     """
     await harness.make_batch()
     for day in range(1, 8):
-        await morning(harness, day, "QQQ" if day % 2 else "SPY")
+        await morning(harness, day, ("SPY", "QQQ")[day % 2])
     (alert,) = reported(receiver)
     assert alert["reason"] == "benchmark"
-    assert "BENCHMARK_SYMBOL is " in alert["text"]
+    assert ALTERNATE in alert["text"]
     for verify in (shown.verify, shown.verify_served):
         check_words(await verify(commanded, database), FITS)
-    entries = (await shown.answer(database, SETTINGS))["journal"]["nodes"]
-    benchmarks = [json.loads(entry["content"])["settings"]["benchmark"] for entry in entries]
+    benchmarks = [settings["benchmark"] for settings in await declared(database)]
     assert benchmarks == ["QQQ", "SPY"] * 3 + ["QQQ"]
+
+
+# --- The page ---------------------------------------------------------------
+
+QUOTED = (
+    REWRITTEN,
+    "Its tail was cut off. (rule: head)",
+    NOT_PINNED,
+    NOT_THE_ROOT,
+    USED_WITHOUT_ENTRY,
+    QUESTION_REMOVED,
+    LATE_AND_LIVE,
+    LIVE_WITH_A_CLOCK,
+    STRUCK_OFF,
+    WITHOUT_CLOCK,
+    CONTRADICTS,
+    IS_NEWER,
+    ALTERNATE,
+    NOT_SEALED,
+    OTHER_HASH,
+    OTHER_IMPRINT,
+    OTHER_PROOF,
+    NOT_THE_ANSWER,
+    NO_READING,
+    NO_GENESIS,
+    PUT_IN,
+    IS_REHEARSED,
+    IS_NOT_STATED,
+    ASKED_TWICE,
+    LOST_ONCE,
+    MOVED,
+    CONTRADICTED,
+)
+
+
+@pytest.mark.parametrize("words", QUOTED)
+def test_the_page_quotes_what_is_shown(words):
+    assert words.strip() in " ".join(TRUST.split())
+
+
+async def test_the_commands_of_the_page(fortnight, tmp_path):
+    """The query is valid, and the command about a token prints the hash of its entry."""
+    (curl,) = [command for command in COMMANDS if "curl" in command]
+    query = json.loads(re.search(r"-d '(.*)'", curl)[1])["query"]
+    (series,) = (await shown.answer(fortnight, query))["journal"]["nodes"]
+    assert json.loads(series["content"])["series"]["name"] == "main"
+
+    kept = await shown.keep(fortnight)
+    (tmp_path / "171.tsr").write_bytes(kept.token)
+    (command,) = [command for command in COMMANDS if "openssl" in command]
+    printed = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == kept.hash

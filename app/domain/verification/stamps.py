@@ -125,6 +125,5 @@ class StampVerifier:
 
 def _misfit(stamp: Timestamp, text: str) -> Discrepancy:
     name = "token" if stamp.kind == TimestampKind.RFC3161 else "proof of OpenTimestamps"
-    return discrepancy(
-        Rule.TIMESTAMP, f"the {name} of {stamp.authority} for entry {stamp.seq} {text}"
-    )
+    sentence = f"the {name} of {stamp.authority} for entry {stamp.seq} {text.rstrip('.')}."
+    return discrepancy(Rule.TIMESTAMP, sentence)
