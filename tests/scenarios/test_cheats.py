@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from app.domain.calendar import MEASURED_DAYS
 from app.domain.model import Batch
 from app.simulation.timestamp_authority import SimulatedAuthority
 from app.store.rehearsed import REHEARSED_NOTICE
-from jobs import corrections, daily
+from jobs import corrections, daily, picks
 from tests.conftest import BEFORE
 from tests.integration.jobs.test_alerts_alternate import morning, reported
 from tests.integration.jobs.test_timestamps import opened
@@ -121,6 +122,7 @@ IS_REHEARSED = "Its origin is a rehearsal: a simulated past. It is made up."
 THREE = "3 of 3"
 IS_NOT_STATED = "Its origin is not stated"
 ASKED_TWICE = "The model was asked twice; the first answer was lost."
+ENDED = "; stopped trading"
 LOST_ONCE = "An answer of the model was lost once"
 MOVED = (
     "The exchange was closed on short notice on Friday 6 November 2026, so the result is that of "
@@ -658,6 +660,7 @@ def entry_of_kind(contents: list[Content], kind: str) -> Content:
 
 
 SETTINGS = "{ journal(first: 20, kind: SETTINGS) { nodes { content } } }"
+ENDINGS = "{ journal(first: 20, kind: PICK_ENDED) { nodes { content } } }"
 RESULT = f'{{ batchOn(runDate: "{MONDAY}") {{ result {{ day }} }} }}'
 
 
@@ -817,6 +820,35 @@ async def test_a_price_that_is_put_in_and_used_by_a_correction(harness, database
     assert "The first price was wrong." in page
 
 
+async def test_a_share_that_is_said_to_have_ended(harness, database, commanded):
+    """
+    The owner says that a share stopped trading, with a value that pleases: the record fits. The
+    page says that it ended, and the entry has the value and its source.
+    """
+    batch = await harness.make_batch()
+    await take(harness, batch, range(1, 3))
+    await picks.end(
+        harness.context.pool,
+        calendar=harness.context.calendar,
+        now=harness.clock.now(),
+        run_date=MONDAY,
+        ticker="MSFT",
+        last_session=MONDAY,
+        value=Decimal("2.00"),
+        source="The owner says so.",
+        in_force=harness.context.in_force,
+    )
+    await take(harness, batch, range(3, 4))
+    for verify in (shown.verify, shown.verify_served):
+        check_words(await verify(commanded, database), FITS)
+    page = await shown.page(database, BATCH_PAGE)
+    assert ENDED in page
+    assert "2.00 (ended)" in page
+    (entry,) = (await shown.answer(database, ENDINGS))["journal"]["nodes"]
+    ending = json.loads(entry["content"])["ending"]
+    assert (ending["value"], ending["source"]) == ("2.00", "The owner says so.")
+
+
 async def test_two_workers_with_different_settings(harness, receiver, database, commanded):
     """
     For a week two workers record by turns with two benchmarks: each declares its own. The record
@@ -862,6 +894,7 @@ QUOTED = (
     IS_NOT_STATED,
     ASKED_TWICE,
     LOST_ONCE,
+    ENDED,
     MOVED,
     CONTRADICTED,
 )
