@@ -20,7 +20,7 @@ import psycopg
 import pytest
 import shown
 from clocks import HandSetClock
-from commands import CommandResult
+from commands import CommandResult, environment
 from forging import refigured
 from git_repositories import git, make_bare
 from job_context import (
@@ -41,6 +41,7 @@ from receivers import receiver as receiver
 from record_server import (
     as_recorded,
     copy_of,
+    record_server,
     rehearsed,
     without_triggers,
 )
@@ -505,8 +506,20 @@ async def test_the_repository_with_the_heads(fortnight, create, commanded, tmp_p
     again = await publish(commanded, address, bare)
     assert CONTRADICTS in again.error
     assert again.exit_code == 1
-    heads = git(bare, "log", "--format=--head %s", "main", "--", "heads.tsv").split()
-    check_words(await shown.verify_served(commanded, address, *heads), REWRITTEN)
+    git(tmp_path, "clone", "--quiet", "--branch", "main", str(bare), "copy")
+    (command,) = [command for command in COMMANDS if "git log" in command]
+    async with record_server(address) as url:
+        compared = await asyncio.to_thread(
+            subprocess.run,
+            ["sh", "-c", command.replace("https://alpha-monday.example", url)],
+            cwd=tmp_path / "copy",
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+    assert REWRITTEN in compared.stderr
+    # xargs exits with 123 if the command exits with 1.
+    assert compared.returncode == 123
 
 
 async def publish(commanded: Commanded, address: str, repository: Path) -> CommandResult:
