@@ -938,13 +938,18 @@ class Timestamp:
     )
 
 
-# The condition that a timestamp covers a batch. The bound on `at` lets Postgres begin at the right
-# place of an index: no timestamp is stored that is more than five minutes off our clock.
+# The condition that a timestamp covers a batch: it is about this batch's entry or a later one, and
+# about the hash that this entry has now. After a rewriting of the journal, an earlier timestamp
+# says nothing about it. The bound on `at` lets Postgres begin at the right place of an index: no
+# timestamp is stored that is more than five minutes off our clock.
 COVERS_BATCH = """
     timestamps.at >= batches.created_at - interval '10 minutes'
     AND timestamps.seq >= (
         SELECT min(journal.seq) FROM journal
-        WHERE journal.batch_id = batches.id AND journal.kind = 'BATCH')"""
+        WHERE journal.batch_id = batches.id AND journal.kind = 'BATCH')
+    AND EXISTS (
+        SELECT FROM journal stamped
+        WHERE stamped.seq = timestamps.seq AND stamped.hash = timestamps.hash)"""
 # The id of the first timestamp of a kind that covers a batch.
 FIRST_COVERING = f"""(
     SELECT timestamps.id FROM timestamps WHERE timestamps.kind = '{{}}' AND {COVERS_BATCH}
