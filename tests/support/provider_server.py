@@ -81,10 +81,11 @@ CUT = Reply(status=0)
 class ProviderServer:
     """
     A server that responds with `answers`, or with the replies that `play` sets: one after another,
-    the last one for ever. It records `requests`.
+    the last one for ever. It records `requests`. It listens at a free port, or with `listener`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: socket.socket | None = None) -> None:
+        self.listener = listener
         self.requests: list[Request] = []
         self.answers: Callable[[Request], Reply] = lambda _: Reply(status=404)
         self.most_in_flight = 0
@@ -93,7 +94,8 @@ class ProviderServer:
         self._talks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        listener = self.listener or socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._accept, sock=listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,10 +4,14 @@ The jobs that let other services stamp the journal, with simulators of an author
 MONDAY's batch is made at 09:00 in New York, which is 13:00 UTC; its open is at 13:30 UTC.
 """
 
+import itertools
+import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -27,7 +31,7 @@ from job_context import clock as clock
 from job_context import harness as harness
 from local_server import local_server
 from openssl_program import accepts
-from provider_server import HANGING, ProviderServer, Reply
+from provider_server import CUT, HANGING, ProviderServer, Reply, Request
 
 from app.database.pools import transaction
 from app.domain import opentimestamps
@@ -35,6 +39,7 @@ from app.domain.rfc3161 import read_roots, verify_response
 from app.domain.timestamps import Timestamp, TimestampKind
 from app.errors import ConfigurationError
 from app.providers import timestamp_authority, timestamp_services
+from app.providers import timestamp_calendar as timestamp_calendar_client
 from app.providers.timestamp_services import TimestampServices
 from app.simulation import timestamp_calendar
 from app.simulation.faults import TIMESTAMP, FaultRule, FaultScript
@@ -49,10 +54,17 @@ OPEN = new_york(MONDAY, 9, 30)
 
 
 class Stamps:
-    """A harness with an authority and a calendar."""
+    """A harness with an authority and a calendar, which `simulators` are."""
 
-    def __init__(self, harness: JobHarness, root: bytes, services: TimestampServices) -> None:
+    def __init__(
+        self,
+        harness: JobHarness,
+        root: bytes,
+        services: TimestampServices,
+        simulators: ProviderSimulators,
+    ) -> None:
         self.harness, self.root, self.services = harness, root, services
+        self.simulators = simulators
         self.context, self.clock = harness.context, harness.clock
 
     @property
@@ -76,13 +88,36 @@ class Stamps:
         job: Any = SimpleNamespace(attempts=attempts, id=id)
         await jobs.stamp(self.context, service or self.authority, job)
 
+    async def stamp_until(self, moment: datetime, service: Any = None) -> int:
+        """
+        Run a job that stamps the head, and again at its times, until it is done. Return how often.
+
+        The attempts end, too, if the next one would come at `moment` or later.
+        """
+        for attempts in itertools.count():
+            retry_at = await run_attempt(partial(self.stamp, service, attempts=attempts))
+            if retry_at is None or retry_at >= moment:
+                return attempts + 1
+            self.clock.time = retry_at
+        raise AssertionError
+
+    def answer(self, request: Request) -> Reply:
+        """Answer a request as the simulators do."""
+        host = request.headers["host"].encode()
+        scope = {"method": request.method, "path": request.path, "headers": [(b"host", host)]}
+        reply = self.simulators.reply(scope, request.body, self.clock.now())
+        return Reply(reply.body, reply.status, reply.headers)
+
     async def waiting(self, task: str) -> list[tuple[dict[str, Any], datetime]]:
         """Return the arguments and times of the waiting jobs of a task."""
         return [(args, at) for name, args, at in await self.harness.jobs() if name == task]
 
 
 @asynccontextmanager
-async def opened(database: str, clock: Any, rules: Sequence[FaultRule] = ()) -> AsyncIterator[Any]:
+async def opened(
+    database: str, clock: Any, rules: Sequence[FaultRule] = (), address: str = ""
+) -> AsyncIterator[Any]:
+    """Open a harness whose clients use the simulators, or the services at `address`."""
     authority = SimulatedAuthority()
     script = FaultScript(list(rules))
 
@@ -95,7 +130,7 @@ async def opened(database: str, clock: Any, rules: Sequence[FaultRule] = ()) -> 
         local_server(config) as (host, port),
         open_harness(database, clock) as harness,
     ):
-        base_url = f"http://{host}:{port}"
+        base_url = address or f"http://{host}:{port}"
         roots = read_roots(authority.root_pem)
         client = timestamp_authority.TimestampAuthority(f"{base_url}/timestamp", roots, clock)
         calendar = timestamp_services.TimestampCalendar(
@@ -104,7 +139,7 @@ async def opened(database: str, clock: Any, rules: Sequence[FaultRule] = ()) -> 
         services = TimestampServices({client.name: client}, {calendar.url: calendar})
         object.__setattr__(harness.context, "timestamps", services)
         try:
-            yield Stamps(harness, authority.root_pem, services)
+            yield Stamps(harness, authority.root_pem, services, app)
         finally:
             await services.close()
 
@@ -260,6 +295,119 @@ async def test_no_promise_is_stored_that_cannot_be_used(fault, database, clock):
         assert len(await stamps.stored()) == 1
 
 
+SERVICES = ["authority", "calendar"]
+MODULES = {"authority": timestamp_authority, "calendar": timestamp_calendar_client}
+# The name of each service in a fault script.
+PROVIDERS = {"authority": "timestamp", "calendar": "calendar"}
+
+
+def line_of(lines: Sequence[dict[str, Any]], event: str) -> dict[str, Any]:
+    """Return the line with an event; there must be one, and no other line of a failure."""
+    (line,) = [line for line in lines if line["level"] in ("warning", "error")]
+    assert line["event"] == event
+    return line
+
+
+@pytest.mark.parametrize("fault", ["slow", "hang"])
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_slow_service_ends_the_attempt(name, fault, database, clock, monkeypatch):
+    """The client waits no longer than its limit; the next attempt gets the stamp."""
+    rule = FaultRule(provider=PROVIDERS[name], fault=fault, times=1)
+    async with opened(database, clock, [rule]) as stamps:
+        service = getattr(stamps, name)
+        await stamps.harness.make_batch()
+        began_at = monotonic()
+        with logged("INFO", clock) as lines, monkeypatch.context() as patched:
+            patched.setattr(MODULES[name], "TIMEOUT_SECONDS", 0.2)
+            retry_at = await run_attempt(lambda: stamps.stamp(service))
+        assert 0.2 <= monotonic() - began_at < 5
+        assert await stamps.stored() == []
+        assert retry_at == clock.now() + timedelta(seconds=30)
+        assert "did not answer within" in line_of(lines, "no timestamp received")["reason"]
+        assert stamps.services.failures == {(service.kind, "unavailable"): 1}
+        clock.time = retry_at
+        await stamps.stamp(service, attempts=1)
+        (stored,) = await stamps.stored()
+        assert stored.kind == service.kind
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_redirect_is_not_followed(name, database, clock):
+    """It is one error in the log, for a person. The job ends, and the next one gets the stamp."""
+    rule = FaultRule(provider=PROVIDERS[name], fault="redirect", times=1)
+    async with opened(database, clock, [rule]) as stamps:
+        service = getattr(stamps, name)
+        await stamps.harness.make_batch()
+        with logged("INFO", clock) as lines:
+            assert await run_attempt(lambda: stamps.stamp(service)) is None
+        assert await stamps.stored() == []
+        line = line_of(lines, "no timestamp received")
+        assert line["level"] == "error"
+        assert "answered 302, a redirect, which is not followed" in line["reason"]
+        assert stamps.services.failures == {(service.kind, "configuration"): 1}
+        await stamps.stamp(service)
+        (stored,) = await stamps.stored()
+        assert stored.kind == service.kind
+
+
+@pytest.mark.parametrize("is_listening", [False, True], ids=["refuses", "ends"])
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_service_that_is_away(name, is_listening, database, clock):
+    """
+    Its port refuses connections, or accepts them and ends them. When it is back, it stamps.
+    """
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        server = ProviderServer(listener)
+        server.play(CUT)
+        if is_listening:
+            await stack.enter_async_context(server)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stamps = await stack.enter_async_context(opened(database, clock, address=address))
+        service = getattr(stamps, name)
+        await stamps.harness.make_batch()
+        with logged("INFO", clock) as lines:
+            retry_at = await run_attempt(lambda: stamps.stamp(service))
+        assert await stamps.stored() == []
+        assert retry_at == clock.now() + timedelta(seconds=30)
+        reason = "cannot be reached (ConnectError)"
+        if is_listening:
+            reason = "cannot be reached (RemoteProtocolError)"
+        assert reason in line_of(lines, "no timestamp received")["reason"]
+        assert stamps.services.failures == {(service.kind, "unavailable"): 1}
+
+        server.answers = stamps.answer
+        if not is_listening:
+            await stack.enter_async_context(server)
+        clock.time = retry_at
+        await stamps.stamp(service, attempts=1)
+        (stored,) = await stamps.stored()
+        assert stored.kind == service.kind
+
+
+@pytest.mark.parametrize("fault", ["slow", "redirect", "cut", "whole_file"])
+async def test_a_proof_that_is_not_completed_is_asked_for_again(
+    fault, database, clock, monkeypatch
+):
+    """The rest of a proof comes half a day later, if the calendar fails once."""
+    rule = FaultRule(provider="calendar", fault=fault, function="timestamp", times=1)
+    async with opened(database, clock, [rule]) as stamps:
+        await stamps.harness.make_batch()
+        await stamps.stamp(stamps.calendar)
+        (pending,) = await stamps.stored()
+        clock.time = pending.received_at + timedelta(hours=6)
+        with logged("INFO", clock) as lines, monkeypatch.context() as patched:
+            patched.setattr(timestamp_calendar_client, "TIMEOUT_SECONDS", 0.2)
+            retry_at = await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id))
+        assert await stamps.stored() == [pending]
+        assert line_of(lines, "proof not upgraded")["level"] == "warning"
+        assert retry_at == clock.now() + timedelta(hours=12)
+        clock.time = retry_at
+        assert await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id)) is None
+        assert [stored.status for stored in await stamps.stored()] == ["PENDING", "CONFIRMED"]
+
+
 @pytest.mark.parametrize(
     ("attempts", "seconds"), [(0, 30), (1, 60), (2, 120), (6, 1920), (7, 3600), (50, 3600)]
 )
@@ -371,6 +519,72 @@ async def test_the_alert_at_the_open(stamps):
         f"the picks of the Monday {MONDAY} have no timestamp (RFC 3161) from before the open, "
         "2026-10-26 13:30 UTC."
     )
+
+
+# Faults of an authority that never ends them: it is away, slow or lying.
+LASTING = ["cut", "slow", "redirect", "a_day_early", "bad_signature"]
+
+
+@pytest.mark.parametrize("fault", LASTING)
+async def test_the_alert_if_the_authority_fails_until_the_open(fault, database, clock, monkeypatch):
+    """All attempts until the open are in vain, and the alert is stored once, then."""
+    monkeypatch.setattr(timestamp_authority, "TIMEOUT_SECONDS", 0.1)
+    rule = FaultRule(provider="timestamp", fault=fault)
+    async with opened(database, clock, [rule]) as stamps:
+        stamps.context.alerts.is_configured = True
+        batch = await stamps.harness.make_batch()
+        # 09:00:00, :30, 09:01:30, 09:03:30, 09:07:30, 09:15:30; the next one is at 09:31:30.
+        attempts = 1 if fault == "redirect" else 6
+        assert await stamps.stamp_until(OPEN) == attempts
+        assert await check_log(stamps, batch) == "batch not stamped before its open"
+        assert await stamps.stored() == []
+        assert await alerted(stamps) == [("batch_not_stamped", MONDAY)]
+
+
+@pytest.mark.parametrize("fault", LASTING)
+async def test_no_alert_if_the_authority_is_back_before_the_open(
+    fault, database, clock, monkeypatch
+):
+    """The first attempt after its return gets a token, so the check at the open finds one."""
+    monkeypatch.setattr(timestamp_authority, "TIMEOUT_SECONDS", 0.1)
+    back_at = new_york(MONDAY, 9, 10)
+    rule = FaultRule(provider="timestamp", fault=fault, until=back_at)
+    async with opened(database, clock, [rule]) as stamps:
+        stamps.context.alerts.is_configured = True
+        batch = await stamps.harness.make_batch()
+        await stamps.stamp_until(OPEN)
+        # From the real limit on, a busy machine has enough time.
+        monkeypatch.undo()
+        if fault == "redirect":
+            # This job has ended. Here is the one that the reconciliation defers.
+            clock.time = new_york(MONDAY, 9, 15)
+            assert await stamps.stamp_until(OPEN) == 1
+        (token,) = await stamps.stored()
+        assert back_at <= token.at < OPEN
+        assert await check_log(stamps, batch) == "batch stamped before its open"
+        assert await alerted(stamps) == []
+
+
+async def test_a_later_token_adds_no_second_alert(database, clock):
+    """The alert of the open stays as it is: the token says that it came after the open."""
+    rule = FaultRule(provider="timestamp", fault="http_503", until=OPEN + timedelta(minutes=1))
+    async with opened(database, clock, [rule]) as stamps:
+        stamps.context.alerts.is_configured = True
+        batch = await stamps.harness.make_batch()
+        await stamps.stamp_until(OPEN)
+        assert await check_log(stamps, batch) == "batch not stamped before its open"
+        before = await stamps.harness.rows("SELECT * FROM operations.alerts")
+        clock.time = OPEN + timedelta(seconds=90)
+        assert await stamps.stamp_until(OPEN + timedelta(hours=1)) == 1
+        (token,) = await stamps.stored()
+        assert token.at > OPEN
+        assert await stamps.harness.rows("SELECT * FROM operations.alerts") == before
+        assert len(before) == 1
+
+
+async def alerted(stamps: Stamps) -> list[tuple[Any, ...]]:
+    """Return the kinds and Mondays of the stored alerts."""
+    return await stamps.harness.rows("SELECT kind, run_date FROM operations.alerts")
 
 
 async def test_a_token_after_the_open_does_not_count(stamps):
