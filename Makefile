@@ -63,6 +63,7 @@ test-dates: $(READY) ## Run the tests that depend on dates at five other dates; 
 	@$(BIN)/python -X utf8 dev/dates/run.py $(ARGS)
 
 chaos: $(READY) ## Damage the running service 200 times at random, then check every promise; ARGS="--help" lists the options
+	@command -v openssl >/dev/null || { echo "openssl is missing. On Debian: apt-get install openssl"; exit 1; }
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
 outage: $(READY) ## Stop Postgres and measure how soon the service is back; ARGS="--help" lists the options

@@ -1,13 +1,16 @@
 """
 Checks the invariants after the storm, in the database and in the simulators' log of requests.
 
-The checker computes everything itself. Of the project's code it uses only the simulated market,
-which is no part of the service. `alpha-monday verify` is a second, separate check.
+The checker computes everything itself. Of the project's code it uses only the simulated market and
+the simulated blocks, which are no part of the service. Timestamps are read by programs that share
+no code with it: `openssl`, and the tests' own reader of OpenTimestamps. `alpha-monday verify` is a
+second, separate check.
 """
 
 import hashlib
 import json
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
@@ -19,8 +22,14 @@ from zoneinfo import ZoneInfo
 
 from app.domain.calendar import Calendar
 from app.simulation.market import Market
+from app.simulation.timestamp_calendar import simulated_block
+
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))
+import openssl_program
+import opentimestamps_reader
 
 NEW_YORK = ZoneInfo("America/New_York")
+OPEN_TIME = time(9, 30)
 # The times of a morning at which closes are requested.
 REQUEST_TIMES = (time(9), time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
@@ -35,6 +44,14 @@ MAX_TRANSIT = 1.5
 # In seconds: how much earlier than its grant a request may seem to arrive, because the simulators
 # read the time from the database.
 CLOCK_TOLERANCE = 0.05
+
+# The names in the simulators' log of the services that stamp, and the function of a request for the
+# rest of a proof.
+AUTHORITY, CALENDAR = "timestamp", "calendar"
+UPGRADE = "timestamp"
+# In seconds: the batches of one slot share one stamp, and so do the checkpoints of one slot, which
+# ends ten minutes after a full hour.
+BATCH_SLOT, CHECKPOINT_SLOT, CHECKPOINT_SLOT_END = 10, 3600, 600
 
 Row = dict[str, Any]
 FetchRows = Callable[[str], list[tuple[Any, ...]]]
@@ -51,6 +68,7 @@ class Observations(NamedTuple):
     `end` is the end of simulated time. `heads` are heads of the journal that were seen. `harm` has
     how often each kind of harm was done. `problems` are sentences about processes that behaved
     wrongly. `verify` runs `alpha-monday verify` for a head, on the database or through the API.
+    `timestamp_root` is the root certificate of the timestamp authority, in PEM form.
     """
 
     end: datetime
@@ -58,6 +76,7 @@ class Observations(NamedTuple):
     harm: Counter[str]
     problems: list[str]
     verify: "Callable[[tuple[int, str], str], subprocess.CompletedProcess[str]]"
+    timestamp_root: bytes
 
 
 class InvariantChecker:
@@ -77,6 +96,8 @@ class InvariantChecker:
         self.journal = self._table("SELECT * FROM journal ORDER BY seq")
         self.generations = self._table("SELECT * FROM generations ORDER BY run_date, attempt")
         self.jobs = self._table("SELECT * FROM procrastinate_jobs ORDER BY id")
+        self.timestamps = self._table("SELECT * FROM timestamps ORDER BY seq, received_at")
+        self.folder = request_log.parent
         lines = map(json.loads, request_log.read_text().splitlines())
         self.requests = [{**line, "at": datetime.fromisoformat(line["at"])} for line in lines]
         self.market = Market(Calendar())
@@ -282,11 +303,18 @@ class InvariantChecker:
         expect(splits == len(self.splits), (splits, self.splits))
 
     def inv_6_verify_fits(self) -> str:
-        """`alpha-monday verify` succeeds on the database and through the API."""
+        """`alpha-monday verify` succeeds on the database and through the API, with all stamps."""
         newest = max(self.observed.heads)
         results = [self.observed.verify(newest, source) for source in ("database", "API")]
         outputs = [result.stdout + result.stderr for result in results]
         expect(all(result.returncode == 0 for result in results), outputs)
+        counts = Counter((row["kind"], row["status"]) for row in self.timestamps)
+        stamps = (
+            f"Timestamps: {counts['RFC3161', 'CONFIRMED']} of authorities verify, "
+            f"{counts['OPENTIMESTAMPS', 'CONFIRMED']} lead into Bitcoin blocks, "
+            f"{counts['OPENTIMESTAMPS', 'PENDING']} pending."
+        )
+        expect(all(stamps in output for output in outputs), (stamps, outputs))
         last = results[-1]
         # The last line has the counts; the first one says since when the record is sealed.
         return (last.stdout or last.stderr).strip().splitlines()[-1][:80]
@@ -431,6 +459,151 @@ class InvariantChecker:
         expect(not self.observed.problems, self.observed.problems)
         return "none ended by itself but for want of a database; all three answered well at the end"
 
+    # The timestamps
+
+    def inv_C_every_stamp_verifies(self) -> str:
+        """
+        Every stored stamp is about an entry of the chain, and independent programs accept it.
+
+        A complete proof of the calendar leads into the block that the calendar made for it.
+        """
+        hashes = {entry["seq"]: entry["hash"] for entry in self.journal}
+        promised: dict[int, bytes] = {}
+        for row in self.timestamps:
+            expect(hashes.get(row["seq"]) == row["hash"], row)
+            if row["kind"] == "RFC3161":
+                expect(self._does_openssl_accept(row), row)
+            elif row["status"] == "PENDING":
+                promised[row["seq"]] = self._attested(row).message
+        for row in self._stamps("OPENTIMESTAMPS", "CONFIRMED"):
+            expect(row["seq"] in promised, row)
+            leaf, block = self._attested(row), simulated_block(promised[row["seq"]])
+            expect((leaf.block, leaf.root) == (block.height, block.merkle_root), row)
+            expect(row["block_height"] == block.height, row)
+        return f"{len(self.timestamps)} stamps of {len(hashes)} entries"
+
+    def _does_openssl_accept(self, row: Row) -> bool:
+        return openssl_program.accepts(
+            bytes(row["proof"]),
+            data_hash=row["hash"],
+            root=self.observed.timestamp_root,
+            at=row["at"],
+            cwd=self.folder,
+        )
+
+    def _attested(self, row: Row) -> opentimestamps_reader.Leaf:
+        """Return what a proof of the calendar leads to: a block if it is complete, or its URI."""
+        digest, leaves = opentimestamps_reader.read(bytes(row["proof"]))
+        expect(digest.hex() == row["hash"], row)
+        is_complete = row["status"] == "CONFIRMED"
+        found = [leaf for leaf in leaves if (leaf.block if is_complete else leaf.calendar)]
+        expect(len(found) == 1, (row, leaves))
+        return found[0]
+
+    def inv_D_every_batch_is_stamped_and_every_promise_kept(self) -> str:
+        """
+        Every batch has a stamp of the authority and one of the calendar, and no job is left over.
+
+        A proof of the calendar that is not complete yet has one job, which asks for the rest later.
+        """
+        of_authority, of_calendar = self._stamps("RFC3161"), self._stamps("OPENTIMESTAMPS")
+        before_open = 0
+        for batch, entry in self._batch_entries():
+            for stamps in (of_authority, of_calendar):
+                expect(stamps and stamps[-1]["seq"] >= entry["seq"], (entry, len(stamps)))
+            opens_at = self._opens_at(batch)
+            before_open += any(_proves(row, entry, before=opens_at) for row in of_authority)
+
+        waiting = [job for job in self.jobs if job["status"] == "todo"]
+        left_over = [job for job in waiting if job["task_name"] in ("stamp_head", "check_stamp")]
+        expect(not left_over, left_over)
+        complete = {row["seq"] for row in self._stamps("OPENTIMESTAMPS", "CONFIRMED")}
+        open_proofs = [str(row["id"]) for row in of_calendar if row["seq"] not in complete]
+        upgrades = [job for job in waiting if job["task_name"] == "upgrade_proof"]
+        asking = [job["args"]["timestamp"] for job in upgrades]
+        expect(sorted(open_proofs) == sorted(asking), (open_proofs, asking))
+        return (
+            f"{before_open} of {len(self._made_batches())} batches stamped before their open, "
+            f"{len(open_proofs)} proofs wait for a block"
+        )
+
+    def inv_E_nothing_is_stamped_twice(self) -> str:
+        """
+        A service stores at most one stamp for each slot of new batches or checkpoints.
+
+        It asks for no stamp that it does not store. A harm may cause one more of both: a job that
+        died after its request is repeated, and one that was deleted is replaced.
+        """
+        harm = self.observed.harm.total()
+        slots = len(self._stamp_slots())
+        good = Counter(
+            (line["provider"], line["function"])
+            for line in self.requests
+            if line["provider"] in (AUTHORITY, CALENDAR) and not line["fault"]
+        )
+        tokens = len(self._stamps("RFC3161"))
+        promises = len(self._stamps("OPENTIMESTAMPS", "PENDING"))
+        complete = len(self._stamps("OPENTIMESTAMPS", "CONFIRMED"))
+        repeated = [
+            good[AUTHORITY, ""] - tokens,
+            good[CALENDAR, "digest"] - promises,
+            good[CALENDAR, UPGRADE] - complete,
+        ]
+        expect(max(repeated) <= harm, (repeated, good))
+        expect(max(tokens, promises) <= slots + harm, (tokens, promises, slots))
+        return (
+            f"{tokens} and {promises} stamps for {slots} slots; "
+            f"{sum(max(count, 0) for count in repeated)} good answers were not stored"
+        )
+
+    def _stamp_slots(self) -> set[tuple[str, int]]:
+        """Return the slots of time in which batches or checkpoints were stored, by their kind."""
+        slots = set()
+        for entry in self.journal:
+            seconds = int(entry["at"].timestamp())
+            if entry["kind"] == "BATCH":
+                slots.add(("BATCH", seconds // BATCH_SLOT))
+            elif entry["kind"] == "CHECKPOINT":
+                number = (seconds - CHECKPOINT_SLOT_END) // CHECKPOINT_SLOT
+                slots.add(("CHECKPOINT", number))
+        return slots
+
+    def stamps(self) -> Iterator[str]:
+        """Yield lines with the number of stamps, and of requests for them that failed."""
+        tokens = self._stamps("RFC3161")
+        promises = self._stamps("OPENTIMESTAMPS", "PENDING")
+        complete = self._stamps("OPENTIMESTAMPS", "CONFIRMED")
+        requests = [line for line in self.requests if line["provider"] in (AUTHORITY, CALENDAR)]
+        failed = sum(bool(line["fault"]) for line in requests)
+        yield (
+            f"{len(tokens)} stamps of the authority and {len(promises)} of the calendar were "
+            f"stored, and {len(complete)} complete proofs; {failed} of {len(requests)} requests "
+            "for them failed"
+        )
+        delays = []
+        for _, entry in self._batch_entries():
+            times = [row["received_at"] for row in tokens if row["seq"] >= entry["seq"]]
+            if times:
+                delays.append(min(times) - entry["at"])
+        if delays:
+            yield _describe_delays("batches", "stamped after", delays)
+
+    def _stamps(self, kind: str, status: str | None = None) -> list[Row]:
+        """Return the stored stamps of a kind, in the order of their entries."""
+        return [
+            row
+            for row in self.timestamps
+            if row["kind"] == kind and status in (None, row["status"])
+        ]
+
+    def _batch_entries(self) -> list[tuple[Row, Row]]:
+        """Return each batch with picks, and its entry in the journal."""
+        entries = {entry["batch_id"]: entry for entry in self.journal if entry["kind"] == "BATCH"}
+        return [(batch, entries[batch["id"]]) for batch in self._made_batches()]
+
+    def _opens_at(self, batch: Row) -> datetime:
+        return datetime.combine(self._session_from(batch["run_date"]), OPEN_TIME, NEW_YORK)
+
     def lateness(self) -> Iterator[str]:
         """Yield lines that say how late checkpoints and batches were, in simulated time."""
         checkpoints = [
@@ -439,16 +612,8 @@ class InvariantChecker:
             if row["day"] and row["skip_reason"] != "MISSING_CLOSE"
         ]
         batches = [row["created_at"] - at_nine(row["run_date"]) for row in self.batches]
-        for subject, late in (("checkpoints", checkpoints), ("batches", batches)):
-            seconds = sorted(one.total_seconds() for one in late)
-            # quantiles needs at least two values.
-            ninth = seconds[0]
-            if len(seconds) > 1:
-                ninth = quantiles(seconds, n=10, method="inclusive")[-1]
-            yield (
-                f"{len(late)} {subject} were late by {median(seconds):.1f} s (median), "
-                f"{ninth:.0f} s (nine in ten), {seconds[-1]:.0f} s (all)"
-            )
+        yield _describe_delays("checkpoints", "late by", checkpoints)
+        yield _describe_delays("batches", "late by", batches)
 
     def _made_batches(self) -> list[Row]:
         return [row for row in self.batches if row["status"] != "failed"]
@@ -480,6 +645,25 @@ class InvariantChecker:
         while not self.market.calendar.is_session(day):
             day += timedelta(days=1)
         return day
+
+
+def _describe_delays(subject: str, participle: str, delays: Sequence[timedelta]) -> str:
+    """Return a line with the median, the ninth of ten, and the greatest of some delays."""
+    seconds = sorted(one.total_seconds() for one in delays)
+    # quantiles needs at least two values.
+    ninth = seconds[0]
+    if len(seconds) > 1:
+        ninth = quantiles(seconds, n=10, method="inclusive")[-1]
+    return (
+        f"{len(seconds)} {subject} were {participle} {median(seconds):.1f} s (median), "
+        f"{ninth:.0f} s (nine in ten), {seconds[-1]:.0f} s (all)"
+    )
+
+
+def _proves(stamp: Row, entry: Row, *, before: datetime) -> bool:
+    """Return whether a stamp proves that an entry was there before a moment."""
+    latest = stamp["at"] + timedelta(seconds=float(stamp["accuracy_seconds"]))
+    return stamp["seq"] >= entry["seq"] and latest < before  # type: ignore[no-any-return]
 
 
 def _outcome(checkpoint: Row) -> str:

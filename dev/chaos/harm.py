@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ import psycopg
 from installation import MAX_DRAIN, Installation, ServiceProcess
 from process import NOT_STARTED
 
+from app.simulation import faults, timestamp_calendar
 from app.simulation.rehearsal import RehearsalSpan
 
 # How often each kind is done, per hundred.
@@ -276,4 +278,50 @@ def slow_provider_rules(rng: Random, first: date) -> list[dict[str, Any]]:
         if rng.random() < 0.15:
             fault = rng.choice(("hang", "slow", "cut"))
             rules.append({"provider": "openai", "fault": fault, **window})
+    return rules
+
+
+# A client has to store these answers, so they are not drawn. In the first two, nothing but the
+# block chain shows the fault. The third has another service's attestation beside the right one.
+_STORED_FAULTS = ("other_digest", "false_block", "unknown_attestation_beside")
+# All other faults of the services that stamp, by their names in a fault script.
+_STAMP_FAULTS = {
+    "timestamp": list(faults.TIMESTAMP),
+    timestamp_calendar.PROVIDER: [
+        name for name in timestamp_calendar.FAULTS if name not in _STORED_FAULTS
+    ],
+}
+# The faults of an outage, in which no request succeeds. All of them are quick: simulated time waits
+# for each request, and there are many.
+_OUTAGE_FAULTS = ("cut", "html", "http_503", "redirect")
+
+
+def failing_stamp_rules(rng: Random, first: date) -> list[dict[str, Any]]:
+    """
+    Return a fault script of a year, for the simulators of the services that stamp.
+
+    On every third day or so, a service sends one to three wrong answers. About once a fortnight it
+    is away for some hours, from before the open until after it. It is back by the evening, so that
+    the last stamps of the calm can be made.
+    """
+    rules: list[dict[str, Any]] = []
+    for day, provider in product(range(366), _STAMP_FAULTS):
+        morning = datetime.combine(first + timedelta(days=day), clock_time(12), UTC)
+        if rng.random() < 0.07:
+            away = {
+                "provider": provider,
+                "fault": rng.choice(_OUTAGE_FAULTS),
+                "since": morning.isoformat(),
+                "until": (morning + timedelta(hours=rng.uniform(1.5, 8))).isoformat(),
+            }
+            rules.append(away)
+        elif rng.random() < 0.35:
+            wrong = {
+                "provider": provider,
+                "fault": rng.choice(_STAMP_FAULTS[provider]),
+                "since": morning.isoformat(),
+                "until": (morning + timedelta(hours=12)).isoformat(),
+                "times": rng.randint(1, 3),
+            }
+            rules.append(wrong)
     return rules

@@ -1,4 +1,9 @@
-"""The installation that is harmed: Postgres, three service processes, and provider simulators."""
+"""
+The installation that is harmed: Postgres, three service processes, and simulators.
+
+The simulators are those of the providers, of a timestamp authority (RFC 3161) and of a calendar of
+OpenTimestamps. All of them are one process, which is never harmed.
+"""
 
 import json
 import multiprocessing
@@ -20,6 +25,7 @@ from psycopg.sql import SQL
 
 from app.database import sessions
 from app.database.embedded import EmbeddedPostgres
+from app.simulation import timestamp_calendar
 from app.simulation.provider_simulators import CLOCK_VARIABLE
 from app.simulation.rehearsal import RehearsalSpan
 
@@ -127,6 +133,7 @@ class Installation:
         self.postgres.start()
         self.address = self.postgres.ensure_database("chaos")
         self.request_log = folder / "requests.jsonl"
+        self.root_file = folder / "timestamp-root.pem"
         self.simulators = self._start_simulators(hostile, rules)
         assert self.simulators.stdout
         base_url = self.simulators.stdout.readline().decode().strip()
@@ -137,6 +144,9 @@ class Installation:
             "OPENAI_API_KEY": "nobodys",
             "ALPHA_VANTAGE_BASE_URL": base_url,
             "ALPHA_VANTAGE_API_KEY": "nobodys",
+            "TIMESTAMP_URLS": f"{base_url}/timestamp",
+            "TIMESTAMP_ROOTS": str(self.root_file),
+            "OTS_CALENDARS": f"{base_url}{timestamp_calendar.PATH}",
         }
         self.processes = [
             ServiceProcess(number, folder, self.environment) for number in range(1, PROCESSES + 1)
@@ -150,6 +160,7 @@ class Installation:
         script.write_text(json.dumps(rules))
         command = [sys.executable, "-m", "app.simulation.provider_simulators"]
         command += ["--until-input-ends", "--faults", str(script), "--log", str(self.request_log)]
+        command += ["--timestamp-root", str(self.root_file)]
         if hostile:
             command += ["--hostile", hostile]
         return subprocess.Popen(
@@ -189,6 +200,7 @@ class Installation:
         seq, hash_ = head
         program = Path(sys.executable).with_name("alpha-monday")
         command = [program, "verify", "--head", f"{seq}:{hash_}"]
+        command += ["--timestamp-root", str(self.root_file)]
         if source == "database":
             command += ["--rehearsal"]
         else:

@@ -17,15 +17,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
 
-import openai  # noqa: F401 - here, once, for all processes that are forked: it takes a second
+# Imported here, once, for all processes that are forked: together they take more than a second.
+import openai  # noqa: F401
 import psycopg
+import rfc3161_client  # noqa: F401
 
 from app.commands import server
 from app.core import logging, settings
 from app.database import pools, sessions
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.providers import alpha_vantage
+from app.providers import alpha_vantage, timestamp_authority, timestamp_calendar
 from app.simulation import clock as simulated
 from app.simulation.rehearsal import RehearsalSpan
 from jobs.context import RealClock
@@ -36,7 +38,7 @@ MAX_JUMP = timedelta(hours=1)
 STALLED_AFTER_SECONDS, HEARTBEAT_SECONDS = 2.0, 0.3
 # In seconds: a clock that was not updated for longer belongs to a process that was suspended.
 SUSPENDED_AFTER = 0.4
-# The timeout of a request to a provider, in seconds.
+# The timeout of a request to a provider or a timestamp service, in seconds.
 PROVIDER_TIMEOUT = 2.5
 
 # Exit codes: the service could not start, and its clock failed (a job ran early, or nothing would
@@ -87,6 +89,8 @@ def serve(
     simulated.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     simulated.SimulatedClock = ChaosClock  # type: ignore[misc]
     alpha_vantage._TIME_LIMIT = PROVIDER_TIMEOUT
+    timestamp_authority.TIMEOUT_SECONDS = PROVIDER_TIMEOUT
+    timestamp_calendar.TIMEOUT_SECONDS = PROVIDER_TIMEOUT
     configuration = settings.load({**environment, "OPENAI_TIMEOUT": str(PROVIDER_TIMEOUT)})
     clock: RealClock | simulated.SimulatedClock = RealClock()
     logging.configure("INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=output)

@@ -1,10 +1,11 @@
 """
 Chaos: the service runs for some Mondays while it is harmed at random; then invariants are checked.
 
-Three processes of the real service share one Postgres, in simulated time, with providers that send
-wrong answers or none. Drawn from a seed, processes are killed, stopped and suspended; Postgres and
-its connections are killed; jobs and workers are deleted. After some calm days the record, the queue
-and the providers' log must be as if nothing had happened.
+Three processes of the real service share one Postgres, in simulated time. The providers send wrong
+answers or none, and so do a timestamp authority and a calendar of OpenTimestamps. Drawn from a
+seed, processes are killed, stopped and suspended; Postgres and its connections are killed; jobs and
+workers are deleted. After some calm days the record, its timestamps, the queue and the providers'
+log must be as if nothing had happened.
 
     python dev/chaos/run.py --seed 7 --faults 200
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import psycopg
 from checker import InvariantBroken, InvariantChecker, Observations, count_faults
-from harm import Storm, slow_provider_rules
+from harm import Storm, failing_stamp_rules, slow_provider_rules
 from installation import Installation
 
 from app.database import migrations
@@ -68,6 +69,8 @@ class ChaosRun:
         first = EARLIEST_MONDAY + timedelta(weeks=self.rng.randrange(100))
         self.span = RehearsalSpan(calendar.due_at(first) - timedelta(minutes=1), None)
         rules = slow_provider_rules(self.rng, first)
+        # These have a generator of their own, so that their number does not change the storm.
+        rules += failing_stamp_rules(random.Random(f"stamps {seed}"), first)
         self.installation = Installation(folder, str(seed), rules)
         self.storm = Storm(
             installation=self.installation,
@@ -181,6 +184,7 @@ class ChaosRun:
             harm=self.storm.done,
             problems=self.storm.problems,
             verify=self.installation.verify,
+            timestamp_root=self.installation.root_file.read_bytes(),
         )
         checker = InvariantChecker(
             self.installation.fetch_rows, self.installation.request_log, observed
@@ -196,7 +200,7 @@ class ChaosRun:
                 all_hold = False
                 print(f"  FAIL  {name}: {error}", flush=True)
         print()
-        for line in checker.lateness():
+        for line in (*checker.lateness(), *checker.stamps()):
             print(line)
         return all_hold
 

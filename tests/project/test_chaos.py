@@ -61,7 +61,7 @@ def test_every_invariant_holds_after_a_small_storm(storm):
     done, folder = storm
     print(done.stdout, done.stderr)
     assert done.returncode == 0
-    assert done.stdout.count("  ok    ") == 11
+    assert done.stdout.count("  ok    ") == 14
     assert len((folder / "harm.jsonl").read_text().splitlines()) == HARMS
     assert "2 Mondays" in done.stdout
 
@@ -114,6 +114,33 @@ WRONGS = [
         "UPDATE procrastinate_jobs SET status = 'doing' "
         "WHERE id = (SELECT min(id) FROM procrastinate_jobs)",
     ),
+    # A stamp of another entry, and another promise's block.
+    (
+        "C",
+        "UPDATE timestamps SET proof = (SELECT proof FROM timestamps WHERE kind = 'RFC3161' "
+        "ORDER BY seq LIMIT 1) WHERE kind = 'RFC3161'",
+    ),
+    ("C", "UPDATE timestamps SET hash = (SELECT hash FROM journal WHERE seq = 1)"),
+    ("C", "UPDATE timestamps SET block_height = block_height + 1 WHERE block_height > 0"),
+    (
+        "D",
+        "DELETE FROM timestamps WHERE kind = 'RFC3161' AND seq >= "
+        "(SELECT max(seq) FROM journal WHERE kind = 'BATCH')",
+    ),
+    ("D", "DELETE FROM timestamps WHERE status = 'CONFIRMED'"),
+    (
+        "D",
+        "UPDATE procrastinate_jobs SET status = 'todo' WHERE id = (SELECT max(id) "
+        "FROM procrastinate_jobs WHERE task_name = 'stamp_head')",
+    ),
+    ("E", "DELETE FROM timestamps WHERE kind = 'RFC3161'"),
+    (
+        "E",
+        "INSERT INTO timestamps (id, seq, hash, kind, status, authority, at, accuracy_seconds, "
+        "received_at, nonce, proof, chain) SELECT gen_random_uuid(), seq, hash, kind, status, "
+        "authority || number, at, accuracy_seconds, received_at, nonce, proof, chain "
+        "FROM timestamps CROSS JOIN generate_series(1, 30) AS number WHERE kind = 'RFC3161'",
+    ),
 ]
 
 
@@ -132,6 +159,7 @@ def test_the_checker_finds_what_is_wrong(storm, checker, aftermath, invariant, w
             harm=Counter(SIGSTOP=HARMS),
             problems=[],
             verify=None,
+            timestamp_root=(storm[1] / "timestamp-root.pem").read_bytes(),
         )
         conn.execute(
             "SET session_replication_role = replica"
