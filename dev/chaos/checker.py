@@ -132,8 +132,9 @@ class InvariantChecker:
             expect(reason not in (None, "MISSED") and row["failure"], row)
             expect(count == 3 or reason != "NO_USABLE_ANSWER", row)
             expect(not self._picks_of(row), row)
-        # A chaos in which most Mondays fail would prove little.
-        expect(len(failed) <= len(mondays) // 3, failed)
+        # A chaos in which most Mondays fail would prove little. One may always fail: one Monday in
+        # sixty gets three wrong answers by chance, which depends on the times of the questions.
+        expect(len(failed) <= max(1, len(mondays) // 3), failed)
         details = "".join(f"; failed {row['run_date']}: {row['failure_reason']}" for row in failed)
         return f"{len(mondays)} Mondays, {len(failed)} failed{details}"
 
@@ -544,16 +545,16 @@ class InvariantChecker:
         tokens = len(self._stamps("RFC3161"))
         promises = len(self._stamps("OPENTIMESTAMPS", "PENDING"))
         complete = len(self._stamps("OPENTIMESTAMPS", "CONFIRMED"))
-        repeated = [
+        not_stored = [
             good[AUTHORITY, ""] - tokens,
             good[CALENDAR, "digest"] - promises,
             good[CALENDAR, UPGRADE] - complete,
         ]
-        expect(max(repeated) <= harm, (repeated, good))
+        expect(sum(not_stored) <= harm, (not_stored, good))
         expect(max(tokens, promises) <= slots + harm, (tokens, promises, slots))
         return (
             f"{tokens} and {promises} stamps for {slots} slots; "
-            f"{sum(max(count, 0) for count in repeated)} good answers were not stored"
+            f"{sum(not_stored)} good answers were not stored"
         )
 
     def _stamp_slots(self) -> set[tuple[str, int]]:

@@ -133,7 +133,7 @@ WRONGS = [
         "UPDATE procrastinate_jobs SET status = 'todo' WHERE id = (SELECT max(id) "
         "FROM procrastinate_jobs WHERE task_name = 'stamp_head')",
     ),
-    ("E", "DELETE FROM timestamps WHERE kind = 'RFC3161'"),
+    ("E", "DELETE FROM timestamps"),
     (
         "E",
         "INSERT INTO timestamps (id, seq, hash, kind, status, authority, at, accuracy_seconds, "
