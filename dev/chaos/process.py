@@ -38,8 +38,8 @@ MAX_JUMP = timedelta(hours=1)
 STALLED_AFTER_SECONDS, HEARTBEAT_SECONDS = 2.0, 0.3
 # In seconds: a clock that was not updated for longer belongs to a process that was suspended.
 SUSPENDED_AFTER = 0.4
-# The timeout of a request to a provider or a timestamp service, in seconds.
-PROVIDER_TIMEOUT = 2.5
+# The timeouts of requests to providers and to the services that stamp, in seconds.
+PROVIDER_TIMEOUT, STAMP_TIMEOUT = 2.5, 1.0
 
 # Exit codes: the service could not start, and its clock failed (a job ran early, or nothing would
 # ever jump again).
@@ -89,8 +89,8 @@ def serve(
     simulated.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     simulated.SimulatedClock = ChaosClock  # type: ignore[misc]
     alpha_vantage._TIME_LIMIT = PROVIDER_TIMEOUT
-    timestamp_authority.TIMEOUT_SECONDS = PROVIDER_TIMEOUT
-    timestamp_calendar.TIMEOUT_SECONDS = PROVIDER_TIMEOUT
+    timestamp_authority.TIMEOUT_SECONDS = STAMP_TIMEOUT
+    timestamp_calendar.TIMEOUT_SECONDS = STAMP_TIMEOUT
     configuration = settings.load({**environment, "OPENAI_TIMEOUT": str(PROVIDER_TIMEOUT)})
     clock: RealClock | simulated.SimulatedClock = RealClock()
     logging.configure("INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=output)
