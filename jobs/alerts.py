@@ -239,8 +239,15 @@ async def report_unstamped_batch(
     """
     Store an alert about a batch that no timestamp proves to be from before its open.
 
-    `stamps` are the tokens that cover the batch.
+    `stamps` are the tokens that cover the batch. A Monday has at most one such alert: a job whose
+    process dies at its end runs again.
     """
+    cursor = await conn.execute(
+        "SELECT FROM operations.alerts WHERE kind = 'batch_not_stamped' AND run_date = %s",
+        (batch.run_date,),
+    )
+    if await cursor.fetchone() is not None:
+        return
     text = (
         f"the picks of the Monday {batch.run_date} have no timestamp (RFC 3161) from before the "
         f"open, {_format_utc(opens_at)}"

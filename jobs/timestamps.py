@@ -309,6 +309,9 @@ async def stamp(context: Context, service: TimestampService, job: Job) -> None:
     except ConfigurationError as error:
         context.timestamps.count_failure(service.kind, _failure_reason(error))
         log.error("no timestamp received", reason=str(error))  # noqa: TRY400
+        # A person must change a setting. The job stays all the same: otherwise reconciliation would
+        # defer a new one every half minute.
+        await _try_again_later(context, job, error)
         return
     async with transaction(context.pool) as conn:
         is_stored = await timestamps.insert(conn, proof)
@@ -409,7 +412,9 @@ def _to_timestamp(
     )
 
 
-async def _try_again_later(context: Context, job: Job, error: ProviderError) -> None:
+async def _try_again_later(
+    context: Context, job: Job, error: ProviderError | ConfigurationError
+) -> None:
     """
     Raise TryAgainAt, with a pause that grows with the number of attempts.
 

@@ -333,13 +333,14 @@ async def test_a_slow_service_ends_the_attempt(name, fault, database, clock, mon
 
 @pytest.mark.parametrize("name", SERVICES)
 async def test_a_redirect_is_not_followed(name, database, clock):
-    """It is one error in the log, for a person. The job ends, and the next one gets the stamp."""
+    """It is one error in the log, for a person. The job stays, with the pauses of an outage."""
     rule = FaultRule(provider=PROVIDERS[name], fault="redirect", times=1)
     async with opened(database, clock, [rule]) as stamps:
         service = getattr(stamps, name)
         await stamps.harness.make_batch()
         with logged("INFO", clock) as lines:
-            assert await run_attempt(lambda: stamps.stamp(service)) is None
+            retry_at = await run_attempt(lambda: stamps.stamp(service))
+        assert retry_at == clock.now() + timedelta(seconds=30)
         assert await stamps.stored() == []
         line = line_of(lines, "no timestamp received")
         assert line["level"] == "error"
@@ -510,7 +511,9 @@ async def test_the_alert_at_the_open(stamps):
     stamps.clock.time = OPEN - timedelta(seconds=1)
     assert await run_attempt(lambda: jobs.check(stamps.context, batch.id)) == OPEN
     stamps.context.alerts.is_configured = True
-    assert await check_log(stamps, batch) == "batch not stamped before its open"
+    # A job whose process dies at its end runs again.
+    for _ in range(2):
+        assert await check_log(stamps, batch) == "batch not stamped before its open"
     ((kind, run_date, text),) = await stamps.harness.rows(
         "SELECT kind, run_date, text FROM operations.alerts"
     )
@@ -534,8 +537,7 @@ async def test_the_alert_if_the_authority_fails_until_the_open(fault, database, 
         stamps.context.alerts.is_configured = True
         batch = await stamps.harness.make_batch()
         # 09:00:00, :30, 09:01:30, 09:03:30, 09:07:30, 09:15:30; the next one is at 09:31:30.
-        attempts = 1 if fault == "redirect" else 6
-        assert await stamps.stamp_until(OPEN) == attempts
+        assert await stamps.stamp_until(OPEN) == 6
         assert await check_log(stamps, batch) == "batch not stamped before its open"
         assert await stamps.stored() == []
         assert await alerted(stamps) == [("batch_not_stamped", MONDAY)]
@@ -555,10 +557,6 @@ async def test_no_alert_if_the_authority_is_back_before_the_open(
         await stamps.stamp_until(OPEN)
         # From the real limit on, a busy machine has enough time.
         monkeypatch.undo()
-        if fault == "redirect":
-            # This job has ended. Here is the one that the reconciliation defers.
-            clock.time = new_york(MONDAY, 9, 15)
-            assert await stamps.stamp_until(OPEN) == 1
         (token,) = await stamps.stored()
         assert back_at <= token.at < OPEN
         assert await check_log(stamps, batch) == "batch stamped before its open"
@@ -619,6 +617,28 @@ async def test_lost_jobs_come_back_once(stamps):
     assert at == pending.received_at + timedelta(hours=6)
 
 
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 410])
+@pytest.mark.parametrize("name", SERVICES)
+async def test_a_wrong_address_is_not_asked_every_half_minute(name, status, database, clock):
+    """The job stays, so reconciliation defers no other one, and the pauses grow to an hour."""
+    async with (
+        ProviderServer() as server,
+        opened(database, clock, address=server.url) as stamps,
+    ):
+        server.play(*[Reply(status=status)] * 2)
+        service = getattr(stamps, name)
+        await stamps.harness.make_batch()
+        waiting = await stamps.waiting("stamp_head")
+        first = await run_attempt(lambda: stamps.stamp(service))
+        last = await run_attempt(lambda: stamps.stamp(service, attempts=12))
+        pauses = [first - clock.now(), last - clock.now()]
+        assert pauses == [timedelta(seconds=30), timedelta(hours=1)]
+        assert stamps.services.failures == {(service.kind, "configuration"): 2}
+        clock.forward(minutes=10)
+        await reconcile.run_round(stamps.context)
+        assert await stamps.waiting("stamp_head") == waiting
+
+
 async def test_a_service_that_is_no_longer_set_is_left_alone(stamps):
     """Its jobs end without a request."""
     await stamps.harness.make_batch()
@@ -639,8 +659,8 @@ async def test_a_hanging_authority_holds_no_connection(database, clock, monkeypa
         assert await run_attempt(lambda: stamps.stamp(service)) == clock.now() + timedelta(
             seconds=30
         )
-        # A redirect is for a person: the job ends, and the next one asks again.
-        assert await run_attempt(lambda: stamps.stamp(service)) is None
+        # A redirect is for a person, but the job stays.
+        assert await run_attempt(lambda: stamps.stamp(service)) is not None
         assert stamps.context.timestamps.failures == {
             ("RFC3161", "unavailable"): 1,
             ("RFC3161", "configuration"): 1,
