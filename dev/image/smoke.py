@@ -269,7 +269,8 @@ def check_log(check: Checks, service: Container) -> None:
     events = [json.loads(line)["event"] for line in lines if line not in others]
     check(
         "its log tells its life",
-        events[0] == "alive" and events[-1] == "stopped",
+        # Reconciliation may report a missed Monday before the service is alive.
+        "alive" in events and events[-1] == "stopped",
         ", ".join(Counter(events)),
     )
 
