@@ -23,9 +23,10 @@ LATER_KINDS: dict[JournalKind, dict[str, object]] = {
     JournalKind.RULES: {"rules": "a text", "batch": {"id": "no batch"}},
 }
 
-# After this statement, each entry of an earlier kind is followed by one of a later kind, in the
-# same transaction. The later kinds take turns.
-_FOLLOW_EACH_ENTRY = """
+# After this statement, the entries of each transaction are followed by one of a later kind. The
+# later kinds take turns. The trigger runs at the end of the transaction: a version may append
+# several entries without a look at the journal between them, because it holds the journal's lock.
+_FOLLOW_EACH_TRANSACTION = """
 CREATE FUNCTION add_later_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := {kinds};
@@ -33,20 +34,24 @@ DECLARE
     content text := format(
         '{{"at":"%s","kind":"%s","seq":"%s"}}', NEW.content::json ->> 'at', kind, NEW.seq + 1);
 BEGIN
+    IF NEW.seq < (SELECT max(seq) FROM public.journal) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO public.journal (seq, kind, at, content, previous, hash)
     VALUES (NEW.seq + 1, kind, NEW.at, content, NEW.hash,
         encode(sha256(convert_to(NEW.hash || chr(10) || content, 'UTF8')), 'hex'));
     RETURN NULL;
 END $$;
-CREATE TRIGGER add_later_entry AFTER INSERT ON journal
+CREATE CONSTRAINT TRIGGER add_later_entry AFTER INSERT ON journal
+    DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.kind <> ALL ({kinds})) EXECUTE FUNCTION add_later_entry();
 """
 
 
-def follow_each_entry(conn: psycopg.Connection) -> None:
-    """From now on, add an entry of a later kind after each entry of an earlier kind."""
+def follow_each_transaction(conn: psycopg.Connection) -> None:
+    """From now on, add an entry of a later kind after the entries of each transaction."""
     kinds = sql.Literal(list(map(str, LATER_KINDS)))
-    conn.execute(sql.SQL(_FOLLOW_EACH_ENTRY).format(kinds=kinds))
+    conn.execute(sql.SQL(_FOLLOW_EACH_TRANSACTION).format(kinds=kinds))
 
 
 def append_later(

@@ -52,7 +52,7 @@ def comparable(answer: dict) -> str:
     if "data" not in answer:
         return "refused"
     errors = [
-        (error["path"], error["locations"], error["extensions"])
+        (error["path"], error.get("locations"), error["extensions"])
         for error in answer.get("errors", ())
     ]
     return json.dumps([answer["data"], errors])
