@@ -8,8 +8,8 @@ schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.m
 - a text contains no NUL;
 - an id, a ticker, a series or a Monday is one that the record could have;
 - `from` is not later than `to`;
-- an answer has at most 25,000 values, and no list except a page is longer than 20: pages are made
-  smaller accordingly.
+- an answer has at most 25,000 values and 250 long texts, and no list except a page is longer than
+  20: pages are made smaller accordingly.
 
 A value that breaks only one of these rules is replaced by one that keeps it. A value that breaks
 the schema itself (another type, too large for an Int, null or missing where a value is required)
@@ -42,6 +42,10 @@ from graphql import (
 from schemathesis.graphql import nodes
 
 MAX_PAGE, MAX_LIST, MAX_VALUES = 100, 20, 25_000
+# The fields whose texts may have more than 60 KB (graphql/api/lengths.py), and how many of them an
+# answer of 32 MB can hold.
+LONG_TEXTS = ("content", "answer", "proof", "chain")
+MAX_LONG_TEXTS = 250
 INTS = range(-(2**31), 2**31)
 RECORD = """{
     batches { edges { cursor node { id series runDate picks { id ticker } } } }
@@ -57,40 +61,47 @@ LISTS = """query($ticker: String!) {
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: DocumentNode) -> bool:
     """Leave out a query whose answer is too large even with pages of one row."""
-    return count_values(context, body) <= MAX_VALUES
+    return count_rows(context, body) >= 1
 
 
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: DocumentNode) -> DocumentNode:
     """Replace values that only the schema allows by values that the API accepts."""
     operation: Any = context.operation
-    max_rows = min(MAX_PAGE, MAX_VALUES // count_values(context, body))
+    max_rows = min(MAX_PAGE, count_rows(context, body))
     known = read_record(operation.base_url)
     return visit(body, ArgumentReplacer(operation.definition.field_name, max_rows, known))
 
 
-def count_values(context: schemathesis.HookContext, body: DocumentNode) -> int:
-    """Return how many values an answer may have with pages of one row."""
+def count_rows(context: schemathesis.HookContext, body: DocumentNode) -> int:
+    """Return how many rows a page may have, so that the answer does not become too large."""
     operation: Any = context.operation
     types = TypeInfo(operation.schema.client_schema)
     counter = ValueCounter(types)
     visit(body, TypeInfoVisitor(types, counter))
-    return counter.values
+    return min(MAX_VALUES // counter.values, MAX_LONG_TEXTS // max(counter.long_texts, 1))
 
 
 class ValueCounter(Visitor):
-    """Counts the values of an answer: one for each field, in each row that contains it."""
+    """
+    Counts the values and the long texts of an answer with pages of one row.
+
+    Each field counts once in each row that contains it.
+    """
 
     def __init__(self, types: TypeInfo) -> None:
         super().__init__()
         self.types = types
         self.values = 0
+        self.long_texts = 0
         # The number of rows at each level of the selection.
         self.rows = [1]
 
     def enter_field(self, node: FieldNode, *_: object) -> None:
         """Count a field, and enter its rows. A page counts as one row."""
         self.values += self.rows[-1]
+        if node.name.value in LONG_TEXTS:
+            self.long_texts += self.rows[-1]
         is_list = is_list_type(get_nullable_type(self.types.get_type()))
         is_page = node.name.value in ("nodes", "edges")
         # The lists of the schema are at most this long; the length of a page is chosen later.
