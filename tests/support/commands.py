@@ -29,14 +29,16 @@ def environment(**settings: str) -> dict[str, str]:
 
     A server uses a free port, unless a test sets PORT or HOST.
     """
-    port = {} if "HOST" in settings else {"PORT": "0"}
     return {
         "PATH": f"{BIN}{os.pathsep}/usr/bin:/bin",
         "HOME": NO_HOME,
         **moved_clock(),
-        **port,
-        **settings,
+        **_with_free_port(settings),
     }
+
+
+def _with_free_port(settings: dict[str, str]) -> dict[str, str]:
+    return settings if "HOST" in settings else {"PORT": "0", **settings}
 
 
 class CommandResult(NamedTuple):
@@ -53,11 +55,12 @@ def command(
     """
     Run a command in this process, which is faster than a process of its own.
 
-    The command sees no environment variables except `settings`.
+    The command sees no environment variables except `settings`. A server uses a free port, unless a
+    test sets PORT or HOST.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["alpha-monday", *map(str, arguments)])
-        for name, value in settings.items():
+        for name, value in _with_free_port(settings).items():
             patched.setenv(name, value)
         capsys.readouterr()
         # In a thread, because the test may run in an event loop, and the command starts its own.
