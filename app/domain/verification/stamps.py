@@ -42,9 +42,10 @@ class StampVerifier:
     the pinned certificates. If they are None, each token is checked with the last certificate of
     its own chain, which proves less: an operator can make such a chain.
 
-    `tokens`, `roots_used`, `pending` and `blocks` are the results: the number of tokens that
-    verify, the number of them for each root (by the fingerprint of its certificate), the number of
-    proofs that are not in a block yet, and the blocks to compare.
+    `count`, `tokens`, `roots_used`, `pending` and `blocks` are the results: the number of
+    timestamps that were checked, the number of tokens that verify, the number of them for each root
+    (by the fingerprint of its certificate), the number of proofs that are not in a block yet, and
+    the blocks to compare.
     """
 
     def __init__(
@@ -52,15 +53,19 @@ class StampVerifier:
     ) -> None:
         self.hashes = hashes
         self.roots = roots
+        self.count = 0
         self.tokens = 0
         self.roots_used: Counter[str] = Counter()
-        self.pending = 0
         self.blocks: list[BlockToCompare] = []
+        # The entries and the calendars of the pending proofs, and of the complete ones. A complete
+        # proof does not replace the pending one: both stay in the record, in any order.
+        self._promised = set[tuple[int, str]]()
+        self._complete = set[tuple[int, str]]()
 
     @property
-    def count(self) -> int:
-        """Return how many timestamps were checked."""
-        return self.tokens + self.pending + len(self.blocks)
+    def pending(self) -> int:
+        """Return the number of pending proofs that have no complete one beside them."""
+        return len(self._promised - self._complete)
 
     def check(self, stamp: Timestamp) -> None:
         """Check one timestamp. Raise Discrepancy if it does not fit."""
@@ -73,6 +78,7 @@ class StampVerifier:
             self._check_token(stamp)
         else:
             self._check_proof(stamp)
+        self.count += 1
 
     def _check_token(self, stamp: Timestamp) -> None:
         nonce = int(stamp.nonce) if stamp.nonce else None
@@ -114,12 +120,13 @@ class StampVerifier:
         if stamp.status == TimestampStatus.PENDING:
             if not proof.pending:
                 raise _misfit(stamp, "is pending, but names no calendar")
-            self.pending += 1
+            self._promised.add((stamp.seq, stamp.authority))
             return
         block = proof.block
         if block is None or block.height != stamp.block_height:
             raise _misfit(stamp, f"does not lead into block {stamp.block_height}")
         assert block.height is not None
+        self._complete.add((stamp.seq, stamp.authority))
         self.blocks.append(BlockToCompare(stamp.seq, block.height, str(block.merkle_root)))
 
 

@@ -84,7 +84,8 @@ def test_what_fits():
     roots = rfc3161.read_roots(AUTHORITY.root_pem)
     for verifier in (StampVerifier({7: HASH}, roots), StampVerifier({7: HASH})):
         complete = promise(complete=True)
-        for stamp in (token(), token(nonce=None), promise(), complete):
+        other = promise(authority="https://b.pool.example")
+        for stamp in (token(), token(nonce=None), other, complete):
             verifier.check(stamp)
         assert (verifier.tokens, verifier.pending, verifier.count) == (2, 1, 4)
         (block,) = verifier.blocks
@@ -92,6 +93,15 @@ def test_what_fits():
         expected = opentimestamps.parse(complete.proof).block
         assert expected
         assert block.merkle_root == expected.merkle_root
+
+
+@pytest.mark.parametrize("completes", [(False, True), (True, False)])
+def test_a_promise_that_was_kept(completes):
+    """A pending proof is not counted as pending if the calendar's complete one is there, too."""
+    verifier = StampVerifier({7: HASH})
+    for complete in completes:
+        verifier.check(promise(complete=complete))
+    assert (verifier.pending, len(verifier.blocks), verifier.count) == (0, 1, 2)
 
 
 MISFITS = {
