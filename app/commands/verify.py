@@ -32,6 +32,7 @@ from app.domain.verification.state import JournalState
 from app.errors import AlphaMondayError, ConfigurationError, Discrepancy
 from app.ops import verify as verification
 from app.ops.verify_stamps import HashedSource, verify_stamps
+from app.providers.timestamp_services import read_root_file
 
 if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
@@ -157,17 +158,23 @@ def _pinned_roots(root_file: Path | None, *, with_setting: bool) -> "list[Certif
 
     With `with_setting`, TIMESTAMP_ROOTS counts: it belongs to the record of the database.
     """
-    path = root_file
-    if path is None and with_setting and (setting := settings.load().timestamp_roots):
-        path = Path(setting)
-    if path is None:
+    if root_file is not None:
+        return _read_root_option(root_file)
+    if not with_setting:
         return None
+    setting = settings.load().timestamp_roots
+    if not setting:
+        return None
+    return rfc3161.read_roots(read_root_file(setting))
+
+
+def _read_root_option(path: Path) -> "list[Certificate]":
+    subject = "The file of --timestamp-root"
     try:
-        return rfc3161.read_roots(path.read_bytes())
+        pem = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(
-            f"The file of root certificates cannot be read: {error.strerror or error}."
-        ) from None
+        raise ConfigurationError(f"{subject} cannot be read: {error.strerror or error}.") from None
+    return rfc3161.read_roots(pem, subject)
 
 
 def _print_stamps(stamps: StampVerifier, stated_roots: Mapping[str, int]) -> None:

@@ -131,12 +131,13 @@ def make_request(data: bytes) -> StampRequest:
     )
 
 
-def read_roots(pem: bytes) -> list["Certificate"]:
+def read_roots(pem: bytes, subject: str = "The file of TIMESTAMP_ROOTS") -> list["Certificate"]:
     """
     Return the pinned certificates of a PEM file.
 
     Only a root (a certificate that signs itself) ends a chain. Other certificates of the file
-    complete the chains of an authority that does not send them.
+    complete the chains of an authority that does not send them. `subject` says in error texts where
+    `pem` comes from.
 
     Raises ConfigurationError if the file contains no root, or anything that cannot be read.
     """
@@ -147,12 +148,11 @@ def read_roots(pem: bytes) -> list["Certificate"]:
         has_root = any(map(_is_root, certificates))
     except Exception:
         raise ConfigurationError(
-            "The file of TIMESTAMP_ROOTS cannot be read: it must have certificates in PEM form."
+            f"{subject} cannot be read: it must have certificates in PEM form."
         ) from None
     if not has_root:
         raise ConfigurationError(
-            "The file of TIMESTAMP_ROOTS has no root: a certificate that is signed with its own "
-            "key."
+            f"{subject} has no root: a certificate that is signed with its own key."
         )
     return certificates
 

@@ -86,7 +86,8 @@ def make_services(settings: Settings, clock: Clock) -> TimestampServices:
 
 
 def read_root_file(path: str) -> bytes:
-    """Return the content of the file of TIMESTAMP_ROOTS; raise ConfigurationError if there is none.
+    """
+    Return the content of the file of TIMESTAMP_ROOTS. Raises ConfigurationError if there is none.
 
     The message does not name the file: the operator knows it, and a secret may be there by mistake.
     """

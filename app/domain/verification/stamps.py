@@ -107,7 +107,8 @@ class StampVerifier:
     def _roots_for(self, stamp: Timestamp) -> Sequence["Certificate"]:
         if self.roots is not None:
             return self.roots
-        *_, root = rfc3161.read_roots((stamp.chain or "").encode())
+        chain = (stamp.chain or "").encode()
+        *_, root = rfc3161.read_roots(chain, "The chain of its certificates")
         return [root]
 
     def _check_proof(self, stamp: Timestamp) -> None:

@@ -266,6 +266,31 @@ def test_the_roots_that_were_used():
     assert verifier.roots_used == {own: 2, other: 1}
 
 
+def test_a_chain_that_cannot_be_read():
+    """The sentence names the chain, and no file or setting of the person who verifies."""
+    verifier = StampVerifier({7: HASH})
+    with pytest.raises(
+        Discrepancy, match="The chain of its certificates cannot be read"
+    ) as refused:
+        verifier.check(replace(token(), chain="<html>"))
+    assert "TIMESTAMP_ROOTS" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory."), (b"no PEM", "it must have certificates in PEM form.")],
+)
+async def test_a_file_of_roots_that_cannot_be_read(harness, capsys, tmp_path, content, reason):
+    """The message names the option that has the file."""
+    file = tmp_path / "root.pem"
+    if content is not None:
+        file.write_bytes(content)
+    address = harness.context.pool.conninfo
+    verified = command(capsys, "verify", "--timestamp-root", str(file), DATABASE_URL=address)
+    assert f"The file of --timestamp-root cannot be read: {reason}" in verified.error
+    assert verified.exit_code == 2
+
+
 async def test_a_root_that_no_settings_state(harness, capsys):
     """`alpha-monday verify` says so; it is no discrepancy."""
     await harness.make_batch()
