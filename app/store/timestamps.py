@@ -116,14 +116,22 @@ async def list_after(conn: Conn, seq: int, id: UUID, count: int) -> list[Timesta
 
 
 async def list_covering(conn: Conn, batch_id: UUID) -> list[Timestamp]:
-    """Return the RFC 3161 timestamps that cover the newest BATCH entry of a batch."""
+    """
+    Return the RFC 3161 timestamps that cover the BATCH entry of a batch, the earliest first.
+
+    A timestamp of another hash than its entry has now is left out: it says nothing about a journal
+    that was written again. `api.schema.COVERS_BATCH` states the same condition for the API.
+    """
     return await select_rows(
         conn,
         Timestamp,
         table="timestamps",
         where="""
-            WHERE kind = %s AND seq >= (
-                SELECT max(seq) FROM journal WHERE batch_id = %s AND kind = %s)
+            WHERE kind = %s
+                AND seq >= (SELECT min(seq) FROM journal WHERE batch_id = %s AND kind = %s)
+                AND EXISTS (
+                    SELECT FROM journal stamped
+                    WHERE stamped.seq = timestamps.seq AND stamped.hash = timestamps.hash)
             ORDER BY at, id
             """,
         values=(TimestampKind.RFC3161, batch_id, JournalKind.BATCH),

@@ -99,6 +99,22 @@ async def test_a_promise_is_pending_until_its_proof_is_complete(record):
         assert newest == confirmed
 
 
+async def test_a_timestamp_of_another_hash_covers_no_batch(record, database):
+    """After the journal was written again, it says nothing about the present entries."""
+    async with record.connection() as conn:
+        head = await timestamps.head(conn)
+        assert head
+        stamp = token(head.seq, head.hash)
+        assert await timestamps.insert(conn, stamp)
+        cursor = await conn.execute("SELECT id FROM batches WHERE status <> 'failed' LIMIT 1")
+        (batch_id,) = await cursor.fetchone() or (None,)
+        assert await timestamps.list_covering(conn, batch_id) == [stamp]
+    with without_triggers(database) as conn:
+        conn.execute("UPDATE timestamps SET hash = repeat('0', 64)")
+    async with record.connection() as conn:
+        assert await timestamps.list_covering(conn, batch_id) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "constraint"),
     [
