@@ -74,36 +74,28 @@ async def will_be_sealed(conn: Conn) -> bool:
 
 async def get_settings(conn: Conn) -> RecordSettings | None:
     """Return the newest declared settings; None if the record is not sealed."""
-    content = await _newest_content(conn, [JournalKind.GENESIS, JournalKind.SETTINGS])
-    if content is None:
-        return None
-    return _read_member(content, "settings", RecordSettings)
+    newest = await list_settings(conn, 1)
+    return newest[0].value if newest else None
 
 
 async def get_series(conn: Conn, name: str) -> SeriesDeclaration | None:
     """Return the newest declaration of a series; None if it was not declared."""
-    cursor = await conn.execute(
-        "SELECT content FROM journal WHERE kind = 'SERIES' "
-        "AND content::jsonb #>> '{series,name}' = %s ORDER BY seq DESC LIMIT 1",
-        (name,),
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        return None
-    return _read_member(msgspec.json.decode(row[0]), "series", SeriesDeclaration)
+    newest = await list_series(conn, name, 1)
+    return newest[0].value if newest else None
 
 
 async def list_settings(conn: Conn, count: int) -> list[Declared[RecordSettings]]:
     """Return the newest declared settings with their times, the newest ones first."""
     entries: list[JournalEntry] = []
-    # One search of the index (kind, seq) for each kind, see `_newest_content`.
+    # One search of the index (kind, seq) for each kind: a search for both kinds at once would read
+    # the journal backwards, from its newest entry on. All SETTINGS are newer than the GENESIS.
     for kind in (JournalKind.SETTINGS, JournalKind.GENESIS):
-        entries += await _list_entries(
-            conn, "kind = %s ORDER BY seq DESC LIMIT %s", (kind, count - len(entries))
-        )
+        if len(entries) < count:
+            entries += await _list_entries(
+                conn, "kind = %s ORDER BY seq DESC LIMIT %s", (kind, count - len(entries))
+            )
     return [
-        Declared(entry.at, _read_member(_decode(entry), "settings", RecordSettings))
-        for entry in entries
+        Declared(entry.at, _read_member(entry, "settings", RecordSettings)) for entry in entries
     ]
 
 
@@ -115,8 +107,7 @@ async def list_series(conn: Conn, name: str, count: int) -> list[Declared[Series
         (name, count),
     )
     return [
-        Declared(entry.at, _read_member(_decode(entry), "series", SeriesDeclaration))
-        for entry in entries
+        Declared(entry.at, _read_member(entry, "series", SeriesDeclaration)) for entry in entries
     ]
 
 
@@ -126,43 +117,16 @@ async def _list_entries(conn: Conn, condition: str, values: Sequence[object]) ->
     )
 
 
-def _decode(entry: JournalEntry) -> dict[str, Any]:
-    content: dict[str, Any] = msgspec.json.decode(entry.content)
-    return content
-
-
-def _read_member(content: dict[str, Any], name: str, type_: type[T]) -> T:
+def _read_member(entry: JournalEntry, name: str, type_: type[T]) -> T:
     """Return a member of an entry's content. Raises RecordDamaged if it is not of that type."""
     try:
+        content = msgspec.json.decode(entry.content, type=dict[str, Any])
         return msgspec.convert(content.get(name), type_, strict=False)
-    except msgspec.ValidationError as error:
+    except msgspec.MsgspecError as error:
         raise RecordDamaged(
-            f"{RECORD_DAMAGED_PREFIX}the `{name}` of entry {content.get('seq')} of the journal "
+            f"{RECORD_DAMAGED_PREFIX}the `{name}` of entry {entry.seq} of the journal "
             f"cannot be read: {error}. {RECORD_DAMAGED_ADVICE}"
         ) from None
-
-
-async def _newest_content(conn: Conn, kinds: Sequence[JournalKind]) -> dict[str, Any] | None:
-    """Return the decoded content of the newest entry of these kinds."""
-    # One search of the index (kind, seq) for each kind: a search for several kinds at once would
-    # read the journal backwards, from its newest entry on.
-    cursor = await conn.execute(
-        """
-        SELECT newest.content
-        FROM unnest(%s::text[]) AS wanted (kind)
-        CROSS JOIN LATERAL (
-            SELECT seq, content FROM journal
-            WHERE journal.kind = wanted.kind ORDER BY seq DESC LIMIT 1
-        ) AS newest
-        ORDER BY newest.seq DESC LIMIT 1
-        """,
-        (list(kinds),),
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        return None
-    content: dict[str, Any] = msgspec.json.decode(row[0])
-    return content
 
 
 async def list_due(

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from declaring import PROFILE, in_force, question
 from msgspec.structs import replace
+from record_server import without_triggers
 
 from app.core.locks import Lock
 from app.database import pools
@@ -266,6 +267,18 @@ async def test_a_declaration_that_cannot_be_read(pool):
         recorded = {"settings": {"version": "0.3.0", "calendar_to": "soon"}}
         await journal.append(conn, JournalKind.SETTINGS, at=NINE, recorded=recorded, batch_id=None)
     with pytest.raises(RecordDamaged, match="the `settings` of entry 4 of the journal cannot be"):
+        await claim(pool, in_force(), attempt=2)
+
+
+async def test_a_declaration_that_is_no_json(pool, database):
+    """The record is damaged, too: no error of a library reaches the log."""
+    await claim(pool, in_force())
+    with without_triggers(database) as conn:
+        conn.execute(
+            "UPDATE journal SET content = '{', hash = encode(sha256(convert_to("
+            "previous || chr(10) || '{', 'UTF8')), 'hex') WHERE kind = 'GENESIS'"
+        )
+    with pytest.raises(RecordDamaged, match="the `settings` of entry 1 of the journal cannot be"):
         await claim(pool, in_force(), attempt=2)
 
 
