@@ -44,8 +44,7 @@ async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
     Return the Monday and the day that each job is about.
 
     Only weekly jobs, jobs of checkpoints and late splits, and checks of a batch's timestamp are
-    about a Monday. The result has
-    only those of them whose arguments name a known Monday.
+    about a Monday. The result has only those of them whose arguments name a known Monday.
     """
     run_dates = {}
     for run_date in await batches.list_run_dates(conn, SERIES):

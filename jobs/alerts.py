@@ -425,7 +425,7 @@ async def report_alternating_settings(
     """
     Store an alert about processes that record with different settings.
 
-    There is one alert until their declarations have stopped to alternate for a day and a half.
+    There is no second alert until their declarations have not alternated for a day and a half.
     """
     if not context.alerts.is_configured:
         return
@@ -433,11 +433,8 @@ async def report_alternating_settings(
         "SELECT max(at) FROM operations.alerts WHERE kind = 'settings_alternate'"
     )
     (last_alert_at,) = await cursor.fetchone() or (None,)
-    is_new = [
-        last_alert_at is None or last_alert_at < one.since - _CLOCK_DIFFERENCE
-        for one in alternations
-    ]
-    if not any(is_new):
+    newest_since = max(one.since for one in alternations)
+    if last_alert_at is not None and last_alert_at >= newest_since - _CLOCK_DIFFERENCE:
         return
     differences = list(chain.from_iterable(one.differences for one in alternations))
     clauses = [_describe_difference(difference) for difference in differences]

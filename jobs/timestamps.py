@@ -115,6 +115,10 @@ async def check_stamp(batch_id: str) -> None:
     await check(current_context(), UUID(batch_id))
 
 
+# The argument that identifies what a job of each task is about.
+_ARGUMENTS = {stamp_head.name: "authority", upgrade_proof.name: "timestamp"}
+
+
 # Deferring jobs
 
 
@@ -528,7 +532,3 @@ async def check(context: Context, batch_id: UUID) -> None:
         # The answers about this batch have changed, although no row has: at the open,
         # `Batch.stampedBeforeOpen` becomes false.
         await conn.execute("SELECT pg_notify('record', '')")
-
-
-# The argument that identifies what a job of each task is about.
-_ARGUMENTS = {stamp_head.name: "authority", upgrade_proof.name: "timestamp"}

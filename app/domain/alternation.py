@@ -7,7 +7,7 @@ settings again and again: A, B, A, B. A change is one entry (A, B), and a rollba
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Generic, TypeVar
 
@@ -25,9 +25,9 @@ _LEAST_ENTRIES = 4
 # for some minutes.
 _LEAST_TIME = timedelta(hours=1)
 
-# Without a declaration for this long, the processes are at peace again. The mornings of two days
-# are 24 hours apart, so such a pause contains a morning.
-PEACE = timedelta(hours=36)
+# Without a declaration for this long, the processes do not differ any more. The mornings of two
+# days are 24 hours apart, so such a pause contains a morning.
+LONGEST_PAUSE = timedelta(hours=36)
 
 # The setting, or whatever else it is, that a field of a declaration comes from.
 _SOURCES = {
@@ -82,8 +82,8 @@ class Alternation(Struct, frozen=True):
     """
     Two processes that differ.
 
-    `since` is the time of the first entry after the last time of peace, and `differences` are the
-    fields in which the two newest entries differ.
+    `since` is the time of the first entry after the newest pause of more than LONGEST_PAUSE.
+    `differences` are the fields in which the two newest entries differ.
     """
 
     since: datetime
@@ -101,24 +101,29 @@ def find_alternation(entries: Sequence[Declared[T]], now: datetime) -> Alternati
         entry for entry, before in pairwise(entries) if _differing_fields(entry.value, before.value)
     ]
     changes += entries[-1:]
-    if not changes or changes[0].at < now - PEACE:
+    if not changes or changes[0].at < now - LONGEST_PAUSE:
         return None
-    count = 2
-    while count < len(changes) and not _differing_fields(
-        changes[count].value, changes[count - 2].value
-    ):
-        count += 1
-    count = min(count, len(changes))
-    is_long = changes[0].at - changes[count - 1].at >= _LEAST_TIME
-    if count < _LEAST_ENTRIES or not is_long:
+    alternating = _alternating(changes)
+    is_long = changes[0].at - alternating[-1].at >= _LEAST_TIME
+    if len(alternating) < _LEAST_ENTRIES or not is_long:
         return None
 
     since = changes[0].at
     for entry in changes[1:]:
-        if since - entry.at > PEACE:
+        if since - entry.at > LONGEST_PAUSE:
             break
         since = entry.at
     return Alternation(since, _describe(changes[0].value, changes[1].value))
+
+
+def _alternating(changes: Sequence[Declared[T]]) -> list[Declared[T]]:
+    """Return the newest of `changes`, up to the first one that breaks the order A, B, A, B."""
+    found = list(changes[:2])
+    for entry in changes[2:]:
+        if _differing_fields(entry.value, found[-2].value):
+            break
+        found.append(entry)
+    return found
 
 
 def _describe(newest: T, before: T) -> list[Difference]:
@@ -153,8 +158,8 @@ def _fields(declared: RecordSettings | SeriesDeclaration) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name in _SOURCES}
 
 
-def _until(settings: RecordSettings, end: object) -> RecordSettings:
-    days = tuple(day for day in settings.days_without_session if str(day) <= str(end))
+def _until(settings: RecordSettings, end: date) -> RecordSettings:
+    days = tuple(day for day in settings.days_without_session if day <= end)
     return replace(settings, days_without_session=days)
 
 

@@ -8,8 +8,8 @@ A declaration is an entry of one of three kinds:
 - SERIES has the profile of a series: everything that decides what the model is asked.
 
 A process that records compares what is in force in it with the newest declarations, and first
-writes a new declaration where the two differ. So nobody can change a setting that decides a figure
-without an entry that shows the change. docs/journal.md#declarations has the rules.
+writes a new declaration where the two differ. So each change of a setting that decides a figure has
+an entry that shows it. docs/journal.md#declarations has the rules.
 """
 
 import hashlib

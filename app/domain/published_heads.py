@@ -64,9 +64,11 @@ def parse_list(content: bytes) -> list[PublishedHead]:
     if not content:
         return []
     lines = content.decode("ascii", "replace").split("\n")
+    if lines[0] != _COLUMNS:
+        raise _unexpected_line(1)
     # The last line has an end, too, so the last part is empty.
-    if lines[0] != _COLUMNS or lines[-1]:
-        raise _unexpected_line(1 if lines[0] != _COLUMNS else len(lines))
+    if lines[-1]:
+        raise _unexpected_line(len(lines))
     heads: list[PublishedHead] = []
     for number, line in enumerate(lines[1:-1], 2):
         head = _parse_line(line)

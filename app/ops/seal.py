@@ -15,11 +15,10 @@ readings (migration 0015).
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-from psycopg import AsyncConnection
 
 from app.core.locks import Lock
 from app.database import pools
@@ -39,8 +38,8 @@ from app.domain.model import Batch, Close, Generation, JournalKind, Split
 from app.errors import Refused
 from app.ops.verify import DatabaseRecord, ReportProgress, verify
 from app.store import declarations, journal, rehearsed, rows
+from app.store.rows import Conn
 
-Conn = AsyncConnection[Any]
 Row = TypeVar("Row", bound=Struct)
 
 # The greatest number of rows in an entry of adopted rows. An entry of a year's readings would be

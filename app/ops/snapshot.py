@@ -154,7 +154,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     """
     The state of the service at one moment, for any reader.
 
-    `stamps` has each service that has stamped the journal.
+    `stamps` has each service that has stamped the journal. `publication` is what is stored about
+    the publication of the journal's head.
     """
 
     at: datetime

@@ -53,7 +53,7 @@ from app.errors import (
 from app.providers import bodies
 from app.store import rows
 from app.store.journal import head as newest_head
-from app.store.rehearsed import is_rehearsed_on_connection
+from app.store.rehearsed import has_clock
 from app.store.rows import Conn
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class DatabaseRecord:
 
     async def is_rehearsal(self) -> bool:
         """Return whether the database has the clock of a rehearsal."""
-        return await is_rehearsed_on_connection(self.conn)
+        return await has_clock(self.conn)
 
     async def head(self) -> Head | None:
         """Return the number and the hash of the journal's newest entry."""

@@ -1,5 +1,5 @@
 """
-What the clients of plain HTTP servers share: the client itself, its errors, and its silence.
+What the clients of plain HTTP servers share: the client of httpx, the errors, and a quiet log.
 
 The addresses of some of these servers contain a password or a key. So no error text of this module
 contains an address, and the log lines of the HTTP libraries about a guarded request are suppressed.

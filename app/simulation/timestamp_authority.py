@@ -7,7 +7,7 @@ root as a PEM file.
 
 With a seed, the root is the same at each start. The journal states the roots of a rehearsal, so a
 rehearsal that is stopped and continued must not get another root: its journal would state a change
-of settings that nobody made. Anyone can compute the key of such a root, so it proves nothing.
+of settings that no operator made. Anyone can compute the key of such a root, so it proves nothing.
 
 A stamp has the form that public authorities use: CMS SignedData with ECDSA on P-256 and SHA-256,
 and the signed attribute ESSCertIDv2, without which `openssl ts -verify` refuses it. The package

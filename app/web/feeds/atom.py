@@ -221,9 +221,8 @@ def _batch_entries(batch: Node, stamp: list[Element]) -> Iterator[FeedEntry]:
     """
     Yield the entries of a batch: one for its picks or its failure, and one for its result.
 
-    `stamp` is the content about the timestamp of its picks.
-
-    The entry for the result exists only once the batch is completed.
+    The entry for the result exists only once the batch is completed. `stamp` is the content about
+    the timestamp of the picks.
     """
     run_entries = [entry for entry in batch["journal"] if entry["kind"] in _RUN_KINDS]
     if not run_entries:

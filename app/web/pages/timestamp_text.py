@@ -34,8 +34,8 @@ def describe_stamp(batch: Node, *, is_expected: bool) -> StampText | None:
     Return what to say about the timestamp of a batch, or None if there is nothing to say.
 
     A failed Monday has no picks that could be stamped. If no timestamp covers the batch, something
-    is said only if one was to be expected (`is_expected`): the record has timestamps, or a service
-    that stamps is set.
+    is said only if one was to be expected (`is_expected`): the record has timestamps, or an
+    authority is set (TIMESTAMP_URLS).
     """
     stamp = batch["timestamp"]
     if batch["status"] == "FAILED" or (stamp is None and not is_expected):
