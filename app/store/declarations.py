@@ -29,7 +29,7 @@ from app.domain.declarations import (
 )
 from app.domain.model import JournalEntry, JournalHead, JournalKind
 from app.errors import RECORD_DAMAGED_ADVICE, RECORD_DAMAGED_PREFIX, RecordDamaged
-from app.store.rehearsed import is_rehearsed_on_connection
+from app.store.rehearsed import HAS_GENESIS, is_rehearsed_on_connection
 from app.store.rows import Conn, select_rows
 
 T = TypeVar("T", bound=Struct)
@@ -49,7 +49,7 @@ async def declare_version(conn: Conn) -> None:
 
 async def is_sealed(conn: Conn) -> bool:
     """Return whether the record is sealed: whether its journal has a GENESIS entry."""
-    cursor = await conn.execute("SELECT EXISTS (SELECT FROM journal WHERE kind = 'GENESIS')")
+    cursor = await conn.execute(f"SELECT {HAS_GENESIS}")
     (exists,) = await cursor.fetchone() or (False,)
     return bool(exists)
 
@@ -62,11 +62,11 @@ async def will_be_sealed(conn: Conn) -> bool:
     question has no profile, and no entry before its outcome is known.
     """
     cursor = await conn.execute(
-        """
-        SELECT EXISTS (SELECT FROM journal WHERE kind = 'GENESIS')
+        f"""
+        SELECT {HAS_GENESIS}
             OR NOT EXISTS (SELECT FROM journal)
                 AND NOT EXISTS (SELECT FROM generations WHERE profile_sha256 IS NULL)
-        """
+        """  # noqa: S608 - the condition is a constant
     )
     (exists,) = await cursor.fetchone() or (False,)
     return bool(exists)
