@@ -173,7 +173,9 @@ async def _store_answer(
         changes = inserted.changes
         await alerts.report_changed_readings(conn, context, ticker=ticker, changes=changes)
         new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
-        days = [bar.trading_day for bar in answer.bars]
+        # A bar of a later day is an error of the provider, and no evidence about the days before
+        # it. A bar of today may be there already.
+        days = [bar.trading_day for bar in answer.bars if bar.trading_day <= today]
         response = ProviderResponse(
             source=SOURCE,
             kind=ResponseKind.CLOSES,

@@ -42,6 +42,22 @@ LATE_SPLIT_CHECK_DAYS = (20, 27)
 # When a close that was missing at nine is requested again.
 PRICE_RETRY_TIMES = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
+# The names of the annual holidays in the `holidays` package.
+_ANNUAL_HOLIDAYS = frozenset(
+    {
+        "New Year's Day",
+        "Martin Luther King Jr. Day",
+        "Washington's Birthday",
+        "Good Friday",
+        "Memorial Day",
+        "Juneteenth National Independence Day",
+        "Independence Day",
+        "Labor Day",
+        "Thanksgiving Day",
+        "Christmas Day",
+    }
+)
+
 _DAY = timedelta(days=1)
 _MONDAY = 0
 _SATURDAY = 5
@@ -170,6 +186,23 @@ def load_holidays() -> None:
 @lru_cache(maxsize=256)
 def _holidays(year: int) -> frozenset[date]:
     return frozenset(holidays.financial_holidays("NYSE", years=year))
+
+
+@lru_cache(maxsize=256)
+def annual_holidays(year: int) -> frozenset[date]:
+    """
+    Return the days from Monday to Friday of a year on which an annual holiday is observed.
+
+    Closures for a single event, such as a hurricane, are not among them: a program that is older
+    than the event cannot know them. docs/journal.md#the-calendar has the rules of these holidays.
+    """
+    named = holidays.financial_holidays("NYSE", years=year)
+    return frozenset(day for day, name in named.items() if _is_annual(day, name))
+
+
+def _is_annual(day: date, name: str) -> bool:
+    is_weekday = day.weekday() < _SATURDAY
+    return is_weekday and name.removesuffix(" (observed)") in _ANNUAL_HOLIDAYS
 
 
 class Calendar:

@@ -102,6 +102,7 @@ OTHER_NUMBERS = {
     "api.schema": {3},  # corrections of a checkpoint, as many as one may expect
     "app.database.sessions": {3},  # probes of a silent connection
     "app.domain.lost_answers": {3},  # the word "three times"
+    "app.domain.verification.rules.declared_calendar": {3},  # days from a Friday to a Monday
     "app.domain.statistics": {3},  # points that a line needs
     "app.domain.text": {3},  # bytes that base64 writes at a time, escapes one around another
     "app.providers.rate_limiter": {3},  # requests in flight

@@ -369,6 +369,39 @@ def never_covered(contents):
             body["first_session"] = body["last_session"]
 
 
+def covered_beforehand(contents):
+    """Let a response that was read before the day claim to go on after it."""
+    for content in of_kind(contents, "READINGS"):
+        body = content["response"]
+        if body["ticker"] == "SPY" and body.get("last_session", AFTER) < DAY:
+            body["last_session"] = AFTER
+
+
+def without_holiday(day: str, kind="GENESIS"):
+    """Return a change that leaves a holiday out of the calendar."""
+
+    def change(contents):
+        listed = [one for one in contents[0]["settings"]["days_without_session"] if one != day]
+        if kind == "GENESIS":
+            contents[0]["settings"]["days_without_session"] = listed
+        else:
+            settings_inserted(days_without_session=listed)(contents)
+
+    return change
+
+
+def backdated(contents):
+    """Let the record begin years ago, with a calendar that was never extended."""
+    years = range(2019, 2023)
+    held = {day for year in years for day in calendar.annual_holidays(year)}
+    contents[0]["at"] = "2020-01-06T14:00:00.000000Z"
+    contents[0]["settings"].update(
+        calendar_from="2019-01-02",
+        calendar_to="2022-12-31",
+        days_without_session=sorted(str(day) for day in held if day.isoformat() > "2019-01-02"),
+    )
+
+
 def earlier_baseline(contents):
     """Let the second Monday begin at Thursday's closes, as if Friday had been no session."""
     thursday = {
@@ -438,6 +471,15 @@ FORGERIES = [
         ("settings", "nothing new", settings_inserted()),
         ("settings", "another beginning", settings_inserted(calendar_from="2026-10-01")),
         ("settings", "an earlier end", settings_inserted(calendar_to="2028-12-30")),
+        ("settings", "begins late", member("GENESIS", "settings", calendar_from="2026-10-03")),
+        ("settings", "ends a day early", member("GENESIS", "settings", calendar_to="2028-12-30")),
+        ("settings", "never extended", backdated),
+        ("settings", "no Thanksgiving", without_holiday("2026-11-26")),
+        ("settings", "no Christmas", without_holiday("2026-12-25")),
+        ("settings", "no Good Friday", without_holiday("2027-03-26")),
+        ("settings", "no Juneteenth", without_holiday("2027-06-18")),
+        ("settings", "no Independence Day", without_holiday("2027-07-05")),
+        ("settings", "a holiday removed", without_holiday("2026-11-26", "SETTINGS")),
         ("settings", "a root in capitals", settings_inserted(timestamp_roots=["A" * 64])),
         ("settings", "another benchmark", settings_inserted(benchmark="QQQ")),
         ("series", "another model", member("SERIES", "series", label="x", profile_sha256="0" * 64)),
@@ -484,6 +526,22 @@ FORGERIES = [
         ("readings", "another source", response(source="yahoo")),
         ("readings", "read at another time", response(read_at="2026-10-15T12:00:00.000000Z")),
         ("readings", "of a day before", response(first_session=AFTER, last_session=AFTER)),
+        ("readings", "until the day after", response(last_session="2026-10-16")),
+        ("readings", "until a Saturday", response(last_session="2026-10-17")),
+        ("readings", "until the next session", response(last_session="2026-10-19")),
+        ("readings", "until a year later", response(last_session="2027-10-15")),
+        ("readings", "until the last year", response(last_session="9999-12-31")),
+        (
+            "readings",
+            "closed before it was over",
+            all_of(
+                struck_off(DAY, at=SECOND),
+                skipped(DAY),
+                unread(DAY, BEFORE),
+                never_covered,
+                covered_beforehand,
+            ),
+        ),
         ("readings", "without an end", response(last_session=None)),
         ("readings", "without days", response(first_session=None, last_session=None)),
         ("unchanged", "a reading", all_of(changed_in_its_checkpoint, refigured)),
@@ -577,6 +635,11 @@ FITTING = [
     pytest.param(
         all_of(struck_off(DAY), skipped(DAY, "PROVIDER_ERROR"), unread(DAY, BEFORE)),
         id="a closed day without a close",
+    ),
+    pytest.param(response(last_session=AFTER), id="a response with a bar of its own day"),
+    pytest.param(response(first_session="2026-10-03"), id="a response that begins with a Saturday"),
+    pytest.param(
+        member("GENESIS", "settings", calendar_from="2026-09-08"), id="an earlier calendar"
     ),
     pytest.param(struck_off(DAY), id="a session that is struck off and measured"),
     pytest.param(struck_off(SECOND, "2026-10-09"), id="two sessions struck off"),

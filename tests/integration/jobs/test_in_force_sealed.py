@@ -27,7 +27,7 @@ from job_context import clock as clock
 from job_context import harness as harness
 from journal_checks import JOURNAL_LOCK, wait_for_blocked_connections
 from msgspec import structs
-from provider_server import Reply, Request
+from provider_server import Reply, Request, says
 from record_server import check_record
 from sealing import unseal
 
@@ -152,6 +152,39 @@ async def test_each_response_is_an_entry(harness, database):
     assert [split["factor"] for split in listed["splits"]] == ["2.0000"]
     assert closes["splits"] == listed["closes"] == []
     await check_record(database)
+
+
+@pytest.mark.parametrize("hour", [9, 17, 23])
+@pytest.mark.parametrize(
+    "later", ["2026-10-28", "2026-10-31", "2026-11-02", "2027-10-27", "9999-12-31"]
+)
+async def test_a_bar_of_a_later_day_is_no_evidence(harness, database, hour, later):
+    """
+    A response goes up to the day in New York on which it was read, whatever bars it has.
+
+    At 23:00 in New York, it is tomorrow in UTC.
+    """
+    await harness.make_batch()
+    harness.clock.time = new_york(TUESDAY, hour)
+    harness.provider.answers = lambda request: with_bars(
+        harness.world(request), str(TUESDAY), later
+    )
+    batch = await harness.batch()
+    await daily.take(harness.context, batch.id, 1)
+
+    (closes, *_) = reversed(await contents(harness, "READINGS"))
+    assert closes["response"]["last_session"] == str(TUESDAY)
+    checkpoint = (await contents(harness, "CHECKPOINT"))[-1]["checkpoint"]
+    assert (checkpoint["status"], checkpoint["trading_day"]) == ("computed", str(MONDAY))
+    await check_record(database)
+
+
+def with_bars(reply: Reply, *days: str) -> Reply:
+    """Return a response of the provider with bars of some more days."""
+    body = json.loads(reply.body)
+    if bars := body.get("Time Series (Daily)"):
+        bars.update({day: {"1. open": "7.0000", "4. close": "7.0000"} for day in days})
+    return says(body)
 
 
 async def test_a_response_with_nothing_new_is_an_entry(harness, database):

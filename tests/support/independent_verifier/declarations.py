@@ -8,7 +8,14 @@ from independent_verifier.declared import Declared, Settings
 from independent_verifier.forms import canonical, is_ticker, is_written
 from independent_verifier.known import Entry
 from independent_verifier.refused import require
-from independent_verifier.sessions import MONDAY, SATURDAY
+from independent_verifier.sessions import (
+    DAY,
+    MONDAY,
+    SATURDAY,
+    holidays,
+    in_new_york,
+    new_york_day,
+)
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RECORD_ID = re.compile(r"[0-9a-f]{32}")
@@ -21,13 +28,19 @@ def is_sha256(text: str) -> bool:
     return SHA256.fullmatch(text) is not None
 
 
-def check_declarations(entry: Entry, declared: Declared) -> None:
-    """Check the rules `genesis`, `settings` and `series`, and add the entry's declarations."""
+def check_declarations(entry: Entry, declared: Declared, run_dates: list[str]) -> None:
+    """
+    Check the rules `genesis`, `settings` and `series`, and add the entry's declarations.
+
+    `run_dates` are those of the batches that earlier entries mention.
+    """
     check_genesis(entry, declared)
     if settings := entry.content.get("settings"):
         check_settings(entry, settings)
         if declared.settings:
             check_new_settings(entry, settings, declared.settings[-1])
+        if entry.kind == "GENESIS":
+            check_first_calendar(entry, settings, run_dates)
     if series := entry.content.get("series"):
         check_series(entry, series, declared.series.get(series["name"]))
     declared.learn(entry.content)
@@ -83,8 +96,26 @@ def check_settings(entry: Entry, settings: Settings) -> None:
     for day in settings["closed_days"]:
         fits = day in listed or not is_workday(settings, day)
         require(fits, "settings", f"{entry.where} does not list {day}, which is closed")
+    first_year, last_year = int(first[:4]), int(last[:4])
+    for year in range(max(first_year, 2000), min(last_year, 2099) + 1):
+        for day in map(str, sorted(holidays(year))):
+            fits = day in listed or not is_workday(settings, day)
+            require(fits, "settings", f"{entry.where} does not list {day}, a holiday")
     for root in settings["timestamp_roots"]:
         require(is_sha256(root), "settings", f"{entry.where}: {root!r} is no SHA-256")
+
+
+def check_first_calendar(entry: Entry, settings: Settings, run_dates: list[str]) -> None:
+    """Check the rule `settings`, of the calendar of a GENESIS entry."""
+    today = new_york_day(entry.at)
+    monday = today - today.weekday() * DAY
+    if entry.at < in_new_york(monday, 9):
+        monday -= 7 * DAY
+    first_monday = min([*map(date.fromisoformat, run_dates), monday])
+    fits = settings["calendar_from"] <= str(first_monday - 3 * DAY)
+    require(fits, "settings", f"{entry.where}: the calendar begins too late for {first_monday}")
+    fits = settings["calendar_to"] >= f"{today.year + 2}-12-31"
+    require(fits, "settings", f"{entry.where}: the calendar ends too early")
 
 
 def is_workday(settings: Settings, day: str) -> bool:

@@ -1,11 +1,13 @@
-"""The rule `profile`: docs/journal.md, "Questions"."""
+"""The rule `profile`, and the calendar of a question: docs/journal.md, "Questions"."""
 
 import hashlib
+from datetime import date
 
 from independent_verifier.api import Row
 from independent_verifier.declared import Declared
 from independent_verifier.known import Entry
 from independent_verifier.refused import require
+from independent_verifier.sessions import DAY
 
 
 def check_profiles(entry: Entry, declared: Declared) -> None:
@@ -15,6 +17,9 @@ def check_profiles(entry: Entry, declared: Declared) -> None:
             continue
         if declared.sealed:
             check_profile(entry, declared, row)
+            last = str(date.fromisoformat(row["run_date"]) + 14 * DAY)
+            fits = last <= declared.settings[-1]["calendar_to"]
+            require(fits, "settings", f"{entry.where}: the calendar ends before {last}")
         else:
             has_none = "profile_sha256" not in row
             require(has_none, "profile", f"{entry.where} has a profile in an unsealed record")

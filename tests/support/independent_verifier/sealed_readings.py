@@ -5,6 +5,7 @@ from independent_verifier.declarations import is_sha256
 from independent_verifier.declared import Declared
 from independent_verifier.known import Entry, moment
 from independent_verifier.refused import require
+from independent_verifier.sessions import new_york_day
 
 OTHER_LIST = {"CLOSES": "splits", "SPLITS": "closes"}
 
@@ -40,6 +41,9 @@ def check_response(entry: Entry, declared: Declared, response: Row) -> None:
     require(both, "readings", f"{entry.where} has only one of the first and the last session")
     in_order = first is None or first <= last
     require(in_order, "readings", f"{entry.where} is from {first} to {last}")
+    if response["kind"] == "CLOSES" and last is not None:
+        not_later = last <= str(new_york_day(entry.at))
+        require(not_later, "readings", f"{entry.where} has a session after it was read: {last}")
     others = entry.content[OTHER_LIST[response["kind"]]]
     require(not others, "readings", f"{entry.where} has readings of another kind: {others}")
 

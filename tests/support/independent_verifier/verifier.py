@@ -157,7 +157,8 @@ class IndependentVerification:
             kind_before = known.last_kind_of_batch.get(content["batch"]["id"])
         if "pick" in content:
             share_before = known.shares.get(content["pick"]["id"])
-        declarations.check_declarations(entry, self.declared)
+        run_dates = [run_date for _, run_date in self.known.batch_of_monday]
+        declarations.check_declarations(entry, self.declared, run_dates)
         known.learn(entry)
         entries.check_at(entry, sealed=self.declared.sealed)
         entries.check_first_mention(entry)

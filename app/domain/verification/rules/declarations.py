@@ -8,7 +8,6 @@ the state, and the rules that are checked next use them.
 
 import re
 from collections.abc import Sequence
-from datetime import date
 
 from app.domain.declarations import (
     Genesis,
@@ -21,6 +20,7 @@ from app.domain.declarations import (
 from app.domain.model import TICKER_PATTERN, Batch, Generation, JournalKind
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import ParsedEntry
+from app.domain.verification.rules import declared_calendar
 from app.domain.verification.state import JournalState, locate
 
 _RECORD_ID = r"[0-9a-f]{32}"
@@ -28,7 +28,6 @@ _SHA256 = r"[0-9a-f]{64}"
 _SERIES_NAME = r"[a-z][a-z0-9-]{0,31}"
 
 _MONDAY = 0
-_SATURDAY = 5
 
 # The kinds of entries that only a sealed record has, or one that is being sealed.
 _SEALED_KINDS = (JournalKind.SETTINGS, JournalKind.SERIES, JournalKind.READINGS)
@@ -39,7 +38,7 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     place = f"Entry {entry.seq} of the journal"
     _check_genesis(place, entry, state)
     if entry.settings is not None:
-        _check_settings(place, entry.settings, state, is_change=_is_change(entry))
+        _check_settings(place, entry, settings=entry.settings, state=state)
         state.record_calendar.add(entry.settings)
         for root in entry.settings.timestamp_roots:
             state.timestamp_roots.setdefault(root, entry.seq)
@@ -65,6 +64,10 @@ def check_questions(entry: ParsedEntry, state: JournalState) -> None:
         problem = _profile_problem(question, state, is_adopted=entry.is_adoption)
         if problem is not None:
             raise discrepancy(Rule.PROFILE, f"{locate(entry, state, question)}: {problem}.")
+        if state.is_sealed:
+            problem = declared_calendar.question_problem(question, state)
+        if problem is not None:
+            raise discrepancy(Rule.SETTINGS, f"{locate(entry, state, question)}: {problem}.")
 
 
 def check_end_of_chain(state: JournalState) -> None:
@@ -124,20 +127,22 @@ def _genesis_entry_problem(seq: int, genesis: Genesis, state: JournalState) -> s
 # Settings
 
 
-def _is_change(entry: ParsedEntry) -> bool:
-    """Return whether the settings of an entry must differ from those before."""
-    return entry.kind is JournalKind.SETTINGS and not entry.is_sealing
-
-
 def _check_settings(
-    place: str, settings: RecordSettings, state: JournalState, *, is_change: bool
+    place: str, entry: ParsedEntry, *, settings: RecordSettings, state: JournalState
 ) -> None:
     problem = _form_problem(settings)
     newest = state.record_calendar.newest
     if problem is None and newest is not None:
-        problem = _change_problem(settings, newest, is_change=is_change)
+        problem = _change_problem(settings, newest, is_change=_is_change(entry))
+    if problem is None and entry.genesis is not None:
+        problem = declared_calendar.genesis_problem(entry, settings, state)
     if problem is not None:
         raise discrepancy(Rule.SETTINGS, f"{place}: its settings: {problem}.")
+
+
+def _is_change(entry: ParsedEntry) -> bool:
+    """Return whether the settings of an entry must differ from those before."""
+    return entry.kind is JournalKind.SETTINGS and not entry.is_sealing
 
 
 def _form_problem(settings: RecordSettings) -> str | None:
@@ -149,10 +154,6 @@ def _form_problem(settings: RecordSettings) -> str | None:
         return "price_source begins with a space"
     if not re.fullmatch(TICKER_PATTERN, settings.benchmark):
         return f"benchmark is {settings.benchmark!r}, which is no ticker"
-    if settings.calendar_from > settings.calendar_to:
-        return (
-            f"calendar_from is {settings.calendar_from}, after calendar_to, {settings.calendar_to}"
-        )
     for name in ("days_without_session", "closed_days", "timestamp_roots"):
         values = getattr(settings, name)
         if list(values) != sorted(set(values)):
@@ -162,26 +163,7 @@ def _form_problem(settings: RecordSettings) -> str | None:
             return (
                 f"timestamp_roots has {root[:80]!r}, which is not 64 lower-case hexadecimal digits"
             )
-    return _days_problem(settings)
-
-
-def _days_problem(settings: RecordSettings) -> str | None:
-    for day in settings.days_without_session:
-        if not _is_in_calendar(day, settings):
-            return (
-                f"days_without_session has {day}, a {day:%A}, but it has only days from Monday to "
-                f"Friday from {settings.calendar_from} to {settings.calendar_to}"
-            )
-    listed = set(settings.days_without_session)
-    for day in settings.closed_days:
-        if _is_in_calendar(day, settings) and day not in listed:
-            return f"closed_days has {day}, but days_without_session does not"
-    return None
-
-
-def _is_in_calendar(day: date, settings: RecordSettings) -> bool:
-    is_weekday = day.weekday() < _SATURDAY
-    return is_weekday and settings.calendar_from <= day <= settings.calendar_to
+    return declared_calendar.form_problem(settings)
 
 
 def _change_problem(

@@ -7,6 +7,7 @@ A READINGS entry states a response of a provider and what was kept of it. A READ
 
 import re
 
+from app.domain import calendar
 from app.domain.declarations import ProviderResponse, ResponseKind
 from app.domain.journal import to_text
 from app.domain.model import Close, JournalKind, Split
@@ -85,6 +86,10 @@ def _response_problem(
         return "it has only one of first_session and last_session"
     if first is not None and last is not None and first > last:
         return f"first_session is {first}, after last_session, {last}"
+    if response.kind is ResponseKind.CLOSES and last is not None:
+        read_on = calendar.new_york_date(response.read_at)
+        if last > read_on:
+            return f"last_session is {last}, after {read_on}, the day on which it was read"
     other = entry.rows(Split) if response.kind is ResponseKind.CLOSES else entry.rows(Close)
     if other:
         return f"kind is {response.kind}, but the entry has other readings"
