@@ -342,8 +342,8 @@ class RetryPolicy(BaseRetryStrategy):
 
     Waits are measured by the jobs' own clock, although Postgres's clock decides what is due (see
     `retry_time_in_postgres`). A job whose process died more than once shares one lock with all such
-    jobs, so that they run one at a time (`reconcile`). If such a job raises an error, the job did
-    not kill its process, so its next attempt gets a lock of its own.
+    jobs, so that they run one at a time (`reconcile`). If a job raises an error, it did not kill
+    its process, so its next attempt gets a lock of its own.
     """
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
@@ -360,11 +360,9 @@ class RetryPolicy(BaseRetryStrategy):
                 at = now + DATABASE_RETRY_DELAY
             case _:
                 return None
-        lock = None
-        if job.lock:
-            # Procrastinate cannot remove a lock, so the job gets a lock that no other job has.
-            lock = f"job {job.id}"
-        return RetryDecision(retry_at=at, lock=lock)
+        # Procrastinate cannot remove a lock, so the job gets a lock that no other job has. It gets
+        # one even if it began without a lock: the reconciliation may have put it back while it ran.
+        return RetryDecision(retry_at=at, lock=f"job {job.id}")
 
 
 async def log_job(

@@ -212,12 +212,16 @@ async def test_when_a_job_is_tried_again(job_clock, exception, attempts, again):
     assert (decision and decision.retry_at) == again
 
 
-async def test_a_suspect_that_ends_with_an_error_is_no_suspect_any_more(job_clock):
+@pytest.mark.parametrize("lock", ["suspects", None], ids=["put back before", "put back meanwhile"])
+async def test_a_suspect_that_ends_with_an_error_is_no_suspect_any_more(job_clock, lock):
     """
     A job that was put back twice runs alone; after it ends with an error it no longer blocks the
     others.
+
+    If the row of its worker was deleted, a job may be put back while it still runs. Then the
+    running job does not know of the lock in its row.
     """
-    suspect = a_job(0).evolve(lock="suspects")
+    suspect = a_job(0).evolve(lock=lock)
     decision = queue.RetryPolicy().get_retry_decision(
         exception=TryAgainAt("Too early.", AT), job=suspect
     )
