@@ -43,7 +43,7 @@ async def correct_after_split(
     since: date,
     reason: str,
     now: datetime,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> int:
     """
     Correct the figures that depend on the splits of `ticker` from the date `since` on.
@@ -78,7 +78,7 @@ async def adopt(
     day: int,
     ticker: str,
     reason: str,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> int:
     """
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.

@@ -57,7 +57,7 @@ async def end(
     last_session: date,
     value: Decimal,
     source: str,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> int:
     """
     Record that a pick's share last traded on `last_session`, and its `value` after that.

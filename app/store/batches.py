@@ -64,7 +64,7 @@ async def insert(
     readings: Sequence[Close],
     *,
     rerun: bool = False,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> bool:
     """
     Insert a batch with its picks and its day 0, and the journal entry.
@@ -93,7 +93,7 @@ async def insert(
 
 
 async def insert_failed(
-    conn: Conn, batch: Batch, *, rerun: bool = False, in_force: InForce | None = None
+    conn: Conn, batch: Batch, *, rerun: bool = False, in_force: InForce | None
 ) -> bool:
     """
     Insert a Monday that has no picks, with the reason why, and the journal entry.
@@ -281,7 +281,7 @@ async def list_picks(conn: Conn, batch_id: UUID) -> list[Pick]:
 
 
 async def end_pick(
-    conn: Conn, pick: Pick, ending: Ending, at: datetime, in_force: InForce | None = None
+    conn: Conn, pick: Pick, ending: Ending, at: datetime, in_force: InForce | None
 ) -> bool:
     """
     Record that a pick's share stopped trading, with the journal entry.
@@ -313,7 +313,7 @@ async def rename_pick(
     ticker: str,
     renaming: Renaming,
     at: datetime,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> None:
     """
     Give a pick another ticker, with the journal entry.

@@ -106,7 +106,7 @@ async def insert(
     readings: Sequence[Close] = (),
     changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
     *,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> bool:
     """
     Insert a checkpoint with its metrics, and the journal entry.
@@ -145,7 +145,7 @@ async def retake(
     readings: Sequence[Close],
     changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
     *,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> bool:
     """
     Turn a skipped checkpoint into a computed one.
@@ -212,7 +212,7 @@ async def _append_entry(
     readings: Sequence[Close],
     changes: RelatedChanges,
     completed_batch: Batch | None = None,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> None:
     """Append a checkpoint's journal entry."""
     # A member that is None is left out of the entry.

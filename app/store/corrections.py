@@ -39,7 +39,7 @@ async def apply(
     readings: Sequence[Close],
     splits: Sequence[Split],
     at: datetime,
-    in_force: InForce | None = None,
+    in_force: InForce | None,
 ) -> None:
     """
     Correct one checkpoint, and append the journal entry.

@@ -59,9 +59,7 @@ async def list_questions(conn: Conn, series: str, run_date: date) -> list[Questi
         return await cursor.fetchall()
 
 
-async def claim(
-    conn: Conn, generation: Generation, in_force: InForce | None = None
-) -> Generation | None:
+async def claim(conn: Conn, generation: Generation, in_force: InForce | None) -> Generation | None:
     """
     Insert a question without an outcome, before it is sent, and return it as it was stored.
 

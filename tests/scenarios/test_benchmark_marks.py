@@ -160,6 +160,7 @@ async def as_before(harness: JobHarness, batch: Batch, day: int) -> None:
             metrics=metrics,
             readings=list(readings.values()),
             changes=changes,
+            in_force=None,
         )
 
 
@@ -204,6 +205,7 @@ async def correct_as_before(harness: JobHarness, batch: Batch, stood: Checkpoint
             readings=[],
             splits=[split],
             at=now,
+            in_force=None,
         )
 
 

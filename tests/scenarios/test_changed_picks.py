@@ -76,6 +76,7 @@ async def ends(
         last_session=last,
         value=Decimal(value),
         source=source,
+        in_force=None,
     )
 
 

@@ -1299,7 +1299,9 @@ async def check_answer(context: Context, done: Generation, case: Case, key: str)
         assert done.answer in texts, "the answer is not the body's"
         check_ideas((done.answer or "").strip("\ufeff"))
     async with context.pool.connection() as conn:
-        assert await generations.claim(conn, a_question(context, done.attempt, done.id))
+        assert await generations.claim(
+            conn, a_question(context, done.attempt, done.id), in_force=None
+        )
     await weekly._complete(context, done)
 
 

@@ -309,6 +309,7 @@ async def test_an_ended_pick_is_not_requested(harness):
         last_session=TUESDAY,
         value=Decimal(80),
         source="8-K",
+        in_force=None,
     )
     harness.clock.time = new_york(FIRST, 10)
     await late_splits.refresh(context, batch.id, 20)

@@ -230,7 +230,7 @@ async def an_older_refusal(harness: JobHarness, answer: str) -> None:
         refusal="The answer was not JSON of the schema: no.",
     )
     async with transaction(harness.context.pool) as conn:
-        await generations.claim(conn, question)
+        await generations.claim(conn, question, in_force=None)
         assert await generations.complete(conn, answered, now)
 
 

@@ -379,6 +379,7 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
             day=3,
             ticker="KO",
             reason="It is KO's session.",
+            in_force=None,
         )
         == 1
     )
@@ -398,6 +399,7 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
             day=2,
             ticker="KO",
             reason="Nothing else was read.",
+            in_force=None,
         )
     await it_verifies(harness, database)
 
@@ -446,6 +448,7 @@ async def test_the_ticker_that_a_reading_has(harness, ticker, day, message):
             day=day,
             ticker=ticker,
             reason="So.",
+            in_force=None,
         )
     assert str(refused.value).startswith(message)
 
@@ -465,6 +468,7 @@ async def test_the_ticker_of_a_reading_whose_session_has_another_now(harness):
             day=3,
             ticker="KO",
             reason="So.",
+            in_force=None,
         )
     assert str(refused.value) == (
         "MSFT was read as 3.0000 for 2026-10-28, and KO was not read as anything else. "
@@ -533,6 +537,7 @@ async def test_ended_after_it_was_renamed(harness, database):
         last_session=WEDNESDAY,
         value=Decimal("3.30"),
         source="8-K",
+        in_force=None,
     )
     await mornings(harness, batch, 4, 5)
     assert (await figures(harness))[2:] == [
@@ -923,6 +928,7 @@ async def test_where_a_new_ticker_is_shown(harness, database, tmp_path):
         last_session=THURSDAY,
         value=Decimal("3.30"),
         source="8-K",
+        in_force=None,
     )
     await mornings(harness, batch, 5)
     answer = json.loads((await engine_on(context.pool).execute(SHOWN)).body)["data"]["batchOn"]

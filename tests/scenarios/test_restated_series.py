@@ -367,6 +367,7 @@ async def test_a_reading_of_another_scale_is_not_adopted(harness):
         day=day,
         ticker="NVDA",
         reason="A misprint.",
+        in_force=None,
     )
     with pytest.raises(corrections.Refused, match=r"restated for a split after that session"):
         await adopts(0)
@@ -401,6 +402,7 @@ async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(harness):
             day=2,
             ticker="NVDA",
             reason="A misprint.",
+            in_force=None,
         )
         == 4
     )

@@ -913,6 +913,7 @@ async def test_splits_of_an_ended_pick(harness):
         last_session=WEDNESDAY,
         value=Decimal("1.90"),
         source="8-K",
+        in_force=None,
     )
     assert await mornings(harness, batch, 4, 5, 6) == {4: [], 5: [], 6: ALL[:-1]}
     # (4 * 1.90 - 7) / 7, (4 * 1.90 - 7.05) / 7.05
@@ -944,6 +945,7 @@ async def test_days_measured_before_an_ending_was_known(harness):
         last_session=MONDAY,
         value=Decimal("7.30"),
         source="8-K",
+        in_force=None,
     )
     harness.world.splits["SPY"] = [(WEDNESDAY, "2.0000")]
     await mornings(harness, batch, 6)
@@ -1139,6 +1141,7 @@ async def test_a_pick_that_is_changed_at_the_moment_of_a_checkpoint(harness, dat
                 last_session=MONDAY,
                 value=Decimal(7),
                 source="8-K",
+                in_force=None,
             )
         )
         await wait_for_blocked_connections(harness, 2)

@@ -347,6 +347,7 @@ class Story:
             last_session=LAST_SESSION,
             value=value,
             source="8-K of 2026-11-25",
+            in_force=None,
         )
         await self._again(CHANGED, 3)
 
@@ -393,6 +394,7 @@ class Story:
                 day=2,
                 ticker="WMT",
                 reason="The exchange says 92.70.",
+                in_force=None,
             )
             == 1
         )
@@ -404,6 +406,7 @@ class Story:
                 day=0,
                 ticker="TGT",
                 reason="The exchange says 137.20.",
+                in_force=None,
             )
             > 1
         )

@@ -174,7 +174,7 @@ async def settle(pool: Pool, weeks: int = 0) -> None:
         benchmark_symbol="SPY",
     )
     async with pool.connection() as conn, conn.transaction():
-        await batches.insert_failed(conn, failed)
+        await batches.insert_failed(conn, failed, in_force=None)
 
 
 async def pick(database: str, pool: Pool, provider: ProviderServer, world: World) -> None:

@@ -70,7 +70,7 @@ def a_monday(number: int) -> Batch:
 async def write(pool: pools.Pool, number: int) -> None:
     """Commit one Monday, as another process would."""
     async with pools.transaction(pool) as conn:
-        assert await batches.insert_failed(conn, a_monday(number))
+        assert await batches.insert_failed(conn, a_monday(number), in_force=None)
 
 
 def seen(answer: httpx.Response) -> int:
@@ -724,7 +724,7 @@ async def test_a_transaction_that_rolls_back_changes_no_revision(service, pool):
     await service.tell(HEAD)
     with suppress(ZeroDivisionError):
         async with pools.transaction(pool) as conn:
-            await batches.insert_failed(conn, a_monday(1))
+            await batches.insert_failed(conn, a_monday(1), in_force=None)
             raise ZeroDivisionError
     await asyncio.sleep(0.3)
     await service.tell(HEAD)
@@ -739,7 +739,7 @@ async def test_its_own_commits_need_no_notification(service):
         await conn.execute(
             "SET LOCAL session_replication_role = replica"
         )  # no trigger, so no notification
-        await batches.insert_failed(conn, a_monday(1))
+        await batches.insert_failed(conn, a_monday(1), in_force=None)
     assert seen(await service.tell(HEAD)) == 1
 
 
@@ -748,7 +748,7 @@ async def test_a_head_without_a_notification_is_found(service, pool):
     assert seen(await service.tell(HEAD)) == 0
     async with pools.transaction(pool) as conn:
         await conn.execute("SET LOCAL session_replication_role = replica")
-        await batches.insert_failed(conn, a_monday(1))
+        await batches.insert_failed(conn, a_monday(1), in_force=None)
     await asyncio.sleep(PROBE_INTERVAL + UNDER_WAY)
     assert seen(await service.tell(HEAD)) == 1
 

@@ -64,6 +64,7 @@ async def run_two_weeks(harness: JobHarness) -> None:
                 last_session=DAYS[8],
                 value=Decimal("6.30"),
                 source="8-K",
+                in_force=None,
             )
         harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
         await run_until_done(harness, lambda day=day: daily.take(harness.context, batch.id, day))

@@ -65,6 +65,7 @@ async def adopted(harness: JobHarness, day: int, ticker: str, run_date: date = M
         day=day,
         ticker=ticker,
         reason=REASON,
+        in_force=None,
     )
 
 
@@ -344,6 +345,7 @@ async def test_what_is_refused(harness, day, ticker, run_date, says):
         last_session=WEDNESDAY,
         value=Decimal(90),
         source="8-K",
+        in_force=None,
     )
     await mornings(harness, batch, 4, 5, 6)
     before = await harness.journal(), await harness.rows(FIGURES)
@@ -376,6 +378,7 @@ async def test_a_reason_that_cannot_be_stored(harness, reason):
             day=0,
             ticker=CHOSEN[0],
             reason=reason,
+            in_force=None,
         )
 
 
@@ -551,6 +554,7 @@ async def test_a_pick_ended_while_a_morning_reads(harness):
         last_session=MONDAY,
         value=Decimal("3.3"),
         source="8-K",
+        in_force=None,
     )
     await morning
     assert await harness.rows(

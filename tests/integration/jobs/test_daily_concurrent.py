@@ -217,7 +217,13 @@ async def test_a_correction(harness, database):
         harness=harness,
         batch=batch,
         job=lambda: corrections.adopt(
-            pool, now=begun, run_date=MONDAY, day=1, ticker="NVDA", reason="A wrong close."
+            pool,
+            now=begun,
+            run_date=MONDAY,
+            day=1,
+            ticker="NVDA",
+            reason="A wrong close.",
+            in_force=None,
         ),
         readings=[a_reading("NVDA", "7.0500")],
     )

@@ -132,6 +132,7 @@ async def test_a_share_that_was_renamed_since(harness, receiver):
             day=0,
             ticker="KO",
             reason="A misprint.",
+            in_force=None,
         )
         == 2
     )

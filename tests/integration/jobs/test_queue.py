@@ -400,7 +400,7 @@ async def on_record(database, pool) -> date:
         benchmark_symbol="SPY",
     )
     async with pool.connection() as conn, conn.transaction():
-        await batches.insert_failed(conn, failed)
+        await batches.insert_failed(conn, failed, in_force=None)
     return run_date
 
 

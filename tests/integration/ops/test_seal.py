@@ -146,7 +146,7 @@ async def test_an_open_question_is_adopted(older, database):
     asked = question(SECOND, new_york(SECOND))
     older.clock.time = new_york(SECOND)
     async with pools.transaction(older.context.pool) as conn:
-        await generations.claim(conn, asked)
+        await generations.claim(conn, asked, in_force=None)
     older.upgrade()
     plan = await sealed(older, database)
     assert plan.questions == 1

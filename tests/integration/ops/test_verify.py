@@ -743,6 +743,7 @@ async def test_manual_changes_fit(harness, database):
         last_session=wednesday,
         value=Decimal("4.5"),
         source="8-K of 2026-10-28",
+        in_force=None,
     )
     await picks.rename(
         context,
@@ -757,11 +758,11 @@ async def test_manual_changes_fit(harness, database):
     await mornings(harness, batch, *range(5, 15))
     failed = msgspec.structs.replace(batch_of_a_failed_monday(), created_at=context.now())
     async with pools.transaction(context.pool) as conn:
-        await batches.insert_failed(conn, failed)
+        await batches.insert_failed(conn, failed, in_force=None)
     async with pools.transaction(context.pool) as conn:
         again_at = failed.created_at + timedelta(minutes=1)
         again = msgspec.structs.replace(failed, failure="Again.", created_at=again_at)
-        await batches.insert_failed(conn, again, rerun=True)
+        await batches.insert_failed(conn, again, rerun=True, in_force=None)
     kinds = [entry.kind for entry in await harness.journal()]
     assert {"PICK_ENDED", "PICK_RENAMED", "FAILURE"} <= set(kinds)
     assert await fits(database) == (len(kinds), len(kinds))

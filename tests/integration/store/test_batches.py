@@ -183,7 +183,13 @@ async def add(
     """Insert a batch in a transaction of its own."""
     async with pools.transaction(pool) as conn:
         return await batches.insert(
-            conn=conn, batch=batch, picks=picks, baseline=day_zero, readings=stored, rerun=again
+            conn=conn,
+            batch=batch,
+            picks=picks,
+            baseline=day_zero,
+            readings=stored,
+            rerun=again,
+            in_force=None,
         )
 
 
@@ -323,7 +329,7 @@ async def test_a_failed_monday_run_again(pool):
     """The batch keeps its row and its id; the journal has both runs."""
     failed = a_failed_batch()
     async with pools.transaction(pool) as conn:
-        assert await batches.insert_failed(conn, failed)
+        assert await batches.insert_failed(conn, failed, in_force=None)
     async with pool.connection() as conn:
         assert await batches.get(conn, failed.id) == failed
         assert await batches.get_oldest_active_baseline(conn) is None
@@ -347,7 +353,7 @@ async def test_a_failed_monday_run_again(pool):
 async def test_a_failed_monday_run_again_by_two_at_once(pool):
     """Of two concurrent reruns one stores its batch; the other returns False and stores nothing."""
     async with pools.transaction(pool) as conn:
-        await batches.insert_failed(conn, a_failed_batch())
+        await batches.insert_failed(conn, a_failed_batch(), in_force=None)
     stored, batch, picks, day_zero = await baseline(pool)
     again = [replace(pick, id=uuid4()) for pick in picks]
     first = await asyncio.gather(
@@ -372,7 +378,9 @@ async def test_a_failure_replaces_no_picks(pool):
     await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     for _ in range(2):
         async with pools.transaction(pool) as conn:
-            assert not await batches.insert_failed(conn, a_failed_batch(), rerun=True)
+            assert not await batches.insert_failed(
+                conn, a_failed_batch(), rerun=True, in_force=None
+            )
             await conn.execute("UPDATE batches SET status = 'completed'")
     async with pool.connection() as conn:
         assert (await batches.get(conn, batch.id)).status == BatchStatus.COMPLETED
@@ -383,7 +391,9 @@ async def test_a_failures_entry(pool):
     """The journal entry has the reason of the failure."""
     async with pools.transaction(pool) as conn:
         await batches.insert_failed(
-            conn, a_failed_batch(failure_reason=FailureReason.MISSED, failure="Nobody was there.")
+            conn,
+            a_failed_batch(failure_reason=FailureReason.MISSED, failure="Nobody was there."),
+            in_force=None,
         )
     ((kind, content),) = await journal_entries(pool)
     assert kind == "FAILURE"
@@ -400,7 +410,7 @@ async def test_one_row_per_series_and_monday(pool):
             id=model.batch_id(series, run_date), series=series, run_date=run_date
         )
         async with pool.connection() as conn, conn.transaction():
-            assert await batches.insert_failed(conn, failed)
+            assert await batches.insert_failed(conn, failed, in_force=None)
     async with pool.connection() as conn:
         assert (await batches.get_newest(conn, "main")).run_date == date(2026, 1, 12)
         assert (await batches.get_newest(conn, "second")).run_date == MONDAY
@@ -411,10 +421,10 @@ async def test_a_question_is_claimed_once(pool):
     """A claim returns the question as it was stored. A second claim returns None."""
     question = a_question()
     async with pool.connection() as conn:
-        assert await generations.claim(conn, question) == question
-        assert await generations.claim(conn, a_question()) is None
-        assert await generations.claim(conn, a_question(attempt=2))
-        assert await generations.claim(conn, a_question(series="second"))
+        assert await generations.claim(conn, question, in_force=None) == question
+        assert await generations.claim(conn, a_question(), in_force=None) is None
+        assert await generations.claim(conn, a_question(attempt=2), in_force=None)
+        assert await generations.claim(conn, a_question(series="second"), in_force=None)
         questions = await generations.list_by_run_date(conn, "main", MONDAY)
     assert [one.attempt for one in questions] == [1, 2]
     assert questions[0] == question
@@ -426,7 +436,7 @@ async def test_a_question_claimed_by_four_at_once(pool):
 
     async def claim() -> bool:
         async with pool.connection() as conn:
-            return await generations.claim(conn, a_question()) is not None
+            return await generations.claim(conn, a_question(), in_force=None) is not None
 
     assert sorted(await asyncio.gather(*(claim() for _ in range(4)))) == [False, False, False, True]
 
@@ -451,7 +461,7 @@ async def test_a_question_is_completed_once(pool, became):
     question = a_question()
     done = answered(question, **became)
     async with pools.transaction(pool) as conn:
-        await generations.claim(conn, question)
+        await generations.claim(conn, question, in_force=None)
         assert await generations.complete(conn, done, AT + timedelta(seconds=5))
         assert not await generations.complete(
             conn, answered(question, answer="another"), AT + timedelta(seconds=6)
@@ -468,7 +478,7 @@ async def test_a_late_answer_does_not_replace_a_lapse(pool):
     """A question that has lapsed counts as failed; an answer that arrives later is not stored."""
     question = a_question()
     async with pools.transaction(pool) as conn:
-        await generations.claim(conn, question)
+        await generations.claim(conn, question, in_force=None)
         lapsed = replace(
             question, accepted=False, refusal="No answer was stored: whoever asked was cut off."
         )
@@ -486,7 +496,7 @@ async def test_an_accepted_answer_can_still_be_refused(pool):
     question = a_question()
     refused = answered(question, accepted=False, refusal="XYZ is not known.")
     async with pools.transaction(pool) as conn:
-        await generations.claim(conn, question)
+        await generations.claim(conn, question, in_force=None)
         assert await generations.complete(conn, answered(question), AT)
         assert await generations.complete(conn, refused, AT)
         assert not await generations.complete(conn, refused, AT)
@@ -627,7 +637,7 @@ async def take(
     """Insert a checkpoint in a transaction of its own."""
     async with pools.transaction(pool) as conn:
         return await checkpoints.insert(
-            conn=conn, checkpoint=checkpoint, metrics=metrics, readings=readings
+            conn=conn, checkpoint=checkpoint, metrics=metrics, readings=readings, in_force=None
         )
 
 
@@ -758,7 +768,7 @@ async def test_awaiting(pool):
         id=model.batch_id("main", date(2026, 1, 19)), run_date=date(2026, 1, 19)
     )
     async with pools.transaction(pool) as conn:
-        await batches.insert_failed(conn, failed)
+        await batches.insert_failed(conn, failed, in_force=None)
     for day in (1, 2, 4, 5, 6, 7):
         await take(pool, a_checkpoint(batch, day))
 
