@@ -223,7 +223,8 @@ def settings_in_force(
 
 def last_calendar_day(today: date) -> date:
     """Return the last day of a calendar that is declared today."""
-    return date(today.year + _YEARS_AHEAD, 12, 31)
+    # A forged entry may be of the last year that a date can have.
+    return date(min(today.year + _YEARS_AHEAD, date.max.year), 12, 31)
 
 
 def changed_settings(

@@ -377,6 +377,15 @@ def covered_beforehand(contents):
             body["last_session"] = AFTER
 
 
+def changed_at(index: int, at: str):
+    """Return a change of the time of an entry."""
+
+    def change(contents):
+        contents[index]["at"] = at
+
+    return change
+
+
 def without_holiday(day: str, kind="GENESIS"):
     """Return a change that leaves a holiday out of the calendar."""
 
@@ -435,6 +444,7 @@ def stored_in_the_afternoon(contents):
     entry["at"] = entry["checkpoint"]["taken_at"] = at
 
 
+LAST_DAY = "9999-12-31"
 EMPTY_HASH = sha256_of("")
 
 FORGERIES = [
@@ -474,6 +484,9 @@ FORGERIES = [
         ("settings", "begins late", member("GENESIS", "settings", calendar_from="2026-10-03")),
         ("settings", "ends a day early", member("GENESIS", "settings", calendar_to="2028-12-30")),
         ("settings", "never extended", backdated),
+        ("settings", "of the last year", changed_at(0, "9999-12-31T23:59:59.999999Z")),
+        ("settings", "for the last Monday", claimed(run_date="9999-12-27")),
+        ("settings", "until the last year", member("GENESIS", "settings", calendar_to=LAST_DAY)),
         ("settings", "no Thanksgiving", without_holiday("2026-11-26")),
         ("settings", "no Christmas", without_holiday("2026-12-25")),
         ("settings", "no Good Friday", without_holiday("2027-03-26")),

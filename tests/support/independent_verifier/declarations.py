@@ -112,9 +112,9 @@ def check_first_calendar(entry: Entry, settings: Settings, run_dates: list[str])
     if entry.at < in_new_york(monday, 9):
         monday -= 7 * DAY
     first_monday = min([*map(date.fromisoformat, run_dates), monday])
-    fits = settings["calendar_from"] <= str(first_monday - 3 * DAY)
+    fits = first_monday - date.fromisoformat(settings["calendar_from"]) >= 3 * DAY
     require(fits, "settings", f"{entry.where}: the calendar begins too late for {first_monday}")
-    fits = settings["calendar_to"] >= f"{today.year + 2}-12-31"
+    fits = settings["calendar_to"] >= f"{min(today.year + 2, 9999):04}-12-31"
     require(fits, "settings", f"{entry.where}: the calendar ends too early")
 
 

@@ -17,9 +17,9 @@ def check_profiles(entry: Entry, declared: Declared) -> None:
             continue
         if declared.sealed:
             check_profile(entry, declared, row)
-            last = str(date.fromisoformat(row["run_date"]) + 14 * DAY)
-            fits = last <= declared.settings[-1]["calendar_to"]
-            require(fits, "settings", f"{entry.where}: the calendar ends before {last}")
+            last = date.fromisoformat(declared.settings[-1]["calendar_to"])
+            fits = last - date.fromisoformat(row["run_date"]) >= 14 * DAY
+            require(fits, "settings", f"{entry.where}: the calendar ends on {last}")
         else:
             has_none = "profile_sha256" not in row
             require(has_none, "profile", f"{entry.where} has a profile in an unsealed record")

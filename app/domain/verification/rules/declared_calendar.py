@@ -19,8 +19,10 @@ _SATURDAY = 5
 # The years whose holidays are checked. A forged calendar may have ten thousand years.
 _CENTURY = range(2000, 2100)
 
-# The Friday before a Monday.
-_BEFORE_MONDAY = timedelta(days=3)
+# The days from a Friday to the next Monday.
+_TO_MONDAY = timedelta(days=3)
+# The days from a Monday to its last checkpoint.
+_FORTNIGHT = timedelta(days=CHECKPOINT_DAYS)
 
 
 def form_problem(settings: RecordSettings) -> str | None:
@@ -64,7 +66,8 @@ def genesis_problem(
 ) -> str | None:
     """Return why the calendar of a GENESIS entry is too short; None if it is not."""
     monday = _first_monday(entry, state)
-    if settings.calendar_from > monday - _BEFORE_MONDAY:
+    # The difference of two dates cannot overflow, whatever dates a forged record has.
+    if monday - settings.calendar_from < _TO_MONDAY:
         return (
             f"calendar_from is {settings.calendar_from}, but the first Monday is {monday}, and the "
             "calendar begins before its weekend"
@@ -87,8 +90,7 @@ def _first_monday(entry: ParsedEntry, state: JournalState) -> date:
 def question_problem(question: Generation, state: JournalState) -> str | None:
     """Return why the newest calendar is too short for a new question; None if it is not."""
     newest = state.record_calendar.newest
-    last = question.run_date + timedelta(days=CHECKPOINT_DAYS)
-    if newest is None or last <= newest.calendar_to:
+    if newest is None or newest.calendar_to - question.run_date >= _FORTNIGHT:
         return None
     return (
         f"it is asked for {question.run_date}, but the calendar of the newest settings ends on "
