@@ -12,6 +12,7 @@ startup.before_imports()
 
 import asyncio
 import errno
+import logging
 import sys
 
 import click
@@ -47,6 +48,11 @@ from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
 
 startup.after_imports()
+
+# A command that loses its connection says so in its own line. Without a handler, Python itself
+# would print the warnings of the connection pool, too. A command that configures a log writes those
+# that matter.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # Exit codes of a shell for a process that a signal has ended.
 _EXIT_CODE_SIGINT = 130

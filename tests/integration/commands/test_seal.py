@@ -3,15 +3,18 @@
 import asyncio
 import dataclasses
 import re
+import signal
 
 import psycopg
 import pytest
 import three_roles
-from commands import command, without_place
+from commands import command, start, without_place
 from job_context import clock as clock
 from job_context import harness as harness
 from job_context import open_harness
+from journal_checks import wait_for_blocked_connections
 
+from app.core.locks import Lock
 from app.database import migrations
 
 NO_ENTRY = (
@@ -82,6 +85,72 @@ async def test_a_seal(older, commanded, database):
     assert without_place(again.error) == (
         "alpha-monday: The record is sealed already: its journal has a GENESIS entry.\n"
     )
+
+
+# Where a seal waits while another session holds a lock.
+AT_THE_TABLES = "LOCK TABLE splits IN ROW EXCLUSIVE MODE"
+AT_THE_JOURNAL = f"SELECT pg_advisory_xact_lock({Lock.JOURNAL})"
+# The second entry of the seal waits for a row of another session with the same number.
+AT_THE_SECOND_ENTRY = """
+    INSERT INTO journal (seq, kind, at, content, previous, hash)
+    SELECT
+        seq + 2, kind, at, content, hash,
+        encode(sha256(convert_to(hash || chr(10) || content, 'UTF8')), 'hex')
+    FROM journal ORDER BY seq DESC LIMIT 1
+"""
+
+
+@pytest.mark.parametrize("ending", ["SIGKILL", "SIGTERM", "pg_terminate_backend"])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        pytest.param(AT_THE_TABLES, id="tables"),
+        pytest.param(AT_THE_JOURNAL, id="journal"),
+        pytest.param(AT_THE_SECOND_ENTRY, id="second entry"),
+    ],
+)
+async def test_a_seal_that_is_ended(older, commanded, database, tmp_path, waiting, ending):
+    """
+    A seal that is killed, or loses its connection, has written nothing, wherever it was. It can be
+    run again.
+    """
+    with (tmp_path / "error").open("w+b") as error, psycopg.connect(database) as other:
+        other.execute("SET session_replication_role = replica")
+        other.execute(waiting)
+        process = await asyncio.to_thread(
+            start,
+            "seal",
+            "--yes",
+            cwd=tmp_path,
+            stdout=error,
+            stderr=error,
+            DATABASE_URL=database,
+        )
+        (blocked,) = await wait_for_blocked_connections(older)
+        if ending == "pg_terminate_backend":
+            await older.rows("SELECT pg_terminate_backend(%s)", blocked)
+        else:
+            process.send_signal(signal.Signals[ending])
+        code = await asyncio.to_thread(process.wait, 60)
+        other.rollback()
+        error.seek(0)
+        written = error.read().decode()
+    assert code != 0
+    lines = without_place(written).splitlines()
+    assert lines[4].endswith("A seal cannot be undone.")
+    if ending == "pg_terminate_backend":
+        (line,) = lines[5:]
+        assert line.startswith("alpha-monday: The connection to the database ")
+        assert "was lost: terminating connection" in line
+    else:
+        assert len(lines) == 5
+    assert await older.kinds() == ["GENERATION", "BATCH"]
+
+    done = await asyncio.to_thread(commanded, "seal", "--yes", DATABASE_URL=database)
+    assert done.exit_code == 0
+    assert (await older.kinds())[2:] == ["GENESIS", "READINGS", "SETTINGS"]
+    verified = await asyncio.to_thread(commanded, "verify", DATABASE_URL=database)
+    assert verified.exit_code == 0
 
 
 async def test_a_record_that_does_not_verify(older, commanded, database):
