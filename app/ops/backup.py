@@ -35,7 +35,7 @@ from app.domain.text import first_line
 from app.errors import Discrepancy, Refused
 from app.ops.in_use import refuse_in_use
 from app.ops.verify import DatabaseRecord, ReportProgress, verify
-from app.store import checkpoints
+from app.store import checkpoints, declarations
 from app.store.rehearsed import CREATE_CLOCK_TABLE
 from jobs import daily
 
@@ -376,6 +376,8 @@ async def _fill(
         raise Refused(
             f"{file} does not hold the tables of migration {manifest.migration:04}: {different}."
         )
+    # Otherwise Postgres would refuse the entries after the GENESIS, as those of an older version.
+    await declarations.declare_version(conn)
     for number, table in enumerate(tables):
         report_progress("tables", number, len(tables))
         try:

@@ -9,8 +9,8 @@ once, by these entries, in one transaction:
    so far. From now on, such a row without an entry is a discrepancy.
 3. SETTINGS with the mark `sealed`: from here on the rules of sealed records hold.
 
-Workers of the version before can work meanwhile. Afterwards, Postgres refuses their questions and
-readings (migration 0015).
+Workers of the version before can work meanwhile. Afterwards, Postgres refuses their questions,
+readings and entries (migrations 0015 and 0018).
 """
 
 from collections.abc import Iterator, Sequence

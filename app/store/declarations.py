@@ -37,8 +37,8 @@ T = TypeVar("T", bound=Struct)
 # An entry that is to be appended: its kind, and its members.
 Declaration = tuple[JournalKind, dict[str, object]]
 
-# Postgres refuses a question or a reading in a sealed record, unless its transaction has set this
-# parameter: an older version does not set it, and does not write the entry that belongs to it.
+# Postgres refuses a question, a reading or an entry in a sealed record, unless its transaction has
+# set this parameter: an older version does not set it, and does not declare what is in force in it.
 _DECLARE_VERSION = "SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)"
 
 

@@ -37,6 +37,8 @@ async def append(
     is right for an entry about something that began before: the completion of a question, and the
     readings of a response that was already received.
     """
+    # In a sealed record, Postgres refuses entries of a version that does not know sealed records.
+    await declarations.declare_version(conn)
     await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
     # The head is read by a separate statement, because a statement sees only what was committed
     # before it started. This statement starts after the wait for the lock, so it sees the entries

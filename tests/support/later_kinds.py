@@ -61,6 +61,8 @@ def append_later(
     head = conn.execute("SELECT seq, hash, at FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     after = JournalHead(*head)
     entry = journal.next_entry(after, kind=kind, at=after.at, recorded=LATER_KINDS[kind])
+    # A later version knows sealed records, too.
+    conn.execute("SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)")
     conn.execute(
         "INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id) "
         "VALUES (%s, %s, %s, %s, %s, %s, %s)",

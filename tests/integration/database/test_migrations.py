@@ -43,6 +43,7 @@ NAMES = [
     "sealed",
     "timestamps",
     "published_heads",
+    "older_versions",
 ]
 LAST = len(NAMES)
 
@@ -1128,7 +1129,7 @@ def test_refused_second_changes(record, first, second, constraint):
 OLDER_VERSIONS = [
     *(
         pytest.param(table, "this_record_is_sealed", id=f"{table} this_record_is_sealed")
-        for table in ("closes", "splits", "generations")
+        for table in ("closes", "splits", "generations", "journal")
     ),
     pytest.param(
         "generations", "this_question_is_sealed", id="generations this_question_is_sealed"
@@ -1139,22 +1140,25 @@ OLDER_VERSIONS = [
 @pytest.mark.parametrize(("table", "trigger"), OLDER_VERSIONS)
 def test_an_older_version_in_a_sealed_record(record, table, trigger):
     """
-    A version that does not say in its transaction that it knows sealed records can add no question
-    and no reading, and cannot complete a question that has a profile.
+    A version that does not say in its transaction that it knows sealed records can add no question,
+    no reading and no entry, and cannot complete a question that has a profile.
     """
+    genesis = chained(2, FIRST["hash"], kind="GENESIS")
+    rows = {**MORE, "journal": chained(3, genesis["hash"])}
 
     def attempt() -> None:
         if trigger == "this_question_is_sealed":
             record.execute("UPDATE generations SET accepted = false, refusal = 'No price.'")
         else:
-            insert(record, table, MORE[table])
+            insert(record, table, rows[table])
 
     record.execute("SET LOCAL session_replication_role = replica")
     record.execute("UPDATE generations SET profile_sha256 = repeat('a', 64)")
     record.execute("SET LOCAL session_replication_role = origin")
-    with record.transaction(force_rollback=True):
-        attempt()
-    insert(record, "journal", chained(2, FIRST["hash"], kind="GENESIS"))
+    if table != "journal":
+        with record.transaction(force_rollback=True):
+            attempt()
+    insert(record, "journal", genesis)
     with pytest.raises(psycopg.errors.CheckViolation) as refused, record.transaction():
         attempt()
     assert refused.value.diag.constraint_name == "this_record_is_sealed"
@@ -1318,7 +1322,10 @@ def test_every_rule_has_a_case(migrated):
         ("checkpoints", "checkpoint_belongs_to_its_batch"),
         ("journal", "an_entry_follows_the_head"),
         # tests/integration/store/test_declarations.py
-        *((table, "this_record_is_sealed") for table in ("closes", "splits", "generations")),
+        *(
+            (table, "this_record_is_sealed")
+            for table in ("closes", "splits", "generations", "journal")
+        ),
         ("generations", "this_question_is_sealed"),
         ("timestamps", "a_timestamp_is_of_an_entry"),
         ("pick_checkpoint_metrics", "metric_belongs_to_its_checkpoint"),

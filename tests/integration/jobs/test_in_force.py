@@ -11,6 +11,7 @@ from job_context import harness as harness
 from msgspec.structs import replace
 
 from app.core import settings
+from app.database import pools
 from app.domain.calendar import Calendar
 from app.errors import ConfigurationError
 from jobs import daily, in_force, weekly
@@ -189,7 +190,7 @@ async def test_a_checkpoint_that_is_given_up_after_a_struck_off_day(harness):
     closing(harness, MONDAY, TUESDAY + timedelta(days=1))
     reasons = []
     for day in (1, 3):
-        async with harness.context.pool.connection() as conn:
+        async with pools.transaction(harness.context.pool) as conn:
             due = daily.DueCheckpoint(batch.id, MONDAY, day)
             assert await daily.give_up(conn, harness.context, due, note="x")
         reasons += await harness.rows("SELECT skip_reason FROM checkpoints WHERE day = %s", day)
@@ -222,6 +223,6 @@ async def test_a_missed_monday_is_late_by_the_effective_calendar(harness):
     second = MONDAY + timedelta(days=7)
     closing(harness, second)
     harness.clock.time = new_york(second + timedelta(days=1), 9, 5)
-    async with harness.context.pool.connection() as conn:
+    async with pools.transaction(harness.context.pool) as conn:
         assert await weekly.record_missed_monday(conn, harness.context, second)
     assert await harness.rows("SELECT late FROM batches WHERE run_date = %s", second) == [(True,)]

@@ -247,6 +247,50 @@ async def test_a_record_that_is_not_sealed_refuses_no_version(pool, table):
         await conn.execute(INSERTS[table])
 
 
+# The entries of an older version that need no new question and no new reading.
+OLDER_ENTRIES = (
+    "BATCH",
+    "CHECKPOINT",
+    "FAILURE",
+    "CORRECTION",
+    "PICK_ENDED",
+    "PICK_RENAMED",
+    "SETTINGS",
+)
+APPEND = """
+INSERT INTO journal (seq, kind, at, content, previous, hash)
+SELECT seq + 1, %s, at, '{}', hash,
+    encode(sha256(convert_to(hash || chr(10) || '{}', 'UTF8')), 'hex')
+FROM journal ORDER BY seq DESC LIMIT 1
+"""
+
+
+@pytest.mark.parametrize("kind", OLDER_ENTRIES)
+async def test_an_entry_of_a_version_that_does_not_know_sealed_records(pool, kind):
+    """It does not declare its settings, so it appends nothing, with or without a new row."""
+    await claim(pool, in_force())
+    await refused(pool, APPEND, kind)
+    async with pools.transaction(pool) as conn:
+        await declarations.declare_version(conn)
+        await conn.execute(APPEND, (kind,))
+    await refused(pool, APPEND, kind)
+
+
+@pytest.mark.parametrize("kind", OLDER_ENTRIES)
+async def test_an_entry_of_an_older_version_before_the_seal(pool, kind):
+    """Until the seal, it is appended as ever."""
+    await complete(pool, await claim(pool))
+    async with pools.transaction(pool) as conn:
+        await conn.execute(APPEND, (kind,))
+
+
+async def test_an_older_version_completes_its_question_from_before_the_seal(pool):
+    """So an answer that was on its way during the seal is not lost."""
+    await claim(pool, in_force())
+    async with pools.transaction(pool) as conn:
+        await conn.execute(APPEND, ("GENERATION",))
+
+
 async def test_an_older_version_cannot_complete_a_question_with_a_profile(pool):
     """Its entry would lack the profile. A question from before the seal can be completed."""
     claimed = await claim(pool, in_force())

@@ -1,0 +1,1 @@
+DROP TRIGGER this_record_is_sealed ON journal;
