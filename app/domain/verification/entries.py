@@ -198,13 +198,20 @@ def parse_content(seq: int, content: str) -> dict[str, Any]:
     # A forged content may be any text, also one that is nested too deeply for the decoder.
     with suppress(ValueError, RecursionError):
         members = json.loads(content)
-        if isinstance(members, dict) and journal.canonical_json(members) == content:
+        is_canonical = isinstance(members, dict) and journal.canonical_json(members) == content
+        if is_canonical and not _has_nul(content):
             return members
     raise discrepancy(
         Rule.CANONICAL,
         f"Entry {seq} of the journal is not canonical JSON. Alpha Monday did not write it in this "
         "form.",
     )
+
+
+def _has_nul(content: str) -> bool:
+    """Return whether a text in canonical JSON has U+0000, which no text of the journal may have."""
+    # In canonical JSON, U+0000 is always escaped. Two backslashes are one that is escaped itself.
+    return r"\u0000" in content.replace(r"\\", "")
 
 
 def check_complete(seq: int, entry: TextRow) -> None:

@@ -446,6 +446,8 @@ def stored_in_the_afternoon(contents):
 
 LAST_DAY = "9999-12-31"
 EMPTY_HASH = sha256_of("")
+# U+0000, which no text of the journal may have. A content has it in its escaped form.
+NUL = "a\x00b"
 
 FORGERIES = [
     pytest.param(rule, change, id=f"{rule}: {name}")
@@ -495,6 +497,13 @@ FORGERIES = [
         ("settings", "a holiday removed", without_holiday("2026-11-26", "SETTINGS")),
         ("settings", "a root in capitals", settings_inserted(timestamp_roots=["A" * 64])),
         ("settings", "another benchmark", settings_inserted(benchmark="QQQ")),
+        ("canonical", "U+0000 in a version", member("GENESIS", "settings", version=NUL)),
+        ("canonical", "U+0000 in a source", member("GENESIS", "settings", price_source=NUL)),
+        ("canonical", "U+0000 in a label", member("SERIES", "series", label=NUL)),
+        ("canonical", "U+0000 in a model", with_profile(model=NUL)),
+        ("canonical", "U+0000 in a schema", with_profile(schema=NUL)),
+        ("canonical", "U+0000 in a response", response(source=NUL)),
+        ("canonical", "U+0000 in a name", lambda contents: contents[1].update({NUL: "x"})),
         ("series", "another model", member("SERIES", "series", label="x", profile_sha256="0" * 64)),
         (
             "series",
@@ -631,6 +640,7 @@ def two_calendars(contents):
 
 FITTING = [
     pytest.param(lambda contents: contents, id="nothing"),
+    pytest.param(member("SERIES", "series", label=r"a \u0000"), id="a backslash before u0000"),
     pytest.param(late, id="sealed late"),
     pytest.param(
         then(member("GENESIS", "genesis", origin="UNKNOWN")), id="sealed late, origin unknown"
