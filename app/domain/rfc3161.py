@@ -171,6 +171,11 @@ def root_fingerprints(certificates: Iterable["Certificate"]) -> tuple[str, ...]:
     return tuple(sorted({fingerprint(one) for one in certificates if _is_root(one)}))
 
 
+def without_roots(certificates: Iterable["Certificate"]) -> list["Certificate"]:
+    """Return the certificates that can complete a chain, and cannot end one."""
+    return [one for one in certificates if not _is_root(one)]
+
+
 def verify_response(
     response: bytes,
     *,
@@ -509,7 +514,7 @@ def _check_signature(
         raise _Flaw("signed with a certificate that is not for time stamps alone")
     # OpenSSL trusts no certificate that does not sign itself, so the other pinned certificates only
     # complete the chain.
-    intermediates = [one for one in roots if not _is_root(one)]
+    intermediates = without_roots(roots)
     verifier = VerifierBuilder(roots=[chain[-1]], intermediates=intermediates).build()
     try:
         verifier.verify(granted, digest)

@@ -78,9 +78,15 @@ class Timestamp(Struct, frozen=True, kw_only=True):
     block_height: int | None = None
 
     @property
-    def latest_time(self) -> datetime:
-        """Return the latest moment at which the entry can have been new, by this proof."""
-        return self.at + timedelta(seconds=float(self.accuracy_seconds or 0))
+    def latest_time(self) -> datetime | None:
+        """
+        Return the latest moment at which the entry can have been new, by this proof.
+
+        None if the row has no accuracy, as that of a proof of OpenTimestamps.
+        """
+        if self.accuracy_seconds is None:
+            return None
+        return self.at + timedelta(seconds=float(self.accuracy_seconds))
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -128,6 +134,5 @@ def first_open(sessions: Calendar, run_date: date) -> datetime:
 
 def is_before(stamps: Sequence[Timestamp], moment: datetime) -> bool:
     """Return whether one of the RFC 3161 timestamps proves a time before `moment`."""
-    return any(
-        stamp.kind == TimestampKind.RFC3161 and stamp.latest_time < moment for stamp in stamps
-    )
+    latest_times = [stamp.latest_time for stamp in stamps if stamp.kind == TimestampKind.RFC3161]
+    return any(latest is not None and latest < moment for latest in latest_times)

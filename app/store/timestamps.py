@@ -120,21 +120,30 @@ async def list_covering(conn: Conn, batch_id: UUID) -> list[Timestamp]:
     Return the RFC 3161 timestamps that cover the BATCH entry of a batch, the earliest first.
 
     A timestamp of another hash than its entry has now is left out: it says nothing about a journal
-    that was written again. `api.schema.COVERS_BATCH` states the same condition for the API.
+    that was written again. So is one of a time before the batch, which only a changed row can have.
+    `api.schema.COVERS_BATCH` states the same condition for the API.
     """
     return await select_rows(
         conn,
         Timestamp,
         table="timestamps",
         where="""
-            WHERE kind = %s
+            WHERE kind = %s AND status = %s
+                AND at >= (
+                    SELECT created_at FROM batches WHERE id = %s) - interval '10 minutes'
                 AND seq >= (SELECT min(seq) FROM journal WHERE batch_id = %s AND kind = %s)
                 AND EXISTS (
                     SELECT FROM journal stamped
                     WHERE stamped.seq = timestamps.seq AND stamped.hash = timestamps.hash)
             ORDER BY at, id
             """,
-        values=(TimestampKind.RFC3161, batch_id, JournalKind.BATCH),
+        values=(
+            TimestampKind.RFC3161,
+            TimestampStatus.CONFIRMED,
+            batch_id,
+            batch_id,
+            JournalKind.BATCH,
+        ),
     )
 
 

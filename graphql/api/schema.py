@@ -880,7 +880,8 @@ class JournalEntry:
 
 
 IS_RFC3161 = "timestamps.kind = 'RFC3161'"
-IS_IN_BLOCK = "timestamps.kind = 'OPENTIMESTAMPS' AND timestamps.status = 'CONFIRMED'"
+IS_OPENTIMESTAMPS = "timestamps.kind = 'OPENTIMESTAMPS'"
+IS_IN_BLOCK = f"{IS_OPENTIMESTAMPS} AND timestamps.status = 'CONFIRMED'"
 
 
 @table("timestamps")
@@ -950,9 +951,11 @@ COVERS_BATCH = """
     AND EXISTS (
         SELECT FROM journal stamped
         WHERE stamped.seq = timestamps.seq AND stamped.hash = timestamps.hash)"""
-# The id of the first timestamp of a kind that covers a batch.
+# A token is never pending. Only a changed row says so, and its time counts for nothing.
+IS_TOKEN = f"{IS_RFC3161} AND timestamps.status = 'CONFIRMED'"
+# The id of the first timestamp that covers a batch, of those with a condition.
 FIRST_COVERING = f"""(
-    SELECT timestamps.id FROM timestamps WHERE timestamps.kind = '{{}}' AND {COVERS_BATCH}
+    SELECT timestamps.id FROM timestamps WHERE {{}} AND {COVERS_BATCH}
     ORDER BY timestamps.at, timestamps.id LIMIT 1)"""
 # The open of the first session on or after the run date. A week has no more than five days in a
 # row without a session.
@@ -965,11 +968,11 @@ FIRST_OPEN = f"""(
 STAMPED_BEFORE_OPEN = f"""
     CASE WHEN batches.status = 'failed' THEN NULL
     WHEN EXISTS (
-        SELECT FROM timestamps WHERE timestamps.kind = 'RFC3161' AND {COVERS_BATCH}
+        SELECT FROM timestamps WHERE {IS_TOKEN} AND {COVERS_BATCH}
             AND timestamps.at + timestamps.accuracy_seconds * interval '1 second' < {FIRST_OPEN})
         THEN true
     WHEN NOT batches.late AND $now < {FIRST_OPEN} AND NOT EXISTS (
-        SELECT FROM timestamps WHERE timestamps.kind = 'RFC3161' AND {COVERS_BATCH})
+        SELECT FROM timestamps WHERE {IS_TOKEN} AND {COVERS_BATCH})
         THEN NULL
     ELSE false END"""
 
@@ -1106,8 +1109,8 @@ class Batch:
         "The first timestamp that covers the batch: it is about the journal's entry that stored "
         "the picks, or about a later one. It is the earliest of the kind `RFC3161`, or the "
         "earliest of another kind if there is none. Null while there is none.",
-        f"timestamps.id = coalesce({FIRST_COVERING.format('RFC3161')}, "
-        f"{FIRST_COVERING.format('OPENTIMESTAMPS')})",
+        f"timestamps.id = coalesce({FIRST_COVERING.format(IS_TOKEN)}, "
+        f"{FIRST_COVERING.format(IS_OPENTIMESTAMPS)})",
     )
     stamped_before_open: bool | None = column(
         "True if a timestamp of the kind `RFC3161` proves that the picks were stored before the "

@@ -7,6 +7,7 @@ root of a Bitcoin block: only the block chain itself can say whether that block 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -19,6 +20,11 @@ from app.errors import ConfigurationError, Discrepancy, UnusableStamp
 
 if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
+
+
+# A token is stored only if its time is at most this far after our clock, which states when it was
+# received (`app.providers.timestamp_authority`).
+_MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
 
 class BlockToCompare(Struct, frozen=True):
@@ -39,8 +45,8 @@ class StampVerifier:
     Checks the timestamps of a journal, one after another.
 
     `hashes` has the hash of each entry by its number; the chain was verified before. `roots` are
-    the pinned certificates. If they are None, each token is checked with the last certificate of
-    its own chain, which proves less: an operator can make such a chain.
+    the pinned certificates. If they are None, each token is checked with the root of its own chain,
+    which proves less: an operator can make such a chain.
 
     `count`, `tokens`, `roots_used`, `pending` and `blocks` are the results: the number of
     timestamps that were checked, the number of tokens that verify, the number of them for each root
@@ -57,6 +63,7 @@ class StampVerifier:
         self.tokens = 0
         self.roots_used: Counter[str] = Counter()
         self.blocks: list[BlockToCompare] = []
+        self._seen = set[tuple[int, TimestampKind, str, TimestampStatus]]()
         # The entries and the calendars of the pending proofs, and of the complete ones. A complete
         # proof does not replace the pending one: both stay in the record, in any order.
         self._promised = set[tuple[int, str]]()
@@ -74,6 +81,10 @@ class StampVerifier:
             raise _misfit(stamp, "is about an entry that the journal does not have")
         if known != stamp.hash:
             raise _misfit(stamp, f"is about the hash {stamp.hash}, but the entry has {known}")
+        key = (stamp.seq, stamp.kind, stamp.authority, stamp.status)
+        if key in self._seen:
+            raise _misfit(stamp, f"is in the record twice as {stamp.status}")
+        self._seen.add(key)
         if stamp.kind == TimestampKind.RFC3161:
             self._check_token(stamp)
         else:
@@ -81,11 +92,10 @@ class StampVerifier:
         self.count += 1
 
     def _check_token(self, stamp: Timestamp) -> None:
-        nonce = int(stamp.nonce) if stamp.nonce else None
+        if stamp.block_height is not None:
+            raise _misfit(stamp, f"names block {stamp.block_height}, which no token does")
         try:
-            token = rfc3161.verify_response(
-                stamp.proof, data_hash=stamp.hash, nonce=nonce, roots=self._roots_for(stamp)
-            )
+            token = self._verify_token(stamp)
         except (UnusableStamp, ConfigurationError) as error:
             raise _misfit(stamp, f"does not verify. {error}") from None
         if token.gen_time != stamp.at:
@@ -101,17 +111,44 @@ class StampVerifier:
             )
         if stamp.status != TimestampStatus.CONFIRMED:
             raise _misfit(stamp, f"is {stamp.status}, but its proof is complete")
+        if stamp.received_at < token.gen_time - _MAX_CLOCK_DIFFERENCE:
+            raise _misfit(
+                stamp,
+                f"says that it was received at {format_utc(stamp.received_at)}, before its time, "
+                f"{format_utc(token.gen_time)}",
+            )
         self.tokens += 1
         self.roots_used[token.root_sha256] += 1
 
-    def _roots_for(self, stamp: Timestamp) -> Sequence["Certificate"]:
-        if self.roots is not None:
-            return self.roots
-        chain = (stamp.chain or "").encode()
-        *_, root = rfc3161.read_roots(chain, "The chain of its certificates")
-        return [root]
+    def _verify_token(self, stamp: Timestamp) -> rfc3161.Stamp:
+        """
+        Return what a token says, by the pinned roots, or by its own chain if there are none.
+
+        The chain is checked in both cases, because the service offers it to readers as a file. It
+        may have certificates that the token lacks: the file of TIMESTAMP_ROOTS can complete it.
+        Raises UnusableStamp or ConfigurationError for a token that does not verify, or whose chain
+        is another one.
+        """
+        chain = rfc3161.read_roots((stamp.chain or "").encode(), "The chain of its certificates")
+        token = _verify(stamp, chain)
+        if token.chain_pem != stamp.chain:
+            raise UnusableStamp("The chain of its certificates is not the one of its signature.")
+        # An API does not show the nonce.
+        if stamp.nonce not in (None, str(token.nonce)):
+            raise UnusableStamp("It is about another request: its nonce is another one.")
+        if self.roots is None:
+            return token
+        return _verify(stamp, [*self.roots, *rfc3161.without_roots(chain)])
 
     def _check_proof(self, stamp: Timestamp) -> None:
+        if (stamp.accuracy_seconds, stamp.chain, stamp.nonce) != (None, None, None):
+            raise _misfit(stamp, "has an accuracy, certificates or a nonce, as only a token has")
+        if stamp.at != stamp.received_at:
+            raise _misfit(
+                stamp,
+                f"says {format_utc(stamp.at)}, but it was received at "
+                f"{format_utc(stamp.received_at)}",
+            )
         try:
             proof = opentimestamps.parse(stamp.proof)
         except UnusableProof as error:
@@ -121,6 +158,10 @@ class StampVerifier:
         if stamp.status == TimestampStatus.PENDING:
             if not proof.pending:
                 raise _misfit(stamp, "is pending, but names no calendar")
+            if proof.block is not None:
+                raise _misfit(stamp, f"is pending, but leads into block {proof.block.height}")
+            if stamp.block_height is not None:
+                raise _misfit(stamp, f"is pending, but names block {stamp.block_height}")
             self._promised.add((stamp.seq, stamp.authority))
             return
         block = proof.block
@@ -129,6 +170,10 @@ class StampVerifier:
         assert block.height is not None
         self._complete.add((stamp.seq, stamp.authority))
         self.blocks.append(BlockToCompare(stamp.seq, block.height, str(block.merkle_root)))
+
+
+def _verify(stamp: Timestamp, roots: Sequence["Certificate"]) -> rfc3161.Stamp:
+    return rfc3161.verify_response(stamp.proof, data_hash=stamp.hash, nonce=None, roots=roots)
 
 
 def _misfit(stamp: Timestamp, text: str) -> Discrepancy:

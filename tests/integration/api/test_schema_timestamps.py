@@ -9,15 +9,18 @@ import json
 from base64 import b64decode, b64encode
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from api_records import FACTS, RUNNING, WON, Record, engine_on, plant
 from msgspec.structs import replace
 
+from app.database import migrations, pools
 from app.domain.calendar import Calendar
 from app.domain.model import BatchStatus
+from app.domain.timestamps import is_before
+from app.store import timestamps
 
 OPEN = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
 HOLIDAY = date(2026, 1, 19)
@@ -139,6 +142,48 @@ async def test_the_earliest_token_comes_first_and_a_token_before_a_promise(datab
     stamp(database, OPEN - timedelta(minutes=12))
     batch = await batch_of(pool, OPEN)
     assert batch["timestamp"]["at"] == "2026-01-05T14:18:00.000000Z"
+
+
+# The changes after which the token still counts.
+UNCHANGED = ("at = at", "at = '2026-01-05 13:51:21Z'")
+# Changes of a token in the database that would move it before the open, or take its time away.
+CHANGED_TOKENS = {
+    "nothing": "at = at",
+    "a week before the batch": "at = at - interval '7 days'",
+    "11 minutes before the batch": "at = '2026-01-05 13:49:19Z'",
+    "9 minutes before the batch": "at = '2026-01-05 13:51:21Z'",
+    "after the open": "at = '2026-01-05 14:30Z'",
+    "no accuracy": "accuracy_seconds = NULL",
+    "an accuracy of an hour": "accuracy_seconds = 3600",
+    "pending": "status = 'PENDING'",
+    "a promise": "kind = 'OPENTIMESTAMPS'",
+    "another hash": "hash = repeat('a', 64)",
+    "an earlier entry": "seq = seq - 1",
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_TOKENS.values(), ids=CHANGED_TOKENS)
+async def test_a_changed_token_is_the_same_to_the_api_and_to_the_commands(change, empty):
+    """The API, `show`, `status` and the alert say the same of it."""
+    await migrations.migrate(empty, OPEN)
+    stored(empty)
+    stamp(empty, OPEN - timedelta(minutes=20))
+    with psycopg.connect(empty) as conn:
+        conn.execute("SET session_replication_role = replica")
+        for constraint in (
+            "a_timestamp_of_an_authority_is_complete",
+            "a_proof_in_a_block_names_the_block",
+        ):
+            conn.execute(f"ALTER TABLE timestamps DROP CONSTRAINT {constraint}")
+        conn.execute(f"UPDATE timestamps SET {change}")
+    facts = replace(FACTS, now=lambda: OPEN)
+    async with pools.opened(pools.make_pool(empty, max_size=2)) as pool:
+        answer = await engine_on(pool, facts).execute("{ latestBatch { id stampedBeforeOpen } }")
+        batch = json.loads(answer.body)["data"]["latestBatch"]
+        async with pool.connection() as conn:
+            stamps = await timestamps.list_covering(conn, UUID(batch["id"]))
+    assert batch["stampedBeforeOpen"] is is_before(stamps, OPEN)
+    assert batch["stampedBeforeOpen"] is (change in UNCHANGED)
 
 
 async def test_the_page_has_every_proof_oldest_first(database, pool):

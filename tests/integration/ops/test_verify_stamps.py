@@ -85,7 +85,8 @@ def test_what_fits():
     for verifier in (StampVerifier({7: HASH}, roots), StampVerifier({7: HASH})):
         complete = promise(complete=True)
         other = promise(authority="https://b.pool.example")
-        for stamp in (token(), token(nonce=None), other, complete):
+        of_api = replace(token(), authority="https://b.example", nonce=None)
+        for stamp in (token(), of_api, other, complete):
             verifier.check(stamp)
         assert (verifier.tokens, verifier.pending, verifier.count) == (2, 1, 4)
         (block,) = verifier.blocks
@@ -122,6 +123,54 @@ MISFITS = {
         lambda: replace(token(), status=TimestampStatus.PENDING),
         "but its proof is complete",
     ),
+    "a nonce in other digits": (
+        lambda: token(nonce="00"),
+        "its nonce is another one",
+    ),
+    "a nonce that is no number": (lambda: replace(token(), nonce="x"), "its nonce is another one"),
+    "a token in a block": (lambda: replace(token(), block_height=7), "which no token does"),
+    "a token that came before its time": (
+        lambda: replace(token(), received_at=AT - timedelta(minutes=6)),
+        "received at 2026-01-05 13:58:10.* before its time",
+    ),
+    "a token without an accuracy": (
+        lambda: replace(token(), accuracy_seconds=None),
+        "but its proof has",
+    ),
+    "a token with bytes after it": (
+        lambda: replace(token(nonce=None), proof=token().proof + b"x"),
+        "does not verify",
+    ),
+    "a token as a promise": (
+        lambda: replace(token(), kind=TimestampKind.OPENTIMESTAMPS),
+        "as only a token has",
+    ),
+    "a promise as a token": (
+        lambda: replace(promise(), kind=TimestampKind.RFC3161),
+        "does not verify",
+    ),
+    "a promise with an accuracy": (
+        lambda: replace(promise(), accuracy_seconds=Decimal(1)),
+        "as only a token has",
+    ),
+    "a promise with certificates": (lambda: replace(promise(), chain="x"), "as only a token has"),
+    "a promise with a nonce": (lambda: replace(promise(), nonce="7"), "as only a token has"),
+    "a promise of another time": (
+        lambda: replace(promise(), at=AT - timedelta(hours=1)),
+        "but it was received at",
+    ),
+    "a promise that names a block": (
+        lambda: replace(promise(), block_height=7),
+        "is pending, but names block 7",
+    ),
+    "a complete proof as a promise": (
+        lambda: replace(promise(complete=True), status=TimestampStatus.PENDING, block_height=None),
+        "is pending, but leads into block",
+    ),
+    "a proof with bytes after it": (
+        lambda: replace(promise(), proof=promise().proof + b"x"),
+        "1 byte too many",
+    ),
     "no token": (lambda: replace(token(), proof=b"<html>"), "does not verify"),
     "no proof": (lambda: replace(promise(), proof=b"<html>"), "cannot be read"),
     "a proof of another hash": (
@@ -148,6 +197,43 @@ def test_what_does_not_fit(name):
         verifier.check(make())
     assert str(refused.value).endswith("(rule: timestamp)")
     assert "\n" not in str(refused.value)
+
+
+def other_chains() -> dict[str, str]:
+    """Return chains that are not the one of the token."""
+    chain = token().chain or ""
+    end = "-----END CERTIFICATE-----\n"
+    signer, root = [f"{one}{end}" for one in chain.split(end)[:-1]]
+    return {
+        "another order": root + signer,
+        "the signer twice": signer + chain,
+        "the root twice": chain + root,
+        "the root alone": root,
+        "another root behind": chain + OTHER.root_pem.decode(),
+        "another root before": OTHER.root_pem.decode() + chain,
+        "another authority": token(authority=OTHER).chain or "",
+        "a text before": f"A text.\n{chain}",
+        "a text behind": f"{chain}A text.\n",
+    }
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+@pytest.mark.parametrize("name", other_chains())
+def test_the_chain_of_a_token(name, is_pinned):
+    """The file `.pem` has the certificates of the token and no others, with or without a root."""
+    roots = rfc3161.read_roots(AUTHORITY.root_pem) if is_pinned else None
+    verifier = StampVerifier({7: HASH}, roots)
+    with pytest.raises(Discrepancy, match="does not verify"):
+        verifier.check(token(chain=other_chains()[name]))
+
+
+@pytest.mark.parametrize("make", [token, promise, lambda: promise(complete=True)])
+def test_a_proof_that_is_stored_twice(make):
+    """A service has one proof of an entry, or one pending and one complete."""
+    verifier = StampVerifier({7: HASH})
+    verifier.check(make())
+    with pytest.raises(Discrepancy, match="is in the record twice"):
+        verifier.check(make())
 
 
 def store(database: str, stamp: Timestamp) -> None:
@@ -260,7 +346,8 @@ def test_the_roots_that_were_used():
     """Each token counts for the root that it leads to."""
     roots = [AUTHORITY.root, OTHER.root]
     verifier = StampVerifier({7: HASH}, roots)
-    for stamp in (token(), token(authority=OTHER), token(), promise()):
+    by_other = replace(token(authority=OTHER), authority="https://b.example")
+    for stamp in (token(), by_other, replace(token(), authority="https://c.example"), promise()):
         verifier.check(stamp)
     own, other = rfc3161.fingerprint(AUTHORITY.root), rfc3161.fingerprint(OTHER.root)
     assert verifier.roots_used == {own: 2, other: 1}

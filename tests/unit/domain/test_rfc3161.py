@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
+from uuid import UUID
 
 import pytest
 from cryptography import x509
@@ -21,6 +22,8 @@ from tracked import HOUSE
 
 from app.domain import der, rfc3161
 from app.domain.rfc3161 import Stamp
+from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
+from app.domain.verification.stamps import StampVerifier
 from app.errors import ConfigurationError, ProviderUnavailable, UnusableStamp
 from app.simulation import timestamp_authority
 from app.simulation.timestamp_authority import SHA512, SimulatedAuthority
@@ -276,6 +279,36 @@ def test_a_stamp_in_the_older_form(openssl_authority):
     stamp = rfc3161.verify_response(response, roots=rfc3161.read_roots(pem), **proof)
     assert stamp.accuracy_seconds == 0
     assert stamp.chain_pem.count("BEGIN CERTIFICATE") == 3
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_chain_that_was_completed_by_a_pinned_certificate(openssl_authority, is_pinned):
+    """The token lacks a certificate. The stored chain has it, so the root alone is enough later."""
+    request, response = reply_of_openssl(openssl_authority, "old_stamps")
+    root_pem = (openssl_authority / "root.pem").read_bytes()
+    pinned = rfc3161.read_roots(root_pem + (openssl_authority / "intermediate.pem").read_bytes())
+    stamp = rfc3161.verify_response(
+        response, data_hash=ENTRY_HASH, nonce=request.nonce, roots=pinned
+    )
+    roots = rfc3161.read_roots(root_pem) if is_pinned else None
+    verifier = StampVerifier({7: ENTRY_HASH}, roots)
+    verifier.check(
+        Timestamp(
+            id=UUID(int=7),
+            seq=7,
+            hash=ENTRY_HASH,
+            kind=TimestampKind.RFC3161,
+            status=TimestampStatus.CONFIRMED,
+            authority="https://tsa.example",
+            at=stamp.gen_time,
+            accuracy_seconds=stamp.accuracy_seconds,
+            received_at=stamp.gen_time,
+            nonce=str(stamp.nonce),
+            proof=response,
+            chain=stamp.chain_pem,
+        )
+    )
+    assert verifier.tokens == 1
 
 
 @pytest.mark.parametrize(
