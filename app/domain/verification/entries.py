@@ -198,8 +198,11 @@ def parse_content(seq: int, content: str) -> dict[str, Any]:
     # A forged content may be any text, also one that is nested too deeply for the decoder.
     with suppress(ValueError, RecursionError):
         members = json.loads(content)
-        is_canonical = isinstance(members, dict) and journal.canonical_json(members) == content
-        if is_canonical and not _has_nul(content):
+        if (
+            isinstance(members, dict)
+            and journal.canonical_json(members) == content
+            and not _has_nul(content)
+        ):
             return members
     raise discrepancy(
         Rule.CANONICAL,
