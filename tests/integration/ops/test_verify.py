@@ -564,7 +564,7 @@ async def record(address):
                 benchmark_symbol="SPY",
             )
             async with pools.transaction(pool) as conn:
-                stored += await batches.insert_failed(conn, batch)
+                stored += await batches.insert_failed(conn, batch, in_force=None)
         print(stored, flush=True)
 
 asyncio.run(record(sys.argv[1]))
