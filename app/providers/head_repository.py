@@ -20,10 +20,13 @@ all parts of the address replaced.
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import IO
@@ -43,6 +46,19 @@ TIMEOUT_SECONDS = 120.0
 # megabyte a year.
 _MAX_OUTPUT_BYTES = 16_000_000
 _MAX_QUOTED_LENGTH = 300
+# The part of git's messages that is searched and quoted, in characters: their end. A server can
+# send megabytes of text, and the search for a pattern must not take long.
+_MAX_SEARCHED_LENGTH = 10_000
+
+# git does not keep an object of more than this size in memory while it is fetched.
+_MAX_IN_MEMORY = "16m"
+
+# A file that git writes may have at most this many bytes. What is fetched is written to one file.
+_MAX_FILE_BYTES = 500_000_000
+
+# How long the end of git is waited for after it was killed, in seconds. A program that it has
+# started and that has left its session can keep git's output open.
+_END_SECONDS = 2.0
 
 # The tip of the remote branch has this name in the temporary repository.
 _TIP = "refs/published/tip"
@@ -113,6 +129,11 @@ _MEANINGS: tuple[tuple[str, type[AlphaMondayError], str], ...] = (
         r"does not appear to be a git repository|no such file or directory|no DAV locking",
         ConfigurationError,
         "has no git repository: check the address, and that its login may read it.",
+    ),
+    (
+        rf"died of signal {int(signal.SIGXFSZ)}\b|File too large",
+        ConfigurationError,
+        f"has more than {_MAX_FILE_BYTES:,} bytes: use a repository for this purpose only.",
     ),
     (
         r"server certificate|server verification failed|certificate verif|SSL certificate",
@@ -243,6 +264,7 @@ class HeadRepository:
 
     def error(self, command: str, code: int | None, output: str) -> AlphaMondayError:
         """Return the error for a command of git that has failed with this output."""
+        output = output[-_MAX_SEARCHED_LENGTH:]
         for pattern, kind, sentence in _MEANINGS:
             if re.search(pattern, output):
                 return kind(f"HEAD_REPOSITORY {sentence}")
@@ -325,7 +347,7 @@ class Clone:
         if parent:
             listing = await self.run("ls-tree", "-z", parent)
             others = [entry for entry in listing.split(b"\0") if entry]
-            entries += [entry for entry in others if entry.split(b"\t")[1] != FILE_NAME.encode()]
+            entries += [entry for entry in others if _name_of(entry) != FILE_NAME.encode()]
             parents = ["-p", parent]
         tree = await self.run("mktree", "-z", content=b"".join(entry + b"\0" for entry in entries))
         commit = await self.run(
@@ -375,16 +397,25 @@ class Clone:
         )
         assert process.stdout
         assert process.stderr
+        _limit_files(process)
+        streams = (process.stdout, process.stderr)
+        reads = [asyncio.ensure_future(_read(stream)) for stream in streams]
         try:
-            output, errors = await asyncio.gather(_read(process.stdout), _read(process.stderr))
+            output, errors = await asyncio.gather(*reads)
             code = await process.wait()
-        finally:
-            # After an error, a time-out or the end of the service.
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        # After an error, a time-out or the end of the service.
+        except BaseException:
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+            await _end(process, streams)
+            raise
         return code, output, errors.decode("utf-8", "replace")
+
+
+def _name_of(entry: bytes) -> bytes:
+    """Return the name of a file in a line of `git ls-tree -z`. The name may contain tabs, too."""
+    return entry.partition(b"\t")[2]
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -405,6 +436,7 @@ def _configuration(address: RepositoryAddress) -> dict[str, str]:
         "http.followRedirects": "false",
         "transfer.fsckObjects": "true",
         "core.hooksPath": os.devnull,
+        "core.bigFileThreshold": _MAX_IN_MEMORY,
         "gc.auto": "0",
         "maintenance.auto": "false",
     }
@@ -425,6 +457,33 @@ def _find_tip(listing: str, branch_ref: str) -> str:
         if name == branch_ref:
             return commit
     return ""
+
+
+def _limit_files(process: Process) -> None:
+    """Limit the size of the files that git and its helper programs write. Only Linux can."""
+    if sys.platform != "linux":
+        return
+    limits = (_MAX_FILE_BYTES, _MAX_FILE_BYTES)
+    # git may have ended, the machine's own limit may be lower, or a container may refuse it.
+    with suppress(OSError, ValueError):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+
+
+async def _end(process: Process, streams: Iterable[asyncio.StreamReader]) -> None:
+    """End git and its helper programs, which may still run although git has ended."""
+    # Some systems answer with a PermissionError if all of them have ended.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    # asyncio waits for the end of the streams, too, and does not read on while a buffer is full.
+    rests = [_discard(stream) for stream in streams]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            await asyncio.gather(process.wait(), *rests)
+
+
+async def _discard(stream: asyncio.StreamReader) -> None:
+    while await stream.read(1 << 16):
+        pass
 
 
 async def _read(stream: asyncio.StreamReader) -> bytes:
