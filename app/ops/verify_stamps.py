@@ -2,11 +2,13 @@
 
 from base64 import b64decode
 from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 import psycopg
+from msgspec import Struct
 
 from app.domain.text import one_line
 from app.domain.timestamps import Timestamp
@@ -44,6 +46,14 @@ _QUERY = (
     "query($first: Int!, $after: String) { timestamps(first: $first, after: $after) { "
     f"nodes {{ {' '.join(_FIELDS.values())} }} pageInfo {{ hasNextPage endCursor }} }} }}"
 )
+
+
+class _Page(Struct, frozen=True):
+    """A page of an API's timestamps. `end_cursor` leads to the next page, if there is one."""
+
+    stamps: list[Timestamp]
+    has_more: bool
+    end_cursor: str | None
 
 
 class HashedSource:
@@ -124,30 +134,47 @@ async def _read_api(source: ApiRecord) -> AsyncGenerator[Timestamp]:
     after, has_more = None, True
     while has_more:
         page = await source.query(_QUERY, _to_page, first=_PAGE_SIZE, after=after)
-        for node in page["nodes"]:
-            yield _to_stamp(node)
-        has_more = page["pageInfo"]["hasNextPage"]
-        if has_more and page["pageInfo"]["endCursor"] == after:
+        for stamp in page.stamps:
+            yield stamp
+        has_more = page.has_more
+        if has_more and page.end_cursor == after:
             raise ConfigurationError(
                 f"{source.display_url} returns the same page of `timestamps` again and again."
             )
-        after = page["pageInfo"]["endCursor"]
+        after = page.end_cursor
 
 
 def _field_names(data: Any) -> set[str]:
     return {field["name"] for field in data["__type"]["fields"]}
 
 
-def _to_page(data: Any) -> Any:
-    return data["timestamps"]
+def _to_page(data: Any) -> _Page:
+    info = data["timestamps"]["pageInfo"]
+    return _Page(
+        stamps=[_to_stamp(node) for node in data["timestamps"]["nodes"]],
+        has_more=info["hasNextPage"],
+        end_cursor=info["endCursor"],
+    )
 
 
 def _to_stamp(node: Any) -> Timestamp:
     values = {name: node[field] for name, field in _FIELDS.items()}
     try:
         values["proof"] = b64decode(values["proof"], validate=True)
-        return msgspec.convert({"id": _FIRST_ID, **values}, Timestamp, strict=False)
-    except ValueError as error:
+        stamp = msgspec.convert({"id": _FIRST_ID, **values}, Timestamp, strict=False)
+        _refuse_incomparable(stamp)
+    except (ValueError, ArithmeticError) as error:
         raise discrepancy(
             Rule.TIMESTAMP, f"a timestamp of the API cannot be read: {one_line(error)}"
         ) from None
+    return stamp
+
+
+def _refuse_incomparable(stamp: Timestamp) -> None:
+    """Raise ValueError or ArithmeticError if a value cannot be compared with that of the proof."""
+    if stamp.at.tzinfo is None:
+        raise ValueError("its time has no zone")
+    # The first and the last hours of the calendar have no time in UTC.
+    stamp.at.astimezone(UTC)
+    if stamp.accuracy_seconds is not None and not stamp.accuracy_seconds.is_finite():
+        raise ValueError("its accuracy is no number")
