@@ -13,10 +13,13 @@ certificates at the time of the stamp. It does not check everything that RFC 316
 - That exactly one certificate is the signer's, and that the signed attributes name it by its hash
   (RFC 5816). Otherwise another certificate of the same key could take its place.
 - That the signature is of a hash of the SHA-2 family, so that no two stamps have one signature.
+- That the signed attributes state the kind of the content, and each attribute that is checked only
+  once (RFC 5652, section 11). Otherwise a signature of another content could seem to be a stamp.
+- That no key of the chain is so short that its signatures can be forged.
 
-`openssl ts -verify` makes the same checks, except for the last one, and two more: if a stamp names
-the authority, or the issuer of its certificate, OpenSSL compares the name. Whether a certificate
-was revoked is not checked.
+`openssl ts -verify` makes the same checks, except for the last three, and two more: if a stamp
+names the authority, or the issuer of its certificate, OpenSSL compares the name. Whether a
+certificate was revoked is not checked.
 
 The library is imported at the first request or check: it takes 70 ms and 18 MB.
 """
@@ -57,10 +60,31 @@ _SHA2: MappingProxyType[bytes, Callable[[bytes], Any]] = MappingProxyType(
         der.object_id("2.16.840.1.101.3.4.2.3"): hashlib.sha512,
     }
 )
+# The least number of bits of a key (NIST SP 800-131A): of RSA or DSA, and of an elliptic curve. A
+# key of RSA with 512 bits can be computed in hours.
+_MIN_KEY_BITS = 2048
+_MIN_CURVE_BITS = 224
+
+# The kind of the content of a stamp: a TSTInfo.
+_TST_INFO = der.object_id("1.2.840.113549.1.9.16.1.4")
+_CONTENT_TYPE = der.object_id("1.2.840.113549.1.9.3")
+_MESSAGE_DIGEST = der.object_id("1.2.840.113549.1.9.4")
 # The signed attributes that name the signer's certificate: the first by its SHA-1 (RFC 2634), the
 # second by any hash (RFC 5816).
 _SIGNING_CERTIFICATE = der.object_id("1.2.840.113549.1.9.16.2.12")
 _SIGNING_CERTIFICATE_V2 = der.object_id("1.2.840.113549.1.9.16.2.47")
+# A signature has each of these attributes at most once, with one value.
+_SINGLE_ATTRIBUTES = (
+    _CONTENT_TYPE,
+    _MESSAGE_DIGEST,
+    _SIGNING_CERTIFICATE,
+    _SIGNING_CERTIFICATE_V2,
+)
+
+# Each part of a PEM file begins with the first of these. The second one ends the first line of a
+# private key.
+_PEM_BEGIN = b"-----BEGIN"
+_PRIVATE_KEY = b"PRIVATE KEY-----"
 
 # Context-specific tags: of a constructed element 0 (explicit content, certificates, signed
 # attributes), and of milliseconds and microseconds in an accuracy.
@@ -133,16 +157,21 @@ def make_request(data: bytes) -> StampRequest:
 
 def read_roots(pem: bytes, subject: str = "The file of TIMESTAMP_ROOTS") -> list["Certificate"]:
     """
-    Return the pinned certificates of a PEM file.
+    Return the pinned certificates of a PEM file, each once.
 
     Only a root (a certificate that signs itself) ends a chain. Other certificates of the file
-    complete the chains of an authority that does not send them. `subject` says in error texts where
-    `pem` comes from.
+    complete the chains of an authority that does not send them. Lines between the certificates are
+    ignored. `subject` says in error texts where `pem` comes from.
 
-    Raises ConfigurationError if the file contains no root, or anything that cannot be read.
+    Raises ConfigurationError if the file contains no root, a private key, or anything else in PEM
+    form that is no whole certificate.
     """
     from cryptography.x509 import load_pem_x509_certificates
 
+    if _PRIVATE_KEY in pem:
+        raise ConfigurationError(
+            f"{subject} contains a private key: put certificates into it, and nothing secret."
+        )
     try:
         certificates = load_pem_x509_certificates(pem)
         has_root = any(map(_is_root, certificates))
@@ -150,11 +179,16 @@ def read_roots(pem: bytes, subject: str = "The file of TIMESTAMP_ROOTS") -> list
         raise ConfigurationError(
             f"{subject} cannot be read: it must have certificates in PEM form."
         ) from None
+    # The library ignores everything else, such as a certificate whose end was cut off.
+    if len(certificates) != pem.count(_PEM_BEGIN):
+        raise ConfigurationError(
+            f"{subject} cannot be read: a part of it is no whole certificate in PEM form."
+        )
     if not has_root:
         raise ConfigurationError(
             f"{subject} has no root: a certificate that is signed with its own key."
         )
-    return certificates
+    return list(dict.fromkeys(certificates))
 
 
 def fingerprint(certificate: "Certificate") -> str:
@@ -227,6 +261,7 @@ def _verify(
     _check_validity(signer, gen_time)
     usable = [one for one in (*certificates, *roots) if _is_valid_at(one, gen_time)]
     chain = _chain(signer, usable, roots=roots)
+    _check_keys(chain)
     _check_signed_attributes(signer_info, chain)
     _check_signature(granted, digest=digest, chain=chain, roots=roots)
     return Stamp(
@@ -438,9 +473,24 @@ def _is_root(certificate: "Certificate") -> bool:
     return _is_issued_by(certificate, certificate)
 
 
+def _check_keys(chain: Sequence["Certificate"]) -> None:
+    """Raise _Flaw if a key of the chain is too short."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+    for certificate in chain:
+        key = certificate.public_key()
+        least = _MIN_KEY_BITS
+        if isinstance(key, EllipticCurvePublicKey):
+            least = _MIN_CURVE_BITS
+        # Keys of one fixed length, such as those of Ed25519, state none, and are long enough.
+        bits = getattr(key, "key_size", least)
+        if bits < least:
+            raise _Flaw(f"uses a certificate whose key has {bits} bits, and not {least} or more")
+
+
 def _check_signed_attributes(signer_info: der.Element, chain: Sequence["Certificate"]) -> None:
     """
-    Raise _Flaw unless the signature is of SHA-2 and covers the hash of the signer's certificate.
+    Raise _Flaw unless the signature is of SHA-2, of a stamp, and names the signer's certificate.
 
     The parts of a signature are its version, the issuer and number of the certificate, the
     algorithm of the hash, and the signed attributes (RFC 5652, section 5.3).
@@ -453,20 +503,33 @@ def _check_signed_attributes(signer_info: der.Element, chain: Sequence["Certific
     if not signed:
         raise _Flaw("signed no attributes, so the signature does not name its certificate")
 
-    encoded = [_to_der(one) for one in chain]
-    is_named = False
-    for attribute in signed[0].children():
-        kind, values = attribute.children()
-        if kind.encoded not in (_SIGNING_CERTIFICATE, _SIGNING_CERTIFICATE_V2):
-            continue
-        (value,) = values.children()
-        identifiers = value.children()[0].children()
-        first, *others = [_has_hash(one, kind.encoded, encoded) for one in identifiers]
-        if first != 0 or None in others:
-            raise _Flaw("signed with another certificate than the one that the signature names")
-        is_named = True
-    if not is_named:
+    values = _single_values(signed[0])
+    content_type = values.get(_CONTENT_TYPE)
+    if content_type is None or content_type.encoded != _TST_INFO:
+        raise _Flaw("sent a signature that is not of a time stamp: its content type is another one")
+    kinds = [one for one in (_SIGNING_CERTIFICATE, _SIGNING_CERTIFICATE_V2) if one in values]
+    if not kinds:
         raise _Flaw("sent a signature that does not name its certificate")
+    encoded = [_to_der(one) for one in chain]
+    for kind in kinds:
+        identifiers = values[kind].children()[0].children()
+        first, *others = [_has_hash(one, kind, encoded) for one in identifiers]
+        # The first one is the signer's, and the others are those of its issuers.
+        if first != 0 or None in others or 0 in others:
+            raise _Flaw("signed with another certificate than the one that the signature names")
+
+
+def _single_values(attributes: der.Element) -> dict[bytes, der.Element]:
+    """Return the values of _SINGLE_ATTRIBUTES by their kind. Raise _Flaw if one is there twice."""
+    values: dict[bytes, der.Element] = {}
+    for attribute in attributes.children():
+        kind, content = attribute.children()
+        if kind.encoded not in _SINGLE_ATTRIBUTES:
+            continue
+        if kind.encoded in values:
+            raise _Flaw("signed an attribute twice")
+        (values[kind.encoded],) = content.children()
+    return values
 
 
 def _has_hash(identifier: der.Element, kind: bytes, certificates: Collection[bytes]) -> int | None:

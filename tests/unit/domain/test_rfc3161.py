@@ -163,6 +163,20 @@ def test_a_root_that_was_renewed(stamped):
 def openssl_authority(tmp_path_factory):
     """A folder with an authority of `openssl`: a root, an intermediate certificate, a signer."""
     folder = tmp_path_factory.mktemp("authority")
+    make_openssl_authority(folder)
+    return folder
+
+
+# Keys of `openssl`, as arguments.
+RSA_512, RSA_1024, RSA_2048 = (["rsa:512"], ["rsa:1024"], ["rsa:2048"])
+P_192, P_521, BRAINPOOL = (
+    ["ec", "-pkeyopt", f"ec_paramgen_curve:{curve}"]
+    for curve in ("prime192v1", "secp521r1", "brainpoolP256r1")
+)
+
+
+def make_openssl_authority(folder, **keys: list[str]) -> None:
+    """Make the files of an authority. `keys` has other keys than RSA_2048, by certificate."""
     (folder / "ts.cnf").write_text(
         """
 [ca]
@@ -216,7 +230,8 @@ ess_cert_id_alg = sha1
     )
     issuers = {"root": "root", "intermediate": "root", "signer": "intermediate"}
     for number, (name, issuer) in enumerate(issuers.items()):
-        request = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name} of a test"]
+        key = keys.get(name, RSA_2048)
+        request = ["req", "-new", "-newkey", *key, "-nodes", "-subj", f"/CN={name} of a test"]
         made = openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", cwd=folder)
         assert made.returncode == 0, made.stderr
         signed_by = ["-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key", "-set_serial", number]
@@ -229,7 +244,6 @@ ess_cert_id_alg = sha1
             cwd=folder,
         )
         assert made.returncode == 0, made.stderr
-    return folder
 
 
 def reply_of_openssl(folder, section: str) -> tuple[rfc3161.StampRequest, bytes]:
@@ -559,6 +573,110 @@ def test_a_signature_that_names_no_certificate(stamped, tmp_path, monkeypatch):
         stamped.verify(response)
 
 
+KEYS = {
+    "RSA of 512 bits": ({"signer": RSA_512}, "key has 512 bits, and not 2048"),
+    "RSA of 1,024 bits": ({"signer": RSA_1024}, "key has 1024 bits, and not 2048"),
+    "a small curve": ({"signer": P_192}, "key has 192 bits, and not 224"),
+    "an intermediate certificate": ({"intermediate": RSA_1024}, "key has 1024 bits"),
+    "a root": ({"root": RSA_1024}, "key has 1024 bits"),
+    "a root of a small curve": ({"root": P_192}, "key has 192 bits"),
+    "a great curve": ({"signer": P_521}, ""),
+    "another curve": ({"signer": BRAINPOOL, "root": P_521}, ""),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_length_of_keys(tmp_path, name):
+    """A short key can be computed from its certificate, and then anybody can sign with it."""
+    keys, sentence = KEYS[name]
+    make_openssl_authority(tmp_path, **keys)
+    request, response = reply_of_openssl(tmp_path, "old_stamps")
+    pem = (tmp_path / "root.pem").read_bytes() + (tmp_path / "intermediate.pem").read_bytes()
+    proof = {"data_hash": ENTRY_HASH, "nonce": request.nonce, "roots": rfc3161.read_roots(pem)}
+    if not sentence:
+        assert rfc3161.verify_response(response, **proof).nonce == request.nonce
+        return
+    with pytest.raises(UnusableStamp, match=sentence):
+        rfc3161.verify_response(response, **proof)
+
+
+CONTENT_TYPE, DIGEST, CERTIFICATE = (
+    timestamp_authority._CONTENT_TYPE,
+    timestamp_authority._MESSAGE_DIGEST,
+    timestamp_authority._SIGNING_CERTIFICATE_V2,
+)
+DATA = der.object_id("1.2.840.113549.1.7.1")
+TWICE = "signed an attribute twice"
+OTHER_CONTENT = "sent a signature that is not of a time stamp: its content type is another one"
+make_attribute = timestamp_authority._attribute
+
+
+def _again_as_issuer(kind, value):
+    """Name the signer's certificate once more, where its issuer's may stand."""
+    (certificates,) = der.elements(value)
+    (identifiers,) = certificates.children()
+    return make_attribute(kind, der.sequence(der.sequence(identifiers.content * 2)))
+
+
+# How an attribute of a signature is changed before it is signed, and what the error says.
+ATTRIBUTES = {
+    "another content type": (
+        CONTENT_TYPE,
+        lambda kind, value: make_attribute(kind, DATA),
+        OTHER_CONTENT,
+    ),
+    "no content type": (CONTENT_TYPE, lambda kind, value: b"", OTHER_CONTENT),
+    "two content types": (
+        CONTENT_TYPE,
+        lambda kind, value: make_attribute(kind, DATA) + make_attribute(kind, value),
+        TWICE,
+    ),
+    "two values of the content type": (
+        CONTENT_TYPE,
+        lambda kind, value: make_attribute(kind, value + DATA),
+        "bytes that are no time stamp",
+    ),
+    "two digests": (
+        DIGEST,
+        lambda kind, value: (
+            make_attribute(kind, value)
+            + make_attribute(kind, der.encode(der.OCTET_STRING, b"\xff" * 32))
+        ),
+        TWICE,
+    ),
+    "two values of the digest": (
+        DIGEST,
+        lambda kind, value: make_attribute(kind, value * 2),
+        "bytes that are no time stamp",
+    ),
+    "the certificate's name twice": (
+        CERTIFICATE,
+        lambda kind, value: make_attribute(kind, value) * 2,
+        TWICE,
+    ),
+    "the signer as its own issuer": (
+        CERTIFICATE,
+        _again_as_issuer,
+        "with another certificate than the one that the signature names",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_signed_attributes(stamped, monkeypatch, name):
+    """The signature is right, but RFC 5652 or RFC 5816 does not allow what is signed."""
+    changed, change, sentence = ATTRIBUTES[name]
+
+    def attribute(kind, value):
+        if kind == changed:
+            return change(kind, value)
+        return make_attribute(kind, value)
+
+    monkeypatch.setattr(timestamp_authority, "_attribute", attribute)
+    with pytest.raises(UnusableStamp, match=sentence):
+        stamped.verify(stamped.change())
+
+
 # Bytes that are no stamps
 
 
@@ -722,6 +840,60 @@ def test_a_file_without_certificates(pem, problem):
     ) as error:
         rfc3161.read_roots(pem)
     assert "\n" not in str(error.value)
+
+
+ROOT = SimulatedAuthority().root_pem
+KEY = b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"
+HAS_KEY = "contains a private key: put certificates into it, and nothing secret."
+IS_DAMAGED = "cannot be read: a part of it is no whole certificate in PEM form."
+
+
+@pytest.mark.parametrize(
+    ("pem", "problem"),
+    [
+        pytest.param(ROOT + KEY, HAS_KEY, id="a key behind"),
+        pytest.param(KEY + ROOT, HAS_KEY, id="a key before"),
+        pytest.param(KEY.replace(b"EC", b"ENCRYPTED") + ROOT, HAS_KEY, id="an encrypted key"),
+        pytest.param(KEY, HAS_KEY, id="a key alone"),
+        pytest.param(ROOT + ROOT[:200], IS_DAMAGED, id="an end that was cut off"),
+        pytest.param(
+            ROOT + KEY.replace(b"EC PRIVATE KEY", b"X509 CRL"),
+            IS_DAMAGED,
+            id="a list of revoked certificates",
+        ),
+        pytest.param(
+            ROOT + ROOT.replace(b"CERTIFICATE", b"TRUSTED CERTIFICATE"),
+            IS_DAMAGED,
+            id="a certificate of another form",
+        ),
+        pytest.param(
+            ROOT + KEY.replace(b"EC PRIVATE KEY", b"CERTIFICATE REQUEST"),
+            IS_DAMAGED,
+            id="a request for a certificate",
+        ),
+    ],
+)
+def test_a_file_with_something_else(pem, problem):
+    """It is not ignored: the operator would believe that it counts, or that nothing is secret."""
+    with pytest.raises(ConfigurationError) as error:
+        rfc3161.read_roots(pem)
+    assert str(error.value) == f"The file of TIMESTAMP_ROOTS {problem}"
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        pytest.param(ROOT.replace(b"\n", b"\r\n"), id="CR LF"),
+        pytest.param(b"\xef\xbb\xbf" + ROOT, id="a byte order mark"),
+        pytest.param(b"The root of a test:\n\n" + ROOT + b"\nThe end\n", id="text around it"),
+        pytest.param(ROOT * 3, id="three times"),
+        pytest.param(ROOT * 500, id="five hundred times"),
+    ],
+)
+def test_a_file_with_one_root(pem):
+    """A certificate counts once, whatever the line ends and the text around it are."""
+    (root,) = rfc3161.read_roots(pem)
+    assert root.public_bytes(Encoding.PEM) == ROOT
 
 
 def test_a_file_without_a_root(stamped):
