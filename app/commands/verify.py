@@ -32,7 +32,7 @@ from app.domain.verification.state import JournalState
 from app.errors import AlphaMondayError, ConfigurationError, Discrepancy
 from app.ops import verify as verification
 from app.ops.verify_stamps import HashedSource, verify_stamps
-from app.providers.timestamp_services import read_root_file
+from app.providers.timestamp_services import read_pem_file, read_root_file
 
 if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
@@ -171,7 +171,7 @@ def _pinned_roots(root_file: Path | None, *, with_setting: bool) -> "list[Certif
 def _read_root_option(path: Path) -> "list[Certificate]":
     subject = "The file of --timestamp-root"
     try:
-        pem = path.read_bytes()
+        pem = read_pem_file(path)
     except OSError as error:
         raise ConfigurationError(f"{subject} cannot be read: {error.strerror or error}.") from None
     return rfc3161.read_roots(pem, subject)

@@ -1,5 +1,7 @@
 """The services that stamp the journal: the authorities and calendars of the settings."""
 
+import errno
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,10 @@ from app.providers.timestamp_calendar import TimestampCalendar
 # `unavailable`: there was no answer. `configuration`: a person must change a setting.
 UNUSABLE, UNAVAILABLE, CONFIGURATION = "unusable", "unavailable", "configuration"
 FAILURE_REASONS = (UNUSABLE, UNAVAILABLE, CONFIGURATION)
+
+
+# In bytes. A file with the roots of all public authorities has some 200,000 bytes.
+MAX_ROOT_FILE_BYTES = 1_000_000
 
 
 class TimestampService(Struct, frozen=True):
@@ -92,7 +98,7 @@ def read_root_file(path: str) -> bytes:
     The message does not name the file: the operator knows it, and a secret may be there by mistake.
     """
     try:
-        return Path(path).read_bytes()
+        return read_pem_file(Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not a path"
         raise ConfigurationError(
@@ -100,3 +106,19 @@ def read_root_file(path: str) -> bytes:
             "with the authority's root certificates, for example "
             "TIMESTAMP_ROOTS=/etc/alpha-monday/timestamp-roots.pem."
         ) from None
+
+
+def read_pem_file(path: Path) -> bytes:
+    """
+    Return the content of a file with certificates.
+
+    Raises OSError, with the reason as `strerror`, if it cannot be read, if it is no regular file,
+    or if it has more than MAX_ROOT_FILE_BYTES. To read a pipe or a device might never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_ROOT_FILE_BYTES + 1)
+    if len(content) > MAX_ROOT_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_ROOT_FILE_BYTES:,} bytes")
+    return content

@@ -5,6 +5,7 @@ MONDAY's batch is made at 09:00 in New York, which is 13:00 UTC; its open is at 
 """
 
 import itertools
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -696,3 +697,48 @@ def test_a_missing_file_of_roots_is_one_line(tmp_path: Path):
     (line,) = str(refused.value).splitlines()
     assert line.startswith("The file of TIMESTAMP_ROOTS cannot be read: No such file")
     assert "s3cr3t" not in line
+
+
+REGULAR = "it is not a regular file. Set it to the path"
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path) -> dict[str, Path]:
+    """Paths with which an operator can mistake the file of roots."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "to a pipe").symlink_to("pipe")
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(timestamp_services.MAX_ROOT_FILE_BYTES + 1)
+    return {
+        "a folder": tmp_path / "folder",
+        "a pipe that nobody writes to": tmp_path / "pipe",
+        "a link to a pipe": tmp_path / "to a pipe",
+        "an endless device": Path("/dev/zero"),
+        "an empty device": Path("/dev/null"),
+        "a link to itself": tmp_path / "loop",
+        "a long file": tmp_path / "long",
+        "a long name": tmp_path / ("n" * 5000),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a folder", REGULAR),
+        ("a pipe that nobody writes to", REGULAR),
+        ("a link to a pipe", REGULAR),
+        ("an endless device", REGULAR),
+        ("an empty device", REGULAR),
+        ("a link to itself", "Too many levels of symbolic links."),
+        ("a long file", "it has more than 1,000,000 bytes."),
+        ("a long name", "File name too long."),
+    ],
+)
+def test_a_file_of_roots_that_cannot_be_read(odd_files, name, reason):
+    """It is refused at once, in one line: a process that reads a pipe might wait for ever."""
+    with pytest.raises(ConfigurationError) as refused:
+        timestamp_services.read_root_file(str(odd_files[name]))
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"The file of TIMESTAMP_ROOTS cannot be read: {reason}")

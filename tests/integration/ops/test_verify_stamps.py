@@ -1,5 +1,6 @@
 """`alpha-monday verify` and timestamps: what fits, and what is a discrepancy of `timestamp`."""
 
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -376,6 +377,35 @@ async def test_a_file_of_roots_that_cannot_be_read(harness, capsys, tmp_path, co
     verified = command(capsys, "verify", "--timestamp-root", str(file), DATABASE_URL=address)
     assert f"The file of --timestamp-root cannot be read: {reason}" in verified.error
     assert verified.exit_code == 2
+
+
+KEY = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a pipe", None, "cannot be read: it is not a regular file."),
+        ("a key", AUTHORITY.root_pem + KEY, "contains a private key: put certificates into it"),
+        ("a cut", AUTHORITY.root_pem + OTHER.root_pem[:99], "cannot be read: a part of it is no"),
+        ("long", bytes(1_000_001), "cannot be read: it has more than 1,000,000 bytes."),
+        ("empty", b"", "cannot be read: it must have certificates in PEM form."),
+    ],
+)
+async def test_an_odd_file_of_roots(harness, capsys, tmp_path, name, content, reason):
+    """The option and the setting refuse it in one line, and the check is not completed."""
+    file = tmp_path / "root.pem"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    address = harness.context.pool.conninfo
+    with_option = command(capsys, "verify", "--timestamp-root", str(file), DATABASE_URL=address)
+    with_setting = command(capsys, "verify", TIMESTAMP_ROOTS=str(file), DATABASE_URL=address)
+    for verified, subject in ((with_option, "--timestamp-root"), (with_setting, "TIMESTAMP_ROOTS")):
+        (line,) = verified.error.splitlines()
+        assert f"The file of {subject} {reason}" in line
+        assert verified.exit_code == 2
 
 
 async def test_a_root_that_no_settings_state(harness, capsys):
