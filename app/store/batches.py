@@ -1,11 +1,9 @@
 """Batches and their picks: store, complete and query them; record endings and renames of picks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Any
 from uuid import UUID
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -17,12 +15,14 @@ from app.domain.model import (
     Checkpoint,
     Close,
     Ending,
+    JournalEntry,
     JournalKind,
     Pick,
     Renaming,
 )
 from app.domain.tickers import TickerHistory
 from app.store import journal
+from app.store.entries import decode_content, read_member
 from app.store.rows import Conn, insert_row, select_row, select_rows
 
 # For the first run of a Monday. This clause names no constraint: a Monday's batch always has the
@@ -228,7 +228,9 @@ async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
     pick, or for a pick before that pick was renamed. Failed batches are not locked.
     """
     # The batches are locked in the order of their ids, so that two transactions that lock several
-    # batches cannot deadlock.
+    # batches cannot deadlock. The member of the entry is searched as a text: a cast of a damaged
+    # content to JSON would be an error, and no batch at all could be locked. In canonical JSON, no
+    # other text can contain these quotation marks without escapes.
     return await select_rows(
         conn,
         Batch,
@@ -237,11 +239,11 @@ async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
         WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s
             OR EXISTS (SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s)
             OR EXISTS (SELECT FROM journal WHERE journal.batch_id = batches.id AND kind = %s
-                AND content::json ->> 'before' = %s))
+                AND strpos(content, %s) > 0))
         ORDER BY id
         FOR UPDATE
         """,
-        values=(ticker, ticker, JournalKind.PICK_RENAMED, ticker),
+        values=(ticker, ticker, JournalKind.PICK_RENAMED, f'"before":"{ticker}"'),
     )
 
 
@@ -334,8 +336,8 @@ async def rename_pick(
 
 async def get_endings(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
     """Return the ending of each ended pick of a batch, by the pick's id."""
-    contents = await journal.list_contents(conn, batch_id, JournalKind.PICK_ENDED)
-    endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in contents]
+    entries = await journal.list_of_batch(conn, batch_id, JournalKind.PICK_ENDED)
+    endings = [read_member(entry, "ending", Ending) for entry in entries]
     # The oldest entry comes first, so the newest ending of a pick replaces an earlier one.
     return {ending.pick_id: ending for ending in endings}
 
@@ -343,10 +345,11 @@ async def get_endings(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
 async def get_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, TickerHistory]:
     """Return the tickers of each pick of a batch over time, by the pick's id."""
     histories: dict[UUID, TickerHistory] = {}
-    for content in await journal.list_contents(conn, batch_id, JournalKind.PICK_RENAMED):
-        pick_id = UUID(content["pick"]["id"])
-        history = histories.get(pick_id) or TickerHistory.unchanged(content["before"])
-        histories[pick_id] = _with_rename(history, content)
+    for entry in await journal.list_of_batch(conn, batch_id, JournalKind.PICK_RENAMED):
+        pick = read_member(entry, "pick", Pick)
+        before = read_member(entry, "before", str)
+        history = histories.get(pick.id) or TickerHistory.unchanged(before)
+        histories[pick.id] = _with_rename(history, entry, pick.ticker)
 
     # A pick without a rename has had one ticker all the time.
     for pick in await list_picks(conn, batch_id):
@@ -354,11 +357,10 @@ async def get_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, TickerHistory]:
     return histories
 
 
-def _with_rename(history: TickerHistory, content: Mapping[str, Any]) -> TickerHistory:
-    """Return `history` with the rename that the content of a journal entry records."""
-    ticker = content["pick"]["ticker"]
-    if "renaming" not in content:
+def _with_rename(history: TickerHistory, entry: JournalEntry, ticker: str) -> TickerHistory:
+    """Return `history` with the rename to `ticker` that a journal entry records."""
+    if "renaming" not in decode_content(entry):
         # An earlier version did not record the first session of the new ticker.
         return history.with_rename(ticker, None)
-    renaming = msgspec.convert(content["renaming"], Renaming, strict=False)
+    renaming = read_member(entry, "renaming", Renaming)
     return history.with_rename(ticker, renaming.from_session, forced=renaming.forced)

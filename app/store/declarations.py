@@ -6,10 +6,6 @@ The newest declarations of the journal, and those that a process must add before
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Any, TypeVar
-
-import msgspec
-from msgspec import Struct
 
 from app.domain import calendar
 from app.domain.alternation import Declared
@@ -28,11 +24,9 @@ from app.domain.declarations import (
     settings_in_force,
 )
 from app.domain.model import JournalEntry, JournalHead, JournalKind
-from app.errors import RECORD_DAMAGED_ADVICE, RECORD_DAMAGED_PREFIX, RecordDamaged
+from app.store.entries import read_member
 from app.store.rehearsed import HAS_GENESIS, is_rehearsed_on_connection
 from app.store.rows import Conn, select_rows
-
-T = TypeVar("T", bound=Struct)
 
 # An entry that is to be appended: its kind, and its members.
 Declaration = tuple[JournalKind, dict[str, object]]
@@ -40,6 +34,11 @@ Declaration = tuple[JournalKind, dict[str, object]]
 # Postgres refuses a question, a reading or an entry in a sealed record, unless its transaction has
 # set this parameter: an older version does not set it, and does not declare what is in force in it.
 _DECLARE_VERSION = "SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)"
+
+# How many SERIES entries one statement reads.
+_SERIES_PAGE = 50
+# A greater number than that of any entry: the greatest bigint of Postgres.
+_AFTER_EVERY_ENTRY = 2**63 - 1
 
 
 async def declare_version(conn: Conn) -> None:
@@ -94,39 +93,40 @@ async def list_settings(conn: Conn, count: int) -> list[Declared[RecordSettings]
             entries += await _list_entries(
                 conn, "kind = %s ORDER BY seq DESC LIMIT %s", (kind, count - len(entries))
             )
-    return [
-        Declared(entry.at, _read_member(entry, "settings", RecordSettings)) for entry in entries
-    ]
+    return [Declared(entry.at, read_member(entry, "settings", RecordSettings)) for entry in entries]
 
 
 async def list_series(conn: Conn, name: str, count: int) -> list[Declared[SeriesDeclaration]]:
-    """Return the newest declarations of a series with their times, the newest one first."""
-    entries = await _list_entries(
-        conn,
-        "kind = 'SERIES' AND content::jsonb #>> '{series,name}' = %s ORDER BY seq DESC LIMIT %s",
-        (name, count),
-    )
-    return [
-        Declared(entry.at, _read_member(entry, "series", SeriesDeclaration)) for entry in entries
-    ]
+    """
+    Return the newest declarations of a series with their times, the newest one first.
+
+    Raises RecordDamaged if one of the SERIES entries on the way cannot be read: it may be one of
+    this series.
+    """
+    # The names are compared here, because a cast of a damaged content to JSON would be an error of
+    # Postgres that does not name the entry.
+    declared: list[Declared[SeriesDeclaration]] = []
+    before = _AFTER_EVERY_ENTRY
+    while len(declared) < count:
+        entries = await _list_entries(
+            conn,
+            "kind = %s AND seq < %s ORDER BY seq DESC LIMIT %s",
+            (JournalKind.SERIES, before, _SERIES_PAGE),
+        )
+        for entry in entries:
+            series = read_member(entry, "series", SeriesDeclaration)
+            if series.name == name:
+                declared.append(Declared(entry.at, series))
+        if len(entries) < _SERIES_PAGE:
+            break
+        before = entries[-1].seq
+    return declared[:count]
 
 
 async def _list_entries(conn: Conn, condition: str, values: Sequence[object]) -> list[JournalEntry]:
     return await select_rows(
         conn, JournalEntry, table="journal", where=f"WHERE {condition}", values=values
     )
-
-
-def _read_member(entry: JournalEntry, name: str, type_: type[T]) -> T:
-    """Return a member of an entry's content. Raises RecordDamaged if it is not of that type."""
-    try:
-        content = msgspec.json.decode(entry.content, type=dict[str, Any])
-        return msgspec.convert(content.get(name), type_, strict=False)
-    except msgspec.MsgspecError as error:
-        raise RecordDamaged(
-            f"{RECORD_DAMAGED_PREFIX}the `{name}` of entry {entry.seq} of the journal "
-            f"cannot be read: {error}. {RECORD_DAMAGED_ADVICE}"
-        ) from None
 
 
 async def list_due(

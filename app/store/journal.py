@@ -5,14 +5,13 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from app.core.locks import Lock
 from app.domain import journal
 from app.domain.declarations import InForce, ProviderResponse
 from app.domain.model import Close, JournalEntry, JournalHead, JournalKind, Split
 from app.store import declarations
 from app.store.declarations import Declaration
+from app.store.entries import decode_content
 from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
@@ -92,15 +91,23 @@ async def append_readings(
 
 
 async def list_contents(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[dict[str, Any]]:
-    """Return the decoded contents of a batch's entries of one kind, oldest first."""
-    entries = await select_rows(
+    """
+    Return the decoded contents of a batch's entries of one kind, oldest first.
+
+    Raises RecordDamaged if one of them is no JSON object.
+    """
+    return [decode_content(entry) for entry in await list_of_batch(conn, batch_id, kind)]
+
+
+async def list_of_batch(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[JournalEntry]:
+    """Return a batch's entries of one kind, oldest first."""
+    return await select_rows(
         conn,
         JournalEntry,
         table="journal",
         where="WHERE batch_id = %s AND kind = %s ORDER BY seq",
         values=(batch_id, kind),
     )
-    return [msgspec.json.decode(entry.content) for entry in entries]
 
 
 async def newest_of_kind(conn: Conn, kind: JournalKind) -> JournalEntry | None:

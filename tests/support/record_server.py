@@ -71,6 +71,17 @@ def without_triggers(database: str):
         yield conn
 
 
+def make_unreadable(database: str, kind: str) -> None:
+    """Make the contents of all entries of a kind no JSON, with hashes that fit them."""
+    with without_triggers(database) as conn:
+        changed_rows = conn.execute(
+            "UPDATE journal SET content = '{', hash = encode(sha256(convert_to("
+            "previous || chr(10) || '{', 'UTF8')), 'hex') WHERE kind = %s",
+            (kind,),
+        ).rowcount
+        assert changed_rows > 0
+
+
 def changed(copy: str, statements: str) -> None:
     """Run statements, separated by "; ", on a copy, without triggers. Each changes a row."""
     with unguarded(copy) as conn:

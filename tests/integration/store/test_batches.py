@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from msgspec.structs import replace
+from record_server import make_unreadable
 
 from app.database import pools
 from app.domain import model
@@ -29,8 +30,10 @@ from app.domain.model import (
     Generation,
     Pick,
     PickMetric,
+    Renaming,
     SkipReason,
 )
+from app.errors import RecordDamaged
 from app.store import batches, checkpoints, closes, generations
 from app.store.checkpoints import DueCheckpoint
 
@@ -792,3 +795,21 @@ async def test_awaiting(pool):
 def test_the_test_days_are_what_they_seem():
     """The Friday before the Monday is its baseline session."""
     assert Calendar().session_before(MONDAY) == FRIDAY
+
+
+async def test_a_rename_that_is_no_json(pool, database):
+    """The batches of a ticker can be locked, and the reader of the entry says which is damaged."""
+    stored, batch, picks, day_zero = await baseline(pool)
+    assert await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
+    renaming = Renaming(pick_id=picks[0].id, from_session=MONDAY, source="8-K", forced=False)
+    async with pools.transaction(pool) as conn:
+        await batches.rename_pick(conn, picks[0], "NEW", renaming, AT)
+    old = picks[0].ticker
+    async with pools.transaction(pool) as conn:
+        assert [one.id for one in await batches.lock_all_with_ticker(conn, old)] == [batch.id]
+        assert await batches.lock_all_with_ticker(conn, "OTHER") == []
+    make_unreadable(database, "PICK_RENAMED")
+    async with pools.transaction(pool) as conn:
+        assert [one.id for one in await batches.lock_all_with_ticker(conn, "NEW")] == [batch.id]
+        with pytest.raises(RecordDamaged, match="the `content` of entry 2 of the journal"):
+            await batches.get_tickers(conn, batch.id)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from declaring import PROFILE, in_force, question
 from msgspec.structs import replace
-from record_server import without_triggers
+from record_server import make_unreadable
 
 from app.core.locks import Lock
 from app.database import pools
@@ -317,13 +317,34 @@ async def test_a_declaration_that_cannot_be_read(pool):
 async def test_a_declaration_that_is_no_json(pool, database):
     """The record is damaged, too: no error of a library reaches the log."""
     await claim(pool, in_force())
-    with without_triggers(database) as conn:
-        conn.execute(
-            "UPDATE journal SET content = '{', hash = encode(sha256(convert_to("
-            "previous || chr(10) || '{', 'UTF8')), 'hex') WHERE kind = 'GENESIS'"
-        )
-    with pytest.raises(RecordDamaged, match="the `settings` of entry 1 of the journal cannot be"):
+    make_unreadable(database, "GENESIS")
+    with pytest.raises(RecordDamaged, match="the `content` of entry 1 of the journal cannot be"):
         await claim(pool, in_force(), attempt=2)
+
+
+async def test_a_series_that_is_no_json(pool, database):
+    """The record is damaged: the line names the entry, also if another series is asked for."""
+    await claim(pool, in_force())
+    make_unreadable(database, "SERIES")
+    async with pool.connection() as conn:
+        for name in ("main", "other"):
+            with pytest.raises(RecordDamaged, match="the `content` of entry 2 of the journal"):
+                await declarations.list_series(conn, name, 9)
+
+
+async def test_a_series_among_many_others(pool):
+    """The declarations of a series are found behind more of another one than one page has."""
+    await claim(pool, in_force())
+    for number in range(60):
+        label = f"model {number}"
+        other = SeriesInForce(name="other", label=label, profile=replace(PROFILE, model=label))
+        await claim(pool, in_force(series=(other,)), attempt=number + 1, series="other")
+    async with pool.connection() as conn:
+        (main,) = await declarations.list_series(conn, "main", 9)
+        others = await declarations.list_series(conn, "other", 55)
+        assert await declarations.list_series(conn, "a third", 1) == []
+    assert main.value.label == "gpt-5.4-mini"
+    assert [one.value.label for one in others] == [f"model {number}" for number in range(59, 4, -1)]
 
 
 async def test_what_alternates_is_listed(pool):
