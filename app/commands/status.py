@@ -353,6 +353,10 @@ def _describe_stamps(state: OperatorSnapshot) -> str:
         if one.pending:
             part += f", {one.pending} pending"
         parts.append(part)
+    if state.rehearsed:
+        # The rehearsal sets its simulators itself. The settings here may name real services, which
+        # never stamp a rehearsal.
+        return f"simulated; {'; '.join(parts) or 'none yet'}"
     stamped = {one.authority for one in state.stamps}
     parts += [f"{name} nothing yet" for name in state.stamp_services if name not in stamped]
     line = "; ".join(parts)

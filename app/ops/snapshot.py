@@ -41,6 +41,7 @@ from app.domain.model import (
 )
 from app.domain.text import one_line
 from app.domain.timestamps import first_open, is_before
+from app.providers import timestamp_services
 from app.providers.head_repository import HeadRepository
 from app.providers.model_ends import announced_end
 from app.providers.rate_limiter import (
@@ -302,8 +303,9 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
 
-    `stamp_services` are the addresses of the settings. `unstamped_monday` is the newest Monday if
-    its batch has no timestamp from before its open, although it could have one.
+    `stamp_services` are the addresses of the settings, as they are stored with proofs.
+    `unstamped_monday` is the newest Monday if its batch has no timestamp from before its open,
+    although it could have one.
     `is_behind_real_time` is true for a rehearsal that has not reached the present.
     `publishes_heads` is true if HEAD_REPOSITORY is set in this process. `last_batch` is the newest
     batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
@@ -404,7 +406,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             messages=await _read_messages(conn, settings),
             past=await _read_past(conn, at),
             stamps=await timestamps.list_services(conn),
-            stamp_services=[*settings.timestamp_urls, *settings.ots_calendars],
+            stamp_services=timestamp_services.list_addresses(settings),
             unstamped_monday=await _find_unstamped(
                 conn, record.monday.batch, settings=settings, at=at
             ),

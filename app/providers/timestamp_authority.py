@@ -68,7 +68,7 @@ class TimestampAuthority:
     """
 
     def __init__(self, url: str, roots: Sequence["Certificate"], clock: Clock) -> None:
-        self.name = _display_name(url)
+        self.name = stored_address(url)
         self.roots = roots
         self.clock = clock
         self._url = url
@@ -167,8 +167,8 @@ class TimestampAuthority:
             return b"".join([part async for part in parts])
 
 
-def _display_name(url: str) -> str:
-    """Return the authority's address as it may be stored and shown."""
+def stored_address(url: str) -> str:
+    """Return the authority's address as it may be stored with tokens and shown."""
     try:
         return public_address(url)
     except ValueError:

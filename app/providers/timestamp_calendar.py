@@ -63,7 +63,7 @@ class TimestampCalendar:
 
     def __init__(self, url: str, hosts: Iterable[str], clock: Clock) -> None:
         parts = _split_address(url)
-        self.url = url.rstrip("/")
+        self.url = stored_address(url)
         self.clock = clock
         self._host = parts.netloc
         # A URI is compared as a whole, and is not split into parts: two programs can differ in what
@@ -184,6 +184,11 @@ class TimestampCalendar:
         is_empty_success = status < 300 and status != 200
         if may_succeed_later(status) or is_empty_success:
             raise ProviderUnavailable(sentence)
+
+
+def stored_address(url: str) -> str:
+    """Return a calendar's address as it is stored with proofs: without slashes at its end."""
+    return url.rstrip("/")
 
 
 def _split_address(url: str) -> SplitResult:

@@ -14,6 +14,7 @@ from app.domain import rfc3161
 from app.domain.calendar import Clock
 from app.domain.timestamps import TimestampKind
 from app.errors import ConfigurationError
+from app.providers import timestamp_authority, timestamp_calendar
 from app.providers.timestamp_authority import TimestampAuthority
 from app.providers.timestamp_calendar import TimestampCalendar
 
@@ -89,6 +90,13 @@ def make_services(settings: Settings, clock: Clock) -> TimestampServices:
         calendar = TimestampCalendar(url, settings.ots_hosts, clock)
         calendars[calendar.url] = calendar
     return TimestampServices(authorities, calendars)
+
+
+def list_addresses(settings: Settings) -> list[str]:
+    """Return the addresses of the services of the settings, as they are stored with proofs."""
+    authorities = map(timestamp_authority.stored_address, settings.timestamp_urls)
+    calendars = map(timestamp_calendar.stored_address, settings.ots_calendars)
+    return [*authorities, *calendars]
 
 
 def read_root_file(path: str) -> bytes:

@@ -19,9 +19,9 @@ from app.commands import status
 from app.commands.terminal import format_duration
 from app.core import settings
 from app.database.pools import transaction
-from app.domain.model import SERIES, Generation, batch_id
+from app.domain.model import SERIES, Generation, JournalKind, batch_id
 from app.ops import snapshot
-from app.store import generations
+from app.store import generations, journal
 from jobs import daily, reconcile, weekly
 
 TUESDAY = date(2026, 10, 27)
@@ -733,6 +733,35 @@ def test_as_a_process(rehearsal_address, tmp_path):
         1,
         False,
     )
+
+
+def test_the_timestamps_of_a_rehearsal(rehearsal_address, commanded):
+    """They are simulated, whatever the settings here say: the rehearsal sets its own services."""
+    real = {
+        "TIMESTAMP_URLS": "https://tsa.example/tsr",
+        "TIMESTAMP_ROOTS": "/etc/roots.pem",
+        "OTS_CALENDARS": "https://a.pool.example",
+    }
+    for services in ({}, real):
+        _, out, _ = commanded("status", DATABASE_URL=rehearsal_address, **services)
+        assert "\ntimestamps: simulated; none yet\n" in out
+
+
+async def test_a_calendar_with_a_slash_at_its_end(harness, database, commanded):
+    """It is the same calendar as the one that has stamped: the slash is not stored."""
+    async with transaction(harness.context.pool) as conn:
+        entry = await journal.append(
+            conn, JournalKind.FAILURE, at=harness.clock.now(), recorded={}, batch_id=None
+        )
+    await harness.rows(
+        "INSERT INTO timestamps (id, seq, hash, kind, status, authority, at, received_at, proof) "
+        "SELECT gen_random_uuid(), seq, hash, 'OPENTIMESTAMPS', 'PENDING', 'https://a.example', "
+        "at, at, 'x' FROM journal WHERE seq = %s",
+        entry.seq,
+    )
+    _, out, _ = commanded("status", DATABASE_URL=database, OTS_CALENDARS="https://a.example/")
+    assert f"\ntimestamps: on; https://a.example entry {entry.seq}, " in out
+    assert "nothing yet" not in out
 
 
 def test_an_unmigrated_database(empty, commanded):
