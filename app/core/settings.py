@@ -92,8 +92,10 @@ RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 # Settings that must be an address with a host if they are set. The service sends requests to the
 # address, or shows it in links.
 _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
-# Settings with several such addresses.
+# Settings with several such addresses. A service that is listed twice is refused: two services are
+# better than one because one of them may be unavailable, and this would seem to be two.
 _ADDRESS_LISTS = frozenset({"timestamp_urls", "ots_calendars"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 SECRETS = (
     frozenset(
         {
@@ -565,6 +567,8 @@ def _describe_mistake(name: str, text: str) -> str:
     mistake = _copying_mistake(name, text)
     if not mistake and "database_url" in name:
         mistake = _address_mistake(name, text)
+    if not mistake and name in _ADDRESS_LISTS and _has_twins(name, text):
+        mistake = f"has the same address twice: remove one of the two, {_for_example(name)}"
     return mistake or f"must be {_description(name)}"
 
 
@@ -703,6 +707,8 @@ def _convert(name: str, text: str) -> Any:
     if name in _ADDRESS_LISTS:
         for address in value:
             _require_host(address)
+        if len({_canonical_address(name, address) for address in value}) < len(value):
+            raise ValueError
     if name == "head_repository" and text:
         repository_address.parse(text)
     return msgspec.convert(value, hint, strict=False)
@@ -747,6 +753,37 @@ def _require_host(text: str) -> None:
     parts = urlsplit(text)
     if not parts.hostname or parts.port == 0:
         raise ValueError
+
+
+def _has_twins(name: str, text: str) -> bool:
+    """Return whether a list of addresses has an address twice. No address need be valid."""
+    try:
+        addresses = [_canonical_address(name, address) for address in _COMMA.split(text)]
+    except ValueError:
+        return False
+    return len(set(addresses)) < len(addresses)
+
+
+def _canonical_address(name: str, url: str) -> str:
+    """
+    Return the form of an address that all its spellings have in common.
+
+    The scheme and the host are in small letters, and the usual port of the scheme is left out. So
+    is the slash of an empty path. A calendar adds its own paths to its address, so all slashes at
+    the end are left out there; elsewhere, they can lead to another resource.
+
+    Raises ValueError if the text is no address.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    if parts.port and parts.port != _DEFAULT_PORTS.get(parts.scheme):
+        host = f"{host}:{parts.port}"
+    path = parts.path
+    if name == "ots_calendars" or path == "/":
+        path = path.rstrip("/")
+    return urlunsplit((parts.scheme, host, path, "", ""))
 
 
 def _path_and_query(url: str) -> str:

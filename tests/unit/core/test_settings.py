@@ -590,6 +590,52 @@ def test_an_address_that_is_stored_with_proofs_has_no_secret(name, address):
     assert "s3cr3t" not in line
 
 
+@pytest.mark.parametrize("name", ["TIMESTAMP_URLS", "OTS_CALENDARS"])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "https://tsa.example/s3cr3t",
+        "HTTPS://TSA.example/s3cr3t",
+        "https://tsa.example:443/s3cr3t",
+        "https://other.example, https://other.example/",
+        "http://[::1]:80/x,http://[::1]/x",
+    ],
+)
+def test_a_service_that_is_listed_twice(name, twin):
+    """It is refused, in each of its spellings: it would seem to be two services."""
+    addresses = f"https://tsa.example/s3cr3t,{twin}"
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({name: addresses, "TIMESTAMP_ROOTS": "/etc/roots.pem"})
+    line = str(refused.value)
+    assert line.startswith(f"{name} has the same address twice: remove one of the two, for example")
+    assert "s3cr3t" not in line
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "http://tsa.example/tsr",
+        "https://tsa.example:444/tsr",
+        "https://tsa.example/TSR",
+        "https://tsa.example",
+    ],
+)
+def test_two_addresses_of_one_host(twin):
+    """Another scheme, port or path is another service."""
+    for name in ("TIMESTAMP_URLS", "OTS_CALENDARS"):
+        addresses = f"https://tsa.example/tsr,{twin}"
+        assert settings.load({name: addresses, "TIMESTAMP_ROOTS": "/etc/roots.pem"})
+
+
+def test_a_slash_at_the_end_of_an_address():
+    """A calendar has the same address with it; an authority may have another one."""
+    addresses = "https://a.example/x,https://a.example/x/"
+    with pytest.raises(ConfigurationError, match=r"^OTS_CALENDARS has the same address twice"):
+        settings.load({"OTS_CALENDARS": addresses})
+    loaded = settings.load({"TIMESTAMP_URLS": addresses, "TIMESTAMP_ROOTS": "/etc/roots.pem"})
+    assert len(loaded.timestamp_urls) == 2
+
+
 def test_timestamps_need_pinned_roots():
     """Without roots no token could be verified, so a missing file is noticed at the start."""
     with pytest.raises(
