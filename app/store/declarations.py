@@ -114,8 +114,9 @@ async def list_series(conn: Conn, name: str, count: int) -> list[Declared[Series
             (JournalKind.SERIES, before, _SERIES_PAGE),
         )
         for entry in entries:
-            series = read_member(entry, "series", SeriesDeclaration)
-            if series.name == name:
+            # Another series may be of a kind that only a later version knows.
+            if read_member(entry, "series", dict[str, object]).get("name") == name:
+                series = read_member(entry, "series", SeriesDeclaration)
                 declared.append(Declared(entry.at, series))
         if len(entries) < _SERIES_PAGE:
             break

@@ -14,7 +14,7 @@ def decode_content(entry: JournalEntry) -> dict[str, Any]:
     """Return the content of an entry. Raises RecordDamaged if it is no JSON object."""
     try:
         return msgspec.json.decode(entry.content, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _damaged(entry, "content", error) from None
 
 
@@ -31,7 +31,7 @@ def read_member(entry: JournalEntry, name: str, type_: type[T]) -> T:
         raise _damaged(entry, name, error) from None
 
 
-def _damaged(entry: JournalEntry, name: str, error: msgspec.MsgspecError) -> RecordDamaged:
+def _damaged(entry: JournalEntry, name: str, error: Exception) -> RecordDamaged:
     return RecordDamaged(
         f"{RECORD_DAMAGED_PREFIX}the `{name}` of entry {entry.seq} of the journal cannot be read: "
         f"{error}. {RECORD_DAMAGED_ADVICE}"

@@ -71,13 +71,13 @@ def without_triggers(database: str):
         yield conn
 
 
-def make_unreadable(database: str, kind: str) -> None:
-    """Make the contents of all entries of a kind no JSON, with hashes that fit them."""
+def make_unreadable(database: str, kind: str, content: str = "{") -> None:
+    """Give all entries of a kind a content that cannot be read, with hashes that fit it."""
     with without_triggers(database) as conn:
         changed_rows = conn.execute(
-            "UPDATE journal SET content = '{', hash = encode(sha256(convert_to("
-            "previous || chr(10) || '{', 'UTF8')), 'hex') WHERE kind = %s",
-            (kind,),
+            "UPDATE journal SET content = %(content)s, hash = encode(sha256(convert_to("
+            "previous || chr(10) || %(content)s, 'UTF8')), 'hex') WHERE kind = %(kind)s",
+            {"content": content, "kind": kind},
         ).rowcount
         assert changed_rows > 0
 

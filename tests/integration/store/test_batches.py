@@ -797,19 +797,41 @@ def test_the_test_days_are_what_they_seem():
     assert Calendar().session_before(MONDAY) == FRIDAY
 
 
-async def test_a_rename_that_is_no_json(pool, database):
+async def rename(pool: pools.Pool, pick: Pick) -> None:
+    """Rename a pick to META."""
+    renaming = Renaming(pick_id=pick.id, from_session=MONDAY, source="8-K", forced=True)
+    async with pools.transaction(pool) as conn:
+        await batches.rename_pick(
+            conn, pick, ticker="META", renaming=renaming, at=AT, in_force=None
+        )
+
+
+async def find_locked(pool: pools.Pool, tickers: Sequence[str]) -> list[str]:
+    """Return those tickers that the batch uses or has used."""
+    async with pools.transaction(pool) as conn:
+        return [one for one in tickers if await batches.lock_all_with_ticker(conn, one)]
+
+
+async def test_a_batch_uses_the_former_ticker_of_a_pick(pool):
+    """A part of the former ticker, and that of a pick that was not renamed, are others."""
+    _, picks, _ = await a_stored_batch(pool)
+    await rename(pool, picks[0])
+    former = picks[0].ticker
+    tried = (former, "META", "SPY", former[:-1], f"{former}X", "INTC")
+    assert await find_locked(pool, tried) == [former, "META", "SPY"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "null", "[]", r'{"before":"\ud800"}', r'{"x":"\u0000"}', "[" * 100_000],
+    ids=range(7),
+)
+async def test_a_rename_that_cannot_be_read(pool, database, content):
     """The batches of a ticker can be locked, and the reader of the entry says which is damaged."""
-    stored, batch, picks, day_zero = await baseline(pool)
-    assert await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
-    renaming = Renaming(pick_id=picks[0].id, from_session=MONDAY, source="8-K", forced=False)
+    batch, picks, _ = await a_stored_batch(pool)
+    await rename(pool, picks[0])
+    make_unreadable(database, "PICK_RENAMED", content)
+    assert await find_locked(pool, ("META", "SPY", "INTC")) == ["META", "SPY"]
     async with pools.transaction(pool) as conn:
-        await batches.rename_pick(conn, picks[0], "NEW", renaming, AT)
-    old = picks[0].ticker
-    async with pools.transaction(pool) as conn:
-        assert [one.id for one in await batches.lock_all_with_ticker(conn, old)] == [batch.id]
-        assert await batches.lock_all_with_ticker(conn, "OTHER") == []
-    make_unreadable(database, "PICK_RENAMED")
-    async with pools.transaction(pool) as conn:
-        assert [one.id for one in await batches.lock_all_with_ticker(conn, "NEW")] == [batch.id]
-        with pytest.raises(RecordDamaged, match="the `content` of entry 2 of the journal"):
+        with pytest.raises(RecordDamaged, match=r"the `(content|pick)` of entry 2 of the journal"):
             await batches.get_tickers(conn, batch.id)

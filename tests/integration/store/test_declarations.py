@@ -332,6 +332,39 @@ async def test_a_series_that_is_no_json(pool, database):
                 await declarations.list_series(conn, name, 9)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        "[]",
+        '{"series":"main"}',
+        '{"series":{"name":"main"}}',
+        r'{"series":{"name":"main","x":"\u0000"}}',
+        r'{"series":{"name":"main","x":"\ud800"}}',
+        '{"series":' + "[" * 100_000,
+    ],
+    ids=range(8),
+)
+async def test_a_series_that_cannot_be_read(pool, database, content):
+    """The next question is not asked: one line names the entry, whatever its content is."""
+    await claim(pool, in_force())
+    make_unreadable(database, "SERIES", content)
+    with pytest.raises(RecordDamaged, match=r"the `(series|content)` of entry 2 of the journal"):
+        await claim(pool, in_force(), attempt=2)
+
+
+async def test_a_series_of_a_later_version(pool):
+    """A series of a kind that this version does not know says nothing about the others."""
+    await claim(pool, in_force())
+    async with pools.transaction(pool) as conn:
+        recorded = {"series": {"name": "dice", "kind": "random"}}
+        await journal.append(conn, JournalKind.SERIES, at=NINE, recorded=recorded, batch_id=None)
+    await claim(pool, in_force(), attempt=2)
+    async with pool.connection() as conn:
+        assert len(await declarations.list_series(conn, "main", 9)) == 1
+
+
 async def test_a_series_among_many_others(pool):
     """The declarations of a series are found behind more of another one than one page has."""
     await claim(pool, in_force())
