@@ -510,12 +510,24 @@ async def find_without_job(
 
 
 async def has_job(conn: Conn, *, task: str, argument: str, value: str) -> bool:
-    """Return whether a job of `task` has this value of an argument, whatever its status is."""
+    """
+    Return whether a job of `task` has this value of an argument, whatever its status is.
+
+    A job that failed without a strike does not count: a worker of a version that does not know the
+    task ended it.
+    """
     # No method in the API.
     cursor = await conn.execute(
         """
         SELECT EXISTS (
-            SELECT FROM procrastinate_jobs WHERE task_name = %s AND args ->> %s = %s
+            SELECT FROM procrastinate_jobs
+            WHERE task_name = %s AND args ->> %s = %s
+                AND (
+                    status <> 'failed'
+                    OR EXISTS (
+                        SELECT FROM operations.strikes WHERE job_id = procrastinate_jobs.id
+                    )
+                )
         )
         """,
         (task, argument, value),

@@ -183,6 +183,8 @@ async def defer_lost_check(conn: Conn, context: Context) -> int:
     Defer the job that checks the timestamp of this Monday's batch, if it was deleted.
 
     A job with any status counts, because it has checked the timestamp, or an operator can see it.
+    The exception is a job that a worker of an older version has ended, because it does not know the
+    task.
     Nothing is deferred long after the open: the services may have been set since then, and an alert
     about an earlier time would be wrong. Return how many jobs were deferred.
     """

@@ -77,17 +77,47 @@ async def test_a_check_that_was_deleted_just_after_the_open(stamping):
     assert await checks(stamping) == [("todo", stamping.clock.time)]
 
 
-@pytest.mark.parametrize("status", ["todo", "succeeded", "failed", "cancelled", "aborted"])
-async def test_a_check_that_is_there(stamping, status):
-    """There is no second one, whatever the status of the first one is."""
-    await stamping.make_batch()
-    await stamping.rows(
+async def end_check(harness: JobHarness, status: str, *, strikes: int) -> None:
+    """Give the job a status, and strikes."""
+    await harness.rows(
         "UPDATE procrastinate_jobs SET status = %s::procrastinate_job_status "
         "WHERE task_name = 'check_stamp'",
         status,
     )
+    if strikes:
+        await harness.rows(
+            "INSERT INTO operations.strikes (job_id, surprises) "
+            "SELECT id, %s FROM procrastinate_jobs WHERE task_name = 'check_stamp'",
+            strikes,
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "strikes"),
+    [
+        ("todo", 0),
+        ("todo", 1),
+        ("succeeded", 0),
+        ("succeeded", 1),
+        ("failed", 3),
+        ("cancelled", 0),
+        ("aborted", 0),
+    ],
+)
+async def test_a_check_that_is_there(stamping, status, strikes):
+    """There is no second one, whatever the status of the first one is."""
+    await stamping.make_batch()
+    await end_check(stamping, status, strikes=strikes)
     await run_rounds(stamping)
     assert await checks(stamping) == [(status, DUE)]
+
+
+async def test_a_check_that_an_older_worker_has_ended(stamping):
+    """It does not know the task, so the job fails without a strike. There is a second job."""
+    await stamping.make_batch()
+    await end_check(stamping, "failed", strikes=0)
+    await run_rounds(stamping)
+    assert await checks(stamping) == [("failed", DUE), ("todo", DUE)]
 
 
 @pytest.mark.parametrize(
