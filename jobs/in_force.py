@@ -24,6 +24,11 @@ from app.store.rows import Conn
 # The kind of response format that the model's client requests.
 _RESPONSE_FORMAT = "json_schema"
 
+# The address of the model's client if OPENAI_BASE_URL is not set. The library has it, too.
+_MODEL_ADDRESS = "https://api.openai.com/v1"
+# The ports that an address does not need.
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+
 
 def make(settings: Settings, *, is_command: bool = False) -> InForce:
     """
@@ -61,7 +66,7 @@ def _main_series(settings: Settings) -> SeriesInForce:
     if settings.openai_temperature is not None:
         temperature = _format(settings.openai_temperature)
     profile = Profile(
-        base_url=declared_address(settings.openai_base_url),
+        base_url=_model_address(settings),
         model=settings.openai_model,
         response_format=_RESPONSE_FORMAT,
         temperature=temperature,
@@ -72,6 +77,12 @@ def _main_series(settings: Settings) -> SeriesInForce:
         schema=schema_text(prompt.answer_schema()),
     )
     return SeriesInForce(name=SERIES, label=settings.openai_model, profile=profile)
+
+
+def _model_address(settings: Settings) -> str:
+    """Return the address of the model's provider; empty if it is the default one."""
+    address = declared_address(settings.openai_base_url)
+    return "" if address == _MODEL_ADDRESS else address
 
 
 def _price_source(settings: Settings) -> str:
@@ -96,12 +107,15 @@ def declared_address(url: str) -> str:
 
     Besides what `app.domain.text.public_address` leaves out, the port of an address of this machine
     is left out: it says nothing about the provider, and the provider simulators of a rehearsal have
-    another one at each start.
+    another one at each start. One address has one form: a slash at its end, the port that its
+    scheme has anyway and capitals in its host make no difference. Otherwise two processes that use
+    the same provider would declare two settings by turns.
     """
     parts = urlsplit(public_address(url))
-    if not _is_loopback(parts.hostname or ""):
-        return urlunsplit(parts)
-    return urlunsplit(parts._replace(netloc="localhost"))
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ":"))
+    if _is_loopback(parts.hostname or ""):
+        host = "localhost"
+    return urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/")))
 
 
 def _is_loopback(host: str) -> bool:

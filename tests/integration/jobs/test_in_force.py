@@ -55,7 +55,17 @@ def test_numbers_that_are_not_set_or_round():
     [
         ("", ""),
         ("https://api.example.org/v1", "https://api.example.org/v1"),
-        ("https://api.example.org:8443/v1/", "https://api.example.org:8443/v1/"),
+        ("https://api.example.org:8443/v1/", "https://api.example.org:8443/v1"),
+        ("https://api.example.org/", "https://api.example.org"),
+        ("https://api.example.org/v1//", "https://api.example.org/v1"),
+        ("https://API.Example.org/V1", "https://api.example.org/V1"),
+        ("HTTPS://api.example.org/v1", "https://api.example.org/v1"),
+        ("https://api.example.org:443/v1", "https://api.example.org/v1"),
+        ("http://api.example.org:80/v1", "http://api.example.org/v1"),
+        ("http://api.example.org:443/v1", "http://api.example.org:443/v1"),
+        ("https://[2001:DB8::1]:443/v1", "https://[2001:db8::1]/v1"),
+        ("https://[2001:db8::443]/v1", "https://[2001:db8::443]/v1"),
+        ("http://LOCALHOST/v1/", "http://localhost/v1"),
         ("https://user:pa%40ss@api.example.org/v1", "https://api.example.org/v1"),
         ("https://us@er:secret@api.example.org/v1", "https://api.example.org/v1"),
         ("https://api.example.org/v1?key=secret#secret", "https://api.example.org/v1"),
@@ -70,6 +80,24 @@ def test_numbers_that_are_not_set_or_round():
 def test_an_address_of_a_profile_has_no_secret(address, expected):
     """No user information, query and fragment, and no port of this machine."""
     assert in_force.declared_address(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        ("OPENAI_BASE_URL", "https://api.openai.com/v1/"),
+        ("OPENAI_BASE_URL", "https://API.openai.com:443/v1"),
+        ("ALPHA_VANTAGE_BASE_URL", "https://www.alphavantage.co"),
+        ("ALPHA_VANTAGE_BASE_URL", "https://www.alphavantage.co/"),
+        ("ALPHA_VANTAGE_BASE_URL", "https://www.AlphaVantage.co:443"),
+    ],
+)
+def test_the_usual_address_of_a_provider_is_not_declared(name, address):
+    """However it is written, it is the same as the one that is used without the setting."""
+    database = {"DATABASE_URL": "postgresql://x/y"}
+    process = in_force.make(settings.load({**database, name: address}))
+    assert (process.price_source, process.series[0].profile.base_url) == ("alphavantage", "")
 
 
 def test_a_profile_with_odd_texts_can_be_journaled():
