@@ -26,7 +26,7 @@ from app.core.availability import is_unavailable
 from app.database.pools import transaction
 from app.domain import calendar, opentimestamps
 from app.domain.model import SERIES, Batch, BatchStatus, JournalKind
-from app.domain.opentimestamps import Proof, UnusableProof
+from app.domain.opentimestamps import Attestation, Proof, UnusableProof
 from app.domain.timestamps import (
     Head,
     Timestamp,
@@ -87,6 +87,10 @@ _MAX_DOUBLINGS = 7
 _FIRST_UPGRADE_AFTER = timedelta(hours=6)
 _UPGRADE_PAUSE = timedelta(hours=12)
 _UPGRADE_PERIOD = timedelta(weeks=2)
+
+# How many calendars of one proof are asked in one job. A usual proof names one, but an answer has
+# room for hundreds, and each request may take the whole time-out.
+_MAX_PROMISES = 5
 
 # Reconciliation defers no job for an entry that is younger than this: the entry's own job may be on
 # its way, in a transaction that is not committed yet.
@@ -492,20 +496,43 @@ def _calendar_of(context: Context, pending: Timestamp) -> TimestampCalendar | No
 async def _request_upgrade(
     client: TimestampCalendar, pending: Timestamp, now: datetime
 ) -> Timestamp | None:
-    """Return the complete proof, or None if no calendar has it yet."""
-    for attestation in opentimestamps.parse(pending.proof).pending:
-        assert attestation.uri
-        answer = await client.fetch_upgrade(attestation.uri, attestation.commitment)
-        if answer is None:
+    """
+    Return the complete proof, or None if no calendar has it yet.
+
+    A proof may name several calendars. One that fails does not stop the others: its error is raised
+    only if none of them completes the proof.
+    """
+    promises = opentimestamps.parse(pending.proof).pending
+    # The sort is stable, so the file's order remains within both groups.
+    promises.sort(key=lambda one: not client.is_allowed(one.uri or ""))
+    failure: ProviderError | ConfigurationError | None = None
+    for promise in promises[:_MAX_PROMISES]:
+        try:
+            complete = await _request_rest(client, pending, promise, now)
+        except (ProviderError, ConfigurationError) as error:
+            failure = failure or error
             continue
-        with _refusing_unusable_proofs():
-            file = opentimestamps.upgraded_file(pending.proof, attestation.commitment, answer)
-            proof = opentimestamps.parse(file)
-        if proof.block:
-            return _to_timestamp(
-                file, proof, seq=pending.seq, authority=pending.authority, received_at=now
-            )
+        if complete:
+            return complete
+    if failure:
+        raise failure
     return None
+
+
+async def _request_rest(
+    client: TimestampCalendar, pending: Timestamp, promise: Attestation, now: datetime
+) -> Timestamp | None:
+    """Return the proof that the calendar of one attestation completes, or None."""
+    assert promise.uri
+    answer = await client.fetch_upgrade(promise.uri, promise.commitment)
+    if answer is None:
+        return None
+    with _refusing_unusable_proofs():
+        file = opentimestamps.upgraded_file(pending.proof, promise.commitment, answer)
+        proof = opentimestamps.parse(file)
+    if not proof.block:
+        return None
+    return _to_timestamp(file, proof, seq=pending.seq, authority=pending.authority, received_at=now)
 
 
 async def check(context: Context, batch_id: UUID) -> None:

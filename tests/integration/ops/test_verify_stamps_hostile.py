@@ -1,7 +1,7 @@
 """Timestamps of an API that is no service of ours: one sentence names what cannot be read."""
 
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ LAST_PAGE = {"hasNextPage": False, "endCursor": None}
 
 
 @pytest.fixture
-async def serve(provider: ProviderServer) -> AsyncIterator[Any]:
+def serve(provider: ProviderServer) -> Callable[[object], Awaitable[int]]:
     """Return a function that checks the page of an API, and returns the number of its tokens."""
 
     async def check(page: object) -> int:
