@@ -14,7 +14,7 @@ from jobs import in_force
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Seal the record without a question.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @rehearsal_option("Seal the record of the embedded rehearsal.")
 def seal(yes: bool, rehearsal: bool) -> None:
     """Seal a record that earlier versions made. It cannot be undone.
