@@ -11,7 +11,7 @@ The error tree of Alpha Monday, grouped by what the caller does next.
     │   ├── ProviderBusy            it asked us to slow down: wait and try again
     │   ├── ProviderUnavailable     no response, or one that cannot be read: wait and try again
     │   │   ├── BodyTooLong         the response has more bytes than we read
-    │   │   └── UnusableStamp       the time stamp is not one of what was sent: get another
+    │   │   └── UnusableStamp       the timestamp is not one of what was sent: get another
     │   └── UnknownTicker           it does not know the ticker: choose another one
     ├── RecordDamaged               a row breaks the record's rules: verify it, restore a backup
     ├── Discrepancy                 verification failed: the text says where
@@ -83,7 +83,7 @@ class BodyTooLong(ProviderUnavailable):
 
 class UnusableStamp(ProviderUnavailable):
     """
-    A response is no valid time stamp of what was sent, by an authority that we trust.
+    A response is no valid timestamp of what was sent, by an authority that we trust.
 
     The text names the authority and says what is wrong. It quotes nothing of the response.
     """

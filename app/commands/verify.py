@@ -86,7 +86,7 @@ class HeadType(click.ParamType[Head]):
     "root_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A PEM file with the root certificates of timestamp authorities that you trust.",
+    help="A PEM file with the root certificates of time-stamping authorities that you trust.",
 )
 @rehearsal_option("Verify the record of the embedded rehearsal.")
 @async_command

@@ -1,7 +1,7 @@
 """
-A reader and a writer of DER, the encoding of time stamps and certificates (X.690).
+A reader and a writer of DER, the encoding of timestamps and certificates (X.690).
 
-`rfc3161-client` parses time stamps and checks their signatures, but it does not return everything
+`rfc3161-client` parses timestamps and checks their signatures, but it does not return everything
 that `app.domain.rfc3161` must check. So that module reads some values from bytes that the library
 has accepted. The simulator of a time-stamping authority writes its responses with this module. Both
 need a few kinds of values only; a general library would be one more dependency for them.
@@ -27,9 +27,9 @@ SET = 0x31
 # of bytes that follow.
 _SHORT_LENGTH = 0x7F
 _LONG_LENGTH = 0x80
-# A tag with all of these bits continues in the next bytes. Time stamps have no such tag.
+# A tag with all of these bits continues in the next bytes. Timestamps have no such tag.
 _LONG_TAG = 0x1F
-# More bytes of a length than any element of a time stamp needs.
+# More bytes of a length than any element of a timestamp needs.
 _MAX_LENGTH_BYTES = 4
 
 

@@ -1,23 +1,23 @@
 """
-Time stamps of RFC 3161: the request for one, and the check of the response.
+Timestamps of RFC 3161: the request for one, and the check of the response.
 
 A time-stamping authority signs a hash together with the time. What is stamped is the entry of the
 journal, and not its hash: `previous`, a line feed and `content`, hashed with SHA-256. So the hash
-in the stamp, its message imprint, is the hash of the journal's entry.
+in the timestamp, its message imprint, is the hash of the journal's entry.
 
 `rfc3161-client` parses a response. It verifies the signature, and with OpenSSL the chain of
-certificates at the time of the stamp. It does not check everything that RFC 3161 (section 2.2 and
-2.4.2) requires, so this module also checks:
+certificates at the time of the timestamp. It does not check everything that RFC 3161 (section 2.2
+and 2.4.2) requires, so this module also checks:
 
 - The algorithm of the message imprint. The library compares the digest alone.
 - That exactly one certificate is the signer's, and that the signed attributes name it by its hash
   (RFC 5816). Otherwise another certificate of the same key could take its place.
-- That the signature is of a hash of the SHA-2 family, so that no two stamps have one signature.
+- That the signature is of a hash of the SHA-2 family, so that no two timestamps have one signature.
 - That the signed attributes state the kind of the content, and each attribute that is checked only
-  once (RFC 5652, section 11). Otherwise a signature of another content could seem to be a stamp.
+  once (RFC 5652, section 11). Otherwise a signature of another content could seem to be a timestamp.
 - That no key of the chain is so short that its signatures can be forged.
 
-`openssl ts -verify` makes the same checks, except for the last three, and two more: if a stamp
+`openssl ts -verify` makes the same checks, except for the last three, and two more: if a timestamp
 names the authority, or the issuer of its certificate, OpenSSL compares the name. Whether a
 certificate was revoked is not checked.
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # importing the library takes 70 ms
 # 4,096 bits). Five more certificates of FreeTSA's size still fit.
 MAX_RESPONSE_BYTES = 16_000
 
-# The greatest accuracy that we store, in seconds. With a greater one, a stamp would not even say on
-# which day it was made.
+# The greatest accuracy that we store, in seconds. With a greater one, a timestamp would not even
+# say on which day it was made.
 _MAX_ACCURACY_SECONDS = 86_400
 # The greatest number of certificates in a response, and of certificates in a chain.
 _MAX_CERTIFICATES = 10
@@ -65,7 +65,7 @@ _SHA2: MappingProxyType[bytes, Callable[[bytes], Any]] = MappingProxyType(
 _MIN_KEY_BITS = 2048
 _MIN_CURVE_BITS = 224
 
-# The kind of the content of a stamp: a TSTInfo.
+# The kind of the content of a timestamp: a TSTInfo.
 _TST_INFO = der.object_id("1.2.840.113549.1.9.16.1.4")
 _CONTENT_TYPE = der.object_id("1.2.840.113549.1.9.3")
 _MESSAGE_DIGEST = der.object_id("1.2.840.113549.1.9.4")
@@ -92,7 +92,7 @@ _CONTEXT_0 = 0xA0
 _MILLIS = 0x80
 _MICROS = 0x81
 
-# The statuses of a response, by their numbers. With the first two, it contains a stamp.
+# The statuses of a response, by their numbers. With the first two, it contains a timestamp.
 _STATUSES = (
     "granted",
     "granted with modifications",
@@ -105,7 +105,7 @@ _GRANTED = (0, 1)
 
 
 class StampRequest(Struct, frozen=True, kw_only=True):
-    """A request for a stamp, as it is sent. `data_hash` is the hash to be stamped, in hex."""
+    """A request for a timestamp, as it is sent. `data_hash` is the hash to be stamped, in hex."""
 
     encoded: bytes
     nonce: int
@@ -119,7 +119,7 @@ class Stamp(Struct, frozen=True, kw_only=True):
     At `gen_time` (UTC), give or take `accuracy_seconds`, the authority had the hash.
     `accuracy_seconds` is 0 if the authority states no accuracy. `chain_pem` has the certificates
     that the signature depends on: the signer's first, the pinned root last. `root_sha256` is the
-    fingerprint of that root. `nonce` is the number that the request had; None if the stamp has
+    fingerprint of that root. `nonce` is the number that the request had; None if the timestamp has
     none.
     """
 
@@ -219,20 +219,20 @@ def verify_response(
     authority: str = "",
 ) -> Stamp:
     """
-    Return what `response` says, if it is a valid stamp of `data_hash`.
+    Return what `response` says, if it is a valid timestamp of `data_hash`.
 
     `data_hash` is the SHA-256 of the stamped data in hex: the hash of a journal's entry. `nonce` is
     that of the request; None if it is not known, then any nonce is accepted. `roots` are the pinned
     certificates (`read_roots`). `authority` names the authority in error texts.
 
-    `gen_time` is not compared with any clock, so that a stamp can be verified years later. A client
-    that has just received a stamp compares it with its own clock.
+    `gen_time` is not compared with any clock, so that a timestamp can be verified years later. A
+    client that has just received a timestamp compares it with its own clock.
 
-    Raises UnusableStamp for every response that is no such stamp, whatever its bytes are.
+    Raises UnusableStamp for every response that is no such timestamp, whatever its bytes are.
     """
     digest = bytes.fromhex(data_hash)
     subject = f"The time-stamping authority {authority}".rstrip()
-    unreadable = f"{subject} answered with bytes that are no time stamp."
+    unreadable = f"{subject} answered with bytes that are no timestamp."
     try:
         return _verify(response, digest=digest, nonce=nonce, roots=roots)
     except _Flaw as flaw:
@@ -273,21 +273,23 @@ def _verify(
     )
 
 
-# The content of a stamp
+# The content of a timestamp
 
 
 def _read_granted(response: bytes) -> tuple["TimeStampResponse", "TimeStampTokenInfo"]:
-    """Return the response with the status "granted", and the content of its stamp."""
+    """Return the response with the status "granted", and the content of its timestamp."""
     from rfc3161_client import decode_timestamp_response
 
     if len(response) > MAX_RESPONSE_BYTES:
         raise _Flaw(f"answered with more than {MAX_RESPONSE_BYTES:,} bytes")
     decoded = decode_timestamp_response(_sort_certificates(response))
     if decoded.status not in _GRANTED:
-        raise _Flaw(f"did not grant the stamp: it answered with {_describe_status(decoded.status)}")
+        raise _Flaw(
+            f"did not grant the timestamp: it answered with {_describe_status(decoded.status)}"
+        )
     stamp = decoded.time_stamp_token()
     if not stamp:
-        raise _Flaw("granted the stamp, but did not send it")
+        raise _Flaw("granted the timestamp, but did not send it")
     # The library refuses the status "granted with modifications". The status is not signed, and
     # everything that the authority could modify is checked below.
     granted = decode_timestamp_response(der.sequence(der.sequence(der.integer(0)), stamp))
@@ -324,17 +326,17 @@ def _describe_status(status: int) -> str:
 def _check_content(info: "TimeStampTokenInfo", *, digest: bytes, nonce: int | None) -> None:
     imprint = info.message_imprint
     if info.version != 1 or info.policy is None:
-        raise _Flaw("sent a stamp of an unknown version")
+        raise _Flaw("sent a timestamp of an unknown version")
     if imprint.hash_algorithm.dotted_string != _SHA256:
         raise _Flaw("stamped a hash that is no SHA-256")
     if imprint.message != digest:
         raise _Flaw("stamped another hash than the requested one")
     if nonce is not None and info.nonce != nonce:
-        raise _Flaw("sent a stamp for another request: its nonce is another one")
+        raise _Flaw("sent a timestamp for another request: its nonce is another one")
 
 
 def _signed_data(granted: "TimeStampResponse") -> list[der.Element]:
-    """Return the parts of the stamp's SignedData (RFC 5652, section 5.1)."""
+    """Return the parts of the timestamp's SignedData (RFC 5652, section 5.1)."""
     (content_info,) = der.elements(granted.time_stamp_token())
     _, explicit = content_info.children()
     (signed_data,) = explicit.children()
@@ -342,7 +344,7 @@ def _signed_data(granted: "TimeStampResponse") -> list[der.Element]:
 
 
 def _content(granted: "TimeStampResponse") -> list[der.Element]:
-    """Return the parts of the stamp's TSTInfo (RFC 3161, section 2.4.2), from `gen_time` on."""
+    """Return the parts of the timestamp's TSTInfo (RFC 3161, section 2.4.2), from `gen_time` on."""
     encapsulated = _signed_data(granted)[2]
     _, explicit = encapsulated.children()
     (octets,) = explicit.children()
@@ -354,10 +356,10 @@ def _content(granted: "TimeStampResponse") -> list[der.Element]:
 
 
 def _gen_time(granted: "TimeStampResponse") -> datetime:
-    """Return the time of a stamp with its fraction of a second, which the library omits."""
+    """Return the time of a timestamp with its fraction of a second, which the library omits."""
     text = _content(granted)[0].content.decode("ascii")
     whole, _, fraction = text.removesuffix("Z").partition(".")
-    # A part of a microsecond is rounded up, so that the stamp never seems earlier than it is.
+    # A part of a microsecond is rounded up, so that the timestamp never seems earlier than it is.
     digits = fraction.ljust(6, "0")
     microseconds = int(digits[:6])
     if digits[6:].strip("0"):
@@ -376,11 +378,11 @@ def _accuracy_seconds(granted: "TimeStampResponse") -> Decimal:
         int.from_bytes(part.content) * units[part.tag] for part in following[0].children()
     )
     if microseconds > _MAX_ACCURACY_SECONDS * 1_000_000:
-        raise _Flaw("sent a stamp whose time may be wrong by more than a day")
+        raise _Flaw("sent a timestamp whose time may be wrong by more than a day")
     return Decimal(microseconds) / 1_000_000
 
 
-# The signature of a stamp
+# The signature of a timestamp
 
 
 def _sent_certificates(granted: "TimeStampResponse") -> list["Certificate"]:
@@ -396,7 +398,7 @@ def _sent_certificates(granted: "TimeStampResponse") -> list["Certificate"]:
 def _signer_info(granted: "TimeStampResponse") -> der.Element:
     (signer_info, *others) = _signed_data(granted)[-1].children()
     if others:
-        raise _Flaw("sent a stamp with several signatures")
+        raise _Flaw("sent a timestamp with several signatures")
     return signer_info
 
 
@@ -421,7 +423,7 @@ def _is_valid_at(certificate: "Certificate", time: datetime) -> bool:
 
 def _check_validity(signer: "Certificate", gen_time: datetime) -> None:
     if not _is_valid_at(signer, gen_time):
-        raise _Flaw("signed with a certificate that was not valid at the time of the stamp")
+        raise _Flaw("signed with a certificate that was not valid at the time of the timestamp")
 
 
 def _chain(
@@ -453,7 +455,7 @@ def _chain(
     if not chain:
         raise _Flaw(
             "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS) that was "
-            "valid at the time of the stamp"
+            "valid at the time of the timestamp"
         )
     return chain
 
@@ -490,7 +492,7 @@ def _check_keys(chain: Sequence["Certificate"]) -> None:
 
 def _check_signed_attributes(signer_info: der.Element, chain: Sequence["Certificate"]) -> None:
     """
-    Raise _Flaw unless the signature is of SHA-2, of a stamp, and names the signer's certificate.
+    Raise _Flaw unless the signature is of SHA-2, of a timestamp, and names the signer's certificate.
 
     The parts of a signature are its version, the issuer and number of the certificate, the
     algorithm of the hash, and the signed attributes (RFC 5652, section 5.3).
@@ -506,7 +508,7 @@ def _check_signed_attributes(signer_info: der.Element, chain: Sequence["Certific
     values = _single_values(signed[0])
     content_type = values.get(_CONTENT_TYPE)
     if content_type is None or content_type.encoded != _TST_INFO:
-        raise _Flaw("sent a signature that is not of a time stamp: its content type is another one")
+        raise _Flaw("sent a signature that is not of a timestamp: its content type is another one")
     kinds = [one for one in (_SIGNING_CERTIFICATE, _SIGNING_CERTIFICATE_V2) if one in values]
     if not kinds:
         raise _Flaw("sent a signature that does not name its certificate")
@@ -561,9 +563,9 @@ def _check_signature(
     roots: Sequence["Certificate"],
 ) -> None:
     """
-    Raise _Flaw unless the library accepts the signature and the chain at the time of the stamp.
+    Raise _Flaw unless the library accepts the signature and the chain at the time of the timestamp.
 
-    It requires a certificate that may sign time stamps and nothing else.
+    It requires a certificate that may sign timestamps and nothing else.
     """
     from cryptography.x509 import ExtendedKeyUsage, ExtensionNotFound
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -574,7 +576,7 @@ def _check_signature(
     except ExtensionNotFound:
         usage = ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
     if list(usage) != [ExtendedKeyUsageOID.TIME_STAMPING]:
-        raise _Flaw("signed with a certificate that is not for time stamps alone")
+        raise _Flaw("signed with a certificate that is not for timestamps alone")
     # OpenSSL trusts no certificate that does not sign itself, so the other pinned certificates only
     # complete the chain.
     intermediates = without_roots(roots)
@@ -582,7 +584,7 @@ def _check_signature(
     try:
         verifier.verify(granted, digest)
     except VerificationError:
-        raise _Flaw("sent a stamp whose signature or certificates are not valid") from None
+        raise _Flaw("sent a timestamp whose signature or certificates are not valid") from None
 
 
 def _to_der(certificate: "Certificate") -> bytes:

@@ -27,7 +27,7 @@ class TimestampKind(DescribedEnum):
 
     RFC3161 = (
         "RFC3161",
-        "A token of a timestamp authority (RFC 3161). It proves the time to the second.",
+        "A token of a time-stamping authority (RFC 3161). It proves the time to the second.",
     )
     OPENTIMESTAMPS = (
         "OPENTIMESTAMPS",
@@ -102,8 +102,9 @@ class Head(Struct, frozen=True, kw_only=True):
         """
         Return the bytes whose SHA-256 is `hash`.
 
-        A timestamp authority hashes nothing itself, but the library that makes its requests does.
-        It gets these bytes, so that the digest in the request is the hash of the journal's entry.
+        A time-stamping authority hashes nothing itself, but the library that makes its requests
+        does. It gets these bytes, so that the digest in the request is the hash of the journal's
+        entry.
         """
         return f"{self.previous}\n{self.content}".encode()
 

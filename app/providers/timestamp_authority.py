@@ -1,10 +1,11 @@
 """
-A client of a time-stamping authority (RFC 3161): one request returns one stamp, which is verified.
+A client of a time-stamping authority (RFC 3161): one request returns one timestamp, which is
+verified.
 
-Only a stamp that verifies leaves this module, so a response with any other bytes changes nothing.
-The content type decides nothing about the validity of a stamp, but a response with another one than
-`application/timestamp-reply` is refused: mostly it is the HTML page of a proxy, or the address is
-not that of an authority, and the error text then says so.
+Only a timestamp that verifies leaves this module, so a response with any other bytes changes
+nothing. The content type decides nothing about the validity of a timestamp, but a response with
+another one than `application/timestamp-reply` is refused: mostly it is the HTML page of a proxy, or
+the address is not that of an authority, and the error text then says so.
 
 The address may contain a password or a key, so each request is guarded
 (`app.providers.http_requests`), and error texts name the address without its user information and
@@ -33,11 +34,11 @@ if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
 
 # How long one request may take, with the body of its response. Public authorities answer within a
-# second; a longer wait would only delay the stamps of the other authorities.
+# second; a longer wait would only delay the timestamps of the other authorities.
 TIMEOUT_SECONDS = 20.0
 
-# How far the time of a stamp may be from our own clock. An authority whose key was stolen, or whose
-# certificate has expired, could otherwise stamp any time in the past.
+# How far the time of a timestamp may be from our own clock. An authority whose key was stolen, or
+# whose certificate has expired, could otherwise stamp any time in the past.
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
 _QUERY_TYPE = "application/timestamp-query"
@@ -80,7 +81,7 @@ class TimestampAuthority:
 
     async def stamp(self, data: bytes) -> ReceivedStamp:
         """
-        Return a stamp of `data`: of a journal's entry, `previous`, a line feed and `content`.
+        Return a timestamp of `data`: of a journal's entry, `previous`, a line feed and `content`.
 
         Raises ProviderBusy, ProviderUnavailable or UnusableStamp (which is one) if another attempt
         may succeed, otherwise ConfigurationError.
@@ -103,9 +104,9 @@ class TimestampAuthority:
         latest = received_at + MAX_CLOCK_DIFFERENCE
         if not earliest <= stamp.gen_time <= latest:
             raise UnusableStamp(
-                f"{self._subject} sent a stamp of {stamp.gen_time:%Y-%m-%d %H:%M:%S} UTC, which is "
-                f"more than {MAX_CLOCK_DIFFERENCE.total_seconds() / 60:.0f} minutes away from our "
-                "own clock."
+                f"{self._subject} sent a timestamp of {stamp.gen_time:%Y-%m-%d %H:%M:%S} UTC, "
+                f"which is more than {MAX_CLOCK_DIFFERENCE.total_seconds() / 60:.0f} minutes away "
+                "from our own clock."
             )
         return ReceivedStamp(
             response=response, nonce=request.nonce, stamp=stamp, received_at=received_at
@@ -147,13 +148,13 @@ class TimestampAuthority:
                 "TIMESTAMP_URLS."
             )
         if status != 200:
-            raise ProviderUnavailable(f"{sentence}, without a stamp.")
+            raise ProviderUnavailable(f"{sentence}, without a timestamp.")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type != _REPLY_TYPE:
             # The error does not quote the header: it could contain anything.
             raise ProviderUnavailable(
                 f"{self._subject} answered with another content type than {_REPLY_TYPE}: this is "
-                "no time stamp. If this continues, check its address in TIMESTAMP_URLS."
+                "no timestamp. If this continues, check its address in TIMESTAMP_URLS."
             )
 
     async def _read_body(self, response: httpx.Response) -> bytes:

@@ -94,7 +94,7 @@ class SimulatedRequest(Struct, frozen=True, kw_only=True):
 
     `symbol` is in the provider's spelling, and empty in a request to the model. `at` is the time of
     the request. `market` is set in requests for prices: some faults need the bars of another ticker
-    or the splits of a ticker. `stamp` is set in requests for time stamps: it makes the response to
+    or the splits of a ticker. `stamp` is set in requests for timestamps: it makes the response to
     this request once more, at a given time and with changes
     (`app/simulation/timestamp_authority.py`).
     """
@@ -253,7 +253,7 @@ def _answer_bad_openai_key(good: SimulatedReply, request: SimulatedRequest) -> S
 
 
 def _break_signature(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
-    """Change the last bit of a stamp, which belongs to its signature."""
+    """Change the last bit of a timestamp, which belongs to its signature."""
     return replace(good, body=good.body[:-1] + bytes([good.body[-1] ^ 1]))
 
 

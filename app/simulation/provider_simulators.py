@@ -107,7 +107,7 @@ class ProviderSimulators:
     `now` returns the time of a request. `script` chooses the fault of a request; if it chooses
     none, `odd` chooses the faults. `pass_time` lets simulated time pass before an answer with the
     fault "thinks"; without `pass_time`, such an answer is sent at once. If `limits` is False, Alpha
-    Vantage's limits do not apply. Without `authority`, there are no time stamps.
+    Vantage's limits do not apply. Without `authority`, there are no timestamps.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
 
 REQUEST_LOG = Path(".alpha-monday") / "requests.jsonl"
-# The file with the root certificate of the simulated timestamp authority, beside the log.
+# The file with the root certificate of the simulated time-stamping authority, beside the log.
 _ROOT_FILE_NAME = "timestamp-root.pem"
 # The setting with a provider's address, by the provider's name in a fault script. If the setting is
 # set, the rehearsal uses the server at that address instead of a simulator.

@@ -2,18 +2,18 @@
 A simulated time-stamping authority: it answers requests of RFC 3161 with stamps that verify.
 
 The keys and certificates are made when the authority starts, so no key is stored anywhere. They are
-valid from 2020 to 2110, so that a stamp of any simulated time can be verified. A client gets the
-root as a PEM file.
+valid from 2020 to 2110, so that a timestamp of any simulated time can be verified. A client gets
+the root as a PEM file.
 
 With a seed, the root is the same at each start. The journal states the roots of a rehearsal, so a
 rehearsal that is stopped and continued must not get another root: its journal would state a change
 of settings that no operator made. Anyone can compute the key of such a root, so it proves nothing.
 
-A stamp has the form that public authorities use: CMS SignedData with ECDSA on P-256 and SHA-256,
-and the signed attribute ESSCertIDv2, without which `openssl ts -verify` refuses it. The package
-`cryptography` makes the keys, the certificates and the signatures; it cannot write a stamp, so
-`app/domain/der.py` encodes it. The package is imported when an authority starts, because a
-rehearsal without time stamps does not need it.
+A timestamp has the form that public authorities use: CMS SignedData with ECDSA on P-256 and
+SHA-256, and the signed attribute ESSCertIDv2, without which `openssl ts -verify` refuses it. The
+package `cryptography` makes the keys, the certificates and the signatures; it cannot write a
+timestamp, so `app/domain/der.py` encodes it. The package is imported when an authority starts,
+because a rehearsal without timestamps does not need it.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ _VALID_UNTIL = datetime(2110, 1, 1, tzinfo=UTC)
 # When the expired certificate ends.
 _EXPIRED_AT = datetime(2020, 2, 1, tzinfo=UTC)
 
-# The signers that a stamp can have: the valid one, and three that a client must refuse.
+# The signers that a timestamp can have: the valid one, and three that a client must refuse.
 VALID = "valid"
 EXPIRED = "expired"
 OTHER_ROOT = "other root"
-# Its certificate is for servers, not for time stamps.
+# Its certificate is for servers, not for timestamps.
 WRONG_PURPOSE = "wrong purpose"
 
 # What stamps of this authority state about their accuracy.
@@ -66,11 +66,11 @@ REJECTED = 2
 
 
 class MalformedQuery(ValueError):
-    """The body of a request is no request for a stamp."""
+    """The body of a request is no request for a timestamp."""
 
 
 class _Query(NamedTuple):
-    """A request for a stamp: the algorithm (encoded), the digest, and the nonce or None."""
+    """A request for a timestamp: the algorithm (encoded), the digest, and the nonce or None."""
 
     algorithm: bytes
     digest: bytes
@@ -117,7 +117,7 @@ class SimulatedAuthority:
         status: int = GRANTED,
     ) -> bytes:
         """
-        Return the response to `query`, with a stamp of the time `now`, in whole seconds.
+        Return the response to `query`, with a timestamp of the time `now`, in whole seconds.
 
         The other parameters make a wrong response: another `algorithm` (dotted) or `digest` than
         the requested one, a nonce that differs by `nonce_offset` (None: no nonce), another
@@ -189,7 +189,7 @@ def reject() -> bytes:
 
 
 def _read_query(query: bytes) -> _Query:
-    """Return the parts of a TimeStampReq (RFC 3161, section 2.4.1) that a stamp depends on."""
+    """Return the parts of a TimeStampReq (RFC 3161, section 2.4.1) that a timestamp depends on."""
     try:
         (request,) = der.elements(query)
         version, imprint, *others = request.children()

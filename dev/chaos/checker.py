@@ -49,8 +49,8 @@ CLOCK_TOLERANCE = 0.05
 # rest of a proof.
 AUTHORITY, CALENDAR = "timestamp", "calendar"
 UPGRADE = "timestamp"
-# In seconds: the batches of one slot share one stamp, and so do the checkpoints of one slot, which
-# ends ten minutes after a full hour.
+# In seconds: the batches of one slot share one timestamp, and so do the checkpoints of one slot,
+# which ends ten minutes after a full hour.
 BATCH_SLOT, CHECKPOINT_SLOT, CHECKPOINT_SLOT_END = 10, 3600, 600
 
 Row = dict[str, Any]
@@ -68,7 +68,7 @@ class Observations(NamedTuple):
     `end` is the end of simulated time. `heads` are heads of the journal that were seen. `harm` has
     how often each kind of harm was done. `problems` are sentences about processes that behaved
     wrongly. `verify` runs `alpha-monday verify` for a head, on the database or through the API.
-    `timestamp_root` is the root certificate of the timestamp authority, in PEM form.
+    `timestamp_root` is the root certificate of the time-stamping authority, in PEM form.
     """
 
     end: datetime
@@ -304,7 +304,7 @@ class InvariantChecker:
         expect(splits == len(self.splits), (splits, self.splits))
 
     def inv_6_verify_fits(self) -> str:
-        """`alpha-monday verify` succeeds on the database and through the API, with all stamps."""
+        """`alpha-monday verify` succeeds on the database and the API, with all timestamps."""
         newest = max(self.observed.heads)
         results = [self.observed.verify(newest, source) for source in ("database", "API")]
         outputs = [result.stdout + result.stderr for result in results]
@@ -464,7 +464,7 @@ class InvariantChecker:
 
     def inv_C_every_stamp_verifies(self) -> str:
         """
-        Every stored stamp is about an entry of the chain, and independent programs accept it.
+        Every stored timestamp is about an entry of the chain, and independent programs accept it.
 
         A complete proof of the calendar leads into the block that the calendar made for it.
         """
@@ -503,7 +503,8 @@ class InvariantChecker:
 
     def inv_D_every_batch_is_stamped_and_every_promise_kept(self) -> str:
         """
-        Every batch has a stamp of the authority and one of the calendar, and no job is left over.
+        Every batch has a timestamp of the authority and one of the calendar, and no job is left
+        over.
 
         A proof of the calendar that is not complete yet has one job, which asks for the rest later.
         """
@@ -530,10 +531,10 @@ class InvariantChecker:
 
     def inv_E_nothing_is_stamped_twice(self) -> str:
         """
-        A service stores at most one stamp for each slot of new batches or checkpoints.
+        A service stores at most one timestamp for each slot of new batches or checkpoints.
 
-        It asks for no stamp that it does not store. A harm may cause one more of both: a job that
-        died after its request is repeated, and one that was deleted is replaced.
+        It asks for no timestamp that it does not store. A harm may cause one more of both: a job
+        that died after its request is repeated, and one that was deleted is replaced.
         """
         harm = self.observed.harm.total()
         slots = len(self._stamp_slots())
@@ -590,7 +591,7 @@ class InvariantChecker:
             yield _describe_delays("batches", "stamped after", delays)
 
     def _stamps(self, kind: str, status: str | None = None) -> list[Row]:
-        """Return the stored stamps of a kind, in the order of their entries."""
+        """Return the stored timestamps of a kind, in the order of their entries."""
         return [
             row
             for row in self.timestamps
@@ -662,7 +663,7 @@ def _describe_delays(subject: str, participle: str, delays: Sequence[timedelta])
 
 
 def _proves(stamp: Row, entry: Row, *, before: datetime) -> bool:
-    """Return whether a stamp proves that an entry was there before a moment."""
+    """Return whether a timestamp proves that an entry was there before a moment."""
     latest = stamp["at"] + timedelta(seconds=float(stamp["accuracy_seconds"]))
     return stamp["seq"] >= entry["seq"] and latest < before  # type: ignore[no-any-return]
 

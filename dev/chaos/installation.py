@@ -1,8 +1,8 @@
 """
 The installation that is harmed: Postgres, three service processes, and simulators.
 
-The simulators are those of the providers, of a timestamp authority (RFC 3161) and of a calendar of
-OpenTimestamps. All of them are one process, which is never harmed.
+The simulators are those of the providers, of a time-stamping authority (RFC 3161) and of a calendar
+of OpenTimestamps. All of them are one process, which is never harmed.
 """
 
 import json

@@ -2,7 +2,7 @@
 Chaos: the service runs for some Mondays while it is harmed at random; then invariants are checked.
 
 Three processes of the real service share one Postgres, in simulated time. The providers send wrong
-answers or none, and so do a timestamp authority and a calendar of OpenTimestamps. Drawn from a
+answers or none, and so do a time-stamping authority and a calendar of OpenTimestamps. Drawn from a
 seed, processes are killed, stopped and suspended; Postgres and its connections are killed; jobs and
 workers are deleted. After some calm days the record, its timestamps, the queue and the providers'
 log must be as if nothing had happened.

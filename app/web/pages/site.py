@@ -126,8 +126,8 @@ class Site:
     search engines not to index them. If the record says that it is a rehearsal, its pages have the
     notice of a rehearsal, even if `notice` is empty. `public_url` is the address of the service for
     the links to images. `sessions` is the exchange's calendar: it determines when the next figures
-    are due. `expects_stamps` says that a timestamp authority is set, so that a page names a missing
-    stamp.
+    are due. `expects_stamps` says that a time-stamping authority is set, so that a page names a
+    missing timestamp.
     """
 
     def __init__(

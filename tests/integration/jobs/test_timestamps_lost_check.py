@@ -23,7 +23,7 @@ DELETE = "DELETE FROM procrastinate_jobs WHERE task_name = 'check_stamp'"
 
 @pytest.fixture
 async def stamping(harness: JobHarness) -> Any:
-    """A harness whose process has a timestamp authority, which stamps nothing, and alerts."""
+    """A harness whose process has a time-stamping authority, which stamps nothing, and alerts."""
     roots = [SimulatedAuthority().root]
     authority = TimestampAuthority("http://127.0.0.1:9/timestamp", roots, harness.clock)
     services = TimestampServices({authority.name: authority})

@@ -1,6 +1,6 @@
 """
 Stamps over real HTTP: from the simulated authority with each of its faults, and from a server whose
-responses are wrong in other ways. Only a valid stamp is returned, and no text shows a secret.
+responses are wrong in other ways. Only a valid timestamp is returned, and no text shows a secret.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ async def simulated(clock: HandSetClock, *faults: str) -> AsyncIterator[Timestam
         yield one
 
 
-# Valid stamps
+# Valid timestamps
 
 
 async def test_a_stamp(clock, tmp_path):
@@ -172,10 +172,10 @@ async def test_a_compressed_stamp(clock, provider):
 FAULTS = {
     "html": (ProviderUnavailable, "answered with another content type than application/times"),
     "wrong_content_type": (ProviderUnavailable, "answered with another content type than appl"),
-    "html_as_stamp": (UnusableStamp, "answered with bytes that are no time stamp."),
-    "empty_body": (UnusableStamp, "answered with bytes that are no time stamp."),
-    "truncated_body": (UnusableStamp, "answered with bytes that are no time stamp."),
-    "list": (UnusableStamp, "answered with bytes that are no time stamp."),
+    "html_as_stamp": (UnusableStamp, "answered with bytes that are no timestamp."),
+    "empty_body": (UnusableStamp, "answered with bytes that are no timestamp."),
+    "truncated_body": (UnusableStamp, "answered with bytes that are no timestamp."),
+    "list": (UnusableStamp, "answered with bytes that are no timestamp."),
     "gzip": (ProviderUnavailable, "answered with a body that is not gzip."),
     "http_429": (ProviderUnavailable, "answered 429."),
     "http_500": (ProviderUnavailable, "answered 500."),
@@ -187,17 +187,35 @@ FAULTS = {
     "wrong_digest": (UnusableStamp, "stamped another hash than the requested one."),
     "wrong_algorithm": (UnusableStamp, "stamped a hash that is no SHA-256."),
     "sha512_imprint": (UnusableStamp, "stamped a hash that is no SHA-256."),
-    "wrong_nonce": (UnusableStamp, "sent a stamp for another request: its nonce is another one."),
-    "no_nonce": (UnusableStamp, "sent a stamp for another request: its nonce is another one."),
-    "a_day_early": (UnusableStamp, "sent a stamp of 2026-11-15 14:04:05 UTC, which is more than "),
-    "a_day_late": (UnusableStamp, "sent a stamp of 2026-11-17 14:04:05 UTC, which is more than 5 "),
-    "bad_signature": (UnusableStamp, "sent a stamp whose signature or certificates are not valid"),
+    "wrong_nonce": (
+        UnusableStamp,
+        "sent a timestamp for another request: its nonce is another one.",
+    ),
+    "no_nonce": (UnusableStamp, "sent a timestamp for another request: its nonce is another one."),
+    "a_day_early": (
+        UnusableStamp,
+        "sent a timestamp of 2026-11-15 14:04:05 UTC, which is more than ",
+    ),
+    "a_day_late": (
+        UnusableStamp,
+        "sent a timestamp of 2026-11-17 14:04:05 UTC, which is more than 5 ",
+    ),
+    "bad_signature": (
+        UnusableStamp,
+        "sent a timestamp whose signature or certificates are not valid",
+    ),
     "expired_certificate": (UnusableStamp, "signed with a certificate that was not valid at the "),
     "other_root": (UnusableStamp, "signed with a certificate that leads to no pinned root (TIME"),
-    "wrong_purpose": (UnusableStamp, "signed with a certificate that is not for time stamps al"),
+    "wrong_purpose": (UnusableStamp, "signed with a certificate that is not for timestamps al"),
     "no_certificates": (UnusableStamp, "did not send the certificate of its signature."),
-    "rejection": (UnusableStamp, 'did not grant the stamp: it answered with the status 2, "reje'),
-    "rejection_with_stamp": (UnusableStamp, "did not grant the stamp: it answered with the stat"),
+    "rejection": (
+        UnusableStamp,
+        'did not grant the timestamp: it answered with the status 2, "reje',
+    ),
+    "rejection_with_stamp": (
+        UnusableStamp,
+        "did not grant the timestamp: it answered with the stat",
+    ),
     "too_long": (BodyTooLong, "answered with more than 16,000 bytes; the rest was not read."),
 }
 
@@ -255,7 +273,7 @@ async def test_the_time_of_a_stamp(clock, provider, difference, is_accepted):
 
 
 async def test_a_clock_that_jumps(clock, provider):
-    """In a rehearsal, hours may pass while a request runs: the stamp is of a time in between."""
+    """In a rehearsal, hours may pass during a request: the timestamp is of a time in between."""
 
     def answer(request):
         clock.forward(hours=5)
@@ -276,7 +294,7 @@ async def test_a_clock_that_jumps(clock, provider):
         pytest.param(
             Reply(status=204, headers=STAMP_HEADERS),
             ProviderUnavailable,
-            "answered 204, without a stamp.",
+            "answered 204, without a timestamp.",
             id="no content",
         ),
         pytest.param(
@@ -300,8 +318,8 @@ async def test_a_clock_that_jumps(clock, provider):
         pytest.param(
             Reply(b"0", headers={"content-type": ""}),
             ProviderUnavailable,
-            "answered with another content type than application/timestamp-reply: this is no time "
-            "stamp. If this continues, check its address in TIMESTAMP_URLS.",
+            "answered with another content type than application/timestamp-reply: this is no "
+            "timestamp. If this continues, check its address in TIMESTAMP_URLS.",
             id="no content type",
         ),
         pytest.param(
@@ -328,14 +346,14 @@ async def test_a_clock_that_jumps(clock, provider):
         pytest.param(
             Reply(rfc3161.make_request(ENTRY).encoded, headers=STAMP_HEADERS),
             UnusableStamp,
-            "answered with bytes that are no time stamp.",
+            "answered with bytes that are no timestamp.",
             id="a request as the response",
         ),
         pytest.param(
             Reply(AUTHORITY.stamp(rfc3161.make_request(ENTRY).encoded, NOW), headers=STAMP_HEADERS),
             UnusableStamp,
-            "sent a stamp for another request: its nonce is another one.",
-            id="a stamp of an earlier request",
+            "sent a timestamp for another request: its nonce is another one.",
+            id="a timestamp of an earlier request",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The encoding of time stamps. The expected bytes are examples of X.690 and RFC 3161."""
+"""The encoding of timestamps. The expected bytes are examples of X.690 and RFC 3161."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 """
-Time stamps: which responses are valid stamps of a journal's entry.
+Timestamps: which responses are valid timestamps of a journal's entry.
 
 The responses are those of the simulated authority, and of `openssl ts -reply`, which shares no code
 with it. `openssl ts -verify` says whether a response is valid.
@@ -76,7 +76,7 @@ def stamped():
 
 
 def test_the_request_is_for_the_hash_of_the_entry(tmp_path):
-    """So the stamp has the hash of the journal, by SHA-256, and `openssl` reads it so."""
+    """So the timestamp has the hash of the journal, by SHA-256, and `openssl` reads it so."""
     assert hashlib.sha256(ENTRY).hexdigest() == ENTRY_HASH
     request = rfc3161.make_request(ENTRY)
     assert request.data_hash == ENTRY_HASH
@@ -91,11 +91,11 @@ def test_the_request_is_for_the_hash_of_the_entry(tmp_path):
 
 
 def test_each_request_has_a_nonce_of_its_own():
-    """A stamp of an earlier request for the same entry is not accepted."""
+    """A timestamp of an earlier request for the same entry is not accepted."""
     assert len({rfc3161.make_request(ENTRY).nonce for _ in range(100)}) == 100
 
 
-# Valid stamps
+# Valid timestamps
 
 
 def test_a_valid_stamp(stamped):
@@ -119,7 +119,7 @@ def test_openssl_accepts_it(stamped, tmp_path):
 
 
 def test_the_nonce_need_not_be_known(stamped):
-    """A verifier who has only the record's rows can check the stamp."""
+    """A verifier who has only the record's rows can check the timestamp."""
     stamp = rfc3161.verify_response(
         stamped.response, data_hash=ENTRY_HASH, nonce=None, roots=stamped.roots
     )
@@ -155,7 +155,7 @@ def test_a_root_that_was_renewed(stamped):
             stamped.response, data_hash=ENTRY_HASH, nonce=None, roots=roots
         )
         assert stamp.chain_pem.encode().endswith(stamped.authority.root_pem)
-    with pytest.raises(UnusableStamp, match="that was valid at the time of the stamp"):
+    with pytest.raises(UnusableStamp, match="that was valid at the time of the timestamp"):
         rfc3161.verify_response(stamped.response, data_hash=ENTRY_HASH, nonce=None, roots=[former])
 
 
@@ -331,7 +331,7 @@ def test_a_chain_that_was_completed_by_a_pinned_certificate(openssl_authority, i
         pytest.param("weak_stamps", "signed a hash that is not of the SHA-2 family", id="SHA-1"),
         pytest.param(
             "vague_stamps",
-            "sent a stamp whose time may be wrong by more than a day",
+            "sent a timestamp whose time may be wrong by more than a day",
             id="a day and a second",
         ),
     ],
@@ -384,33 +384,33 @@ def test_an_intermediate_certificate_is_no_root(openssl_authority):
         ),
         pytest.param(
             {"nonce_offset": 1},
-            "sent a stamp for another request: its nonce is another one",
+            "sent a timestamp for another request: its nonce is another one",
             id="another nonce",
         ),
         pytest.param(
             {"nonce_offset": None},
-            "sent a stamp for another request: its nonce is another one",
+            "sent a timestamp for another request: its nonce is another one",
             id="no nonce",
         ),
         pytest.param(
             {"signer": timestamp_authority.EXPIRED},
-            "signed with a certificate that was not valid at the time of the stamp",
+            "signed with a certificate that was not valid at the time of the timestamp",
             id="an expired certificate",
         ),
         pytest.param(
             {"at": datetime(2110, 1, 2, tzinfo=UTC)},
-            "signed with a certificate that was not valid at the time of the stamp",
-            id="a certificate that expires before the stamp",
+            "signed with a certificate that was not valid at the time of the timestamp",
+            id="a certificate that expires before the timestamp",
         ),
         pytest.param(
             {"signer": timestamp_authority.OTHER_ROOT},
             "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS) that was "
-            "valid at the time of the stamp",
+            "valid at the time of the timestamp",
             id="another root",
         ),
         pytest.param(
             {"signer": timestamp_authority.WRONG_PURPOSE},
-            "signed with a certificate that is not for time stamps alone",
+            "signed with a certificate that is not for timestamps alone",
             id="a certificate of a web server",
         ),
         pytest.param(
@@ -420,17 +420,17 @@ def test_an_intermediate_certificate_is_no_root(openssl_authority):
         ),
         pytest.param(
             {"status": 2},
-            'did not grant the stamp: it answered with the status 2, "rejection"',
-            id="a stamp that is not granted",
+            'did not grant the timestamp: it answered with the status 2, "rejection"',
+            id="a timestamp that is not granted",
         ),
         pytest.param(
             {"status": 3},
-            'did not grant the stamp: it answered with the status 3, "waiting"',
-            id="a stamp that waits",
+            'did not grant the timestamp: it answered with the status 3, "waiting"',
+            id="a timestamp that waits",
         ),
         pytest.param(
             {"status": 77},
-            "did not grant the stamp: it answered with an unknown status",
+            "did not grant the timestamp: it answered with an unknown status",
             id="an unknown status",
         ),
     ],
@@ -453,7 +453,7 @@ def test_without_a_name(stamped):
 
 
 def test_the_clock_is_not_compared(stamped):
-    """A stamp can be verified decades later, and one of the future is the client's matter."""
+    """A timestamp can be verified decades later, and one of the future is the client's matter."""
     later = NOW + timedelta(days=20_000)
     assert stamped.verify(stamped.change(at=later)).gen_time == later.replace(microsecond=0)
 
@@ -471,7 +471,7 @@ def rebuilt(stamped: Stamped, change) -> bytes:
 
 
 def test_two_signatures(stamped):
-    """A stamp has exactly one, even if both are valid."""
+    """A timestamp has exactly one, even if both are valid."""
 
     def repeat_signature(parts):
         (signers,) = der.elements(parts[-1])
@@ -482,7 +482,7 @@ def test_two_signatures(stamped):
 
 
 def test_no_signature(stamped):
-    """A stamp without a signature is none."""
+    """A timestamp without a signature is none."""
 
     def remove_signature(parts):
         parts[-1] = der.encode(der.SET)
@@ -607,7 +607,7 @@ CONTENT_TYPE, DIGEST, CERTIFICATE = (
 )
 DATA = der.object_id("1.2.840.113549.1.7.1")
 TWICE = "signed an attribute twice"
-OTHER_CONTENT = "sent a signature that is not of a time stamp: its content type is another one"
+OTHER_CONTENT = "sent a signature that is not of a timestamp: its content type is another one"
 make_attribute = timestamp_authority._attribute
 
 
@@ -634,7 +634,7 @@ ATTRIBUTES = {
     "two values of the content type": (
         CONTENT_TYPE,
         lambda kind, value: make_attribute(kind, value + DATA),
-        "bytes that are no time stamp",
+        "bytes that are no timestamp",
     ),
     "two digests": (
         DIGEST,
@@ -647,7 +647,7 @@ ATTRIBUTES = {
     "two values of the digest": (
         DIGEST,
         lambda kind, value: make_attribute(kind, value * 2),
-        "bytes that are no time stamp",
+        "bytes that are no timestamp",
     ),
     "the certificate's name twice": (
         CERTIFICATE,
@@ -727,13 +727,13 @@ def test_a_response_that_is_too_long(stamped):
 
 
 def test_a_response_with_more_behind_it(stamped):
-    """A stamp ends where it says."""
+    """A timestamp ends where it says."""
     with pytest.raises(UnusableStamp):
         stamped.verify(stamped.response + b"\0")
 
 
 def test_every_shorter_response(stamped):
-    """The beginning of a stamp is no stamp."""
+    """The beginning of a timestamp is no timestamp."""
     for length in range(len(stamped.response)):
         with pytest.raises(UnusableStamp):
             stamped.verify(stamped.response[:length])
@@ -744,8 +744,8 @@ def test_every_flipped_byte(stamped, tmp_path):
     A changed byte is refused, or it is one that the signature does not cover.
 
     The status, two version numbers, and the name of the signature's algorithm, which the key
-    already decides: these are the bytes that CMS does not sign. Then the stamp says the same, and
-    `openssl` accepts it, too.
+    already decides: these are the bytes that CMS does not sign. Then the timestamp says the same,
+    and `openssl` accepts it, too.
     """
     good = stamped.verify(stamped.response)
     accepted = {}

@@ -101,7 +101,7 @@ def test_a_fault_that_openssl_prints(tmp_path, fault, line):
 
 
 def test_no_key_is_the_same_twice():
-    """A stamp of another process does not verify with this root."""
+    """A timestamp of another process does not verify with this root."""
     other = SimulatedAuthority().stamp(REQUEST.encoded, NOW)
     assert SimulatedAuthority().root_pem != AUTHORITY.root_pem
     with pytest.raises(rfc3161.UnusableStamp):
@@ -124,7 +124,7 @@ def test_no_key_is_the_same_twice():
     ],
 )
 def test_a_malformed_request(query):
-    """It gets no stamp."""
+    """It gets no timestamp."""
     with pytest.raises(MalformedQuery):
         AUTHORITY.stamp(query, NOW)
 
@@ -141,7 +141,7 @@ def test_a_script_can_name_every_fault():
 
 
 def test_no_fault_is_chosen_at_random():
-    """The seeds of a rehearsal choose the same faults as before, and none for a stamp."""
+    """The seeds of a rehearsal choose the same faults as before, and none for a timestamp."""
     script = FaultScript(seed="a seed")
     for number in range(1000):
         at = NOW + timedelta(minutes=number)
