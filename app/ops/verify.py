@@ -86,6 +86,9 @@ LARGEST_BODY = 100_000_000
 # The error codes for a page that is too large, and for a page whose query takes too long.
 _TOO_LARGE_CODES = (TOO_LARGE, "OPERATION_TOO_LARGE")
 
+# The error code for a query with a field that the server does not know.
+_UNKNOWN_FIELD_CODE = "GRAPHQL_VALIDATION_FAILED"
+
 # The advice that older servers give about a damaged record, instead of DAMAGE_ADVICE.
 _OLDER_DAMAGE_ADVICE = ("Its operator finds the first misfit", "Run `alpha-monday verify`")
 
@@ -536,6 +539,12 @@ def _to_exception(display_url: str, errors: Sequence[Node]) -> Exception:
     message = f"{display_url} refuses a query: {str(errors[0]['message'])[:200]!r}."
     if any(_error_code(error) in _TOO_LARGE_CODES for error in errors):
         return AnswerTooLargeError(message)
+    if any(_error_code(error) == _UNKNOWN_FIELD_CODE for error in errors):
+        # A server that was rolled back after the seal.
+        message += (
+            " The server is of another version than this command. A sealed record must be served "
+            "by version 0.3.0 or newer."
+        )
     return ConfigurationError(message)
 
 

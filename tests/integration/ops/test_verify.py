@@ -448,6 +448,23 @@ def test_no_database(commanded):
             r"refuses a query: 'No\x1b[2J.'",
             id="an error",
         ),
+        *(
+            pytest.param(
+                says(
+                    {
+                        "errors": [
+                            {
+                                "message": f"Cannot query field '{field}' on type 'X'.",
+                                "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"},
+                            }
+                        ]
+                    }
+                ),
+                "A sealed record must be served by version 0.3.0 or newer.",
+                id=f"a server without {field}",
+            )
+            for field in ("profileSha256", "benchmarkUnusualMove", "ended", "note", "entryOpen")
+        ),
         pytest.param(
             Reply(body=b'{"data": {"service": {"journalHead": null}}, "data": {}}'),
             "two members of one name",
