@@ -94,6 +94,11 @@ def new_york_date(now: datetime) -> date:
     return now.astimezone(NEW_YORK).date()
 
 
+def is_weekday(day: date) -> bool:
+    """Return whether a day is one from Monday to Friday."""
+    return day.weekday() < _SATURDAY
+
+
 def run_date(now: datetime) -> date | None:
     """Return the Monday whose run has begun at `now`; None before 09:00 and on other days."""
     local = now.astimezone(NEW_YORK)
@@ -201,8 +206,7 @@ def annual_holidays(year: int) -> frozenset[date]:
 
 
 def _is_annual(day: date, name: str) -> bool:
-    is_weekday = day.weekday() < _SATURDAY
-    return is_weekday and name.removesuffix(" (observed)") in _ANNUAL_HOLIDAYS
+    return is_weekday(day) and name.removesuffix(" (observed)") in _ANNUAL_HOLIDAYS
 
 
 class Calendar:
@@ -213,8 +217,9 @@ class Calendar:
 
     def is_session(self, day: date) -> bool:
         """Return whether the exchange trades on `day`; a half day counts."""
-        is_weekday = day.weekday() < _SATURDAY
-        return is_weekday and day not in self.closed and day not in _holidays(day.year)
+        if not is_weekday(day) or day in self.closed:
+            return False
+        return day not in _holidays(day.year)
 
     def session_before(self, day: date) -> date:
         """Return the last session before `day`; for a run date this is the baseline session."""

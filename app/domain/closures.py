@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 from msgspec import Struct
 
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, is_weekday
 from app.domain.text import join_words
 
 _ORDINARY_CALENDAR = Calendar()
@@ -63,7 +63,7 @@ def counts_as_session(
     if not is_closed:
         return True
     day_before = checkpoint_date - _DAY
-    return day_before.isoweekday() < 6 and day_before in days_with_price
+    return is_weekday(day_before) and day_before in days_with_price
 
 
 def closure_sentences(

@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.domain import journal
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, is_weekday
 from app.domain.model import DescribedEnum
 
 # The calendar of a declaration ends with the year that is this many years after the current one.
@@ -32,7 +32,6 @@ _YEARS_AHEAD = 2
 _ID_BYTES = 16
 
 _DAY = timedelta(days=1)
-_SATURDAY = 5
 
 
 class Origin(DescribedEnum):
@@ -258,30 +257,30 @@ def differing_fields(before: RecordSettings, after: RecordSettings) -> list[str]
     return [name for name in names if getattr(before, name) != getattr(after, name)]
 
 
-def declare_series(one: SeriesInForce, holds_from: date) -> SeriesDeclaration:
+def declare_series(series: SeriesInForce, holds_from: date) -> SeriesDeclaration:
     """Return the declaration of a series that holds from a Monday on."""
     return SeriesDeclaration(
-        name=one.name,
-        label=one.label,
-        kind=one.kind,
+        name=series.name,
+        label=series.label,
+        kind=series.kind,
         holds_from=holds_from,
-        profile=one.profile,
-        profile_sha256=one.profile.sha256,
+        profile=series.profile,
+        profile_sha256=series.profile.sha256,
     )
 
 
-def is_declared(one: SeriesInForce, newest: SeriesDeclaration | None) -> bool:
+def is_declared(series: SeriesInForce, newest: SeriesDeclaration | None) -> bool:
     """Return whether the newest declaration of a series states it as this process runs it."""
     if newest is None:
         return False
     declared = (newest.label, newest.kind, newest.profile_sha256)
-    return declared == (one.label, one.kind, one.profile.sha256)
+    return declared == (series.label, series.kind, series.profile.sha256)
 
 
 def _weekdays(first: date, last: date) -> Iterable[date]:
     """Yield the days from Monday to Friday, from `first` to `last`."""
     day = first
     while day <= last:
-        if day.weekday() < _SATURDAY:
+        if is_weekday(day):
             yield day
         day += _DAY

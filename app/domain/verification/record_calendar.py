@@ -11,11 +11,10 @@ Definition: docs/journal.md#the-calendar-of-a-sealed-record.
 from collections.abc import Iterator
 from datetime import date, timedelta
 
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, is_weekday
 from app.domain.declarations import RecordSettings
 
 _DAY = timedelta(days=1)
-_SATURDAY = 5
 
 # The exchange's calendar by fixed rules, without closures on short notice.
 _REGULAR = Calendar()
@@ -62,7 +61,7 @@ class RecordCalendar:
 
     def is_session(self, day: date) -> bool:
         """Return whether a day is a session that no settings list."""
-        if day.weekday() >= _SATURDAY or day in self._closed or day in self._struck_off:
+        if not is_weekday(day) or day in self._closed or day in self._struck_off:
             return False
         return self._is_covered(day) or _REGULAR.is_session(day)
 

@@ -14,8 +14,6 @@ from app.domain.model import CHECKPOINT_DAYS, Generation
 from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.state import JournalState
 
-_SATURDAY = 5
-
 # The years whose holidays are checked. A forged calendar may have ten thousand years.
 _CENTURY = range(2000, 2100)
 
@@ -44,8 +42,7 @@ def form_problem(settings: RecordSettings) -> str | None:
 
 
 def _is_weekday_of(settings: RecordSettings, day: date) -> bool:
-    is_weekday = day.weekday() < _SATURDAY
-    return is_weekday and settings.calendar_from <= day <= settings.calendar_to
+    return calendar.is_weekday(day) and settings.calendar_from <= day <= settings.calendar_to
 
 
 def _holiday_problem(settings: RecordSettings, listed: set[date]) -> str | None:
