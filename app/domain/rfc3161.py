@@ -12,9 +12,10 @@ and 2.4.2) requires, so this module also checks:
 - The algorithm of the message imprint. The library compares the digest alone.
 - That exactly one certificate is the signer's, and that the signed attributes name it by its hash
   (RFC 5816). Otherwise another certificate of the same key could take its place.
-- That the signature is of a hash of the SHA-2 family, so that no two timestamps have one signature.
+- That the signature is of a hash of the SHA-2 family. Otherwise two timestamps could have one
+  signature.
 - That the signed attributes state the kind of the content, and each attribute that is checked only
-  once (RFC 5652, section 11). Otherwise a signature of another content could seem to be a timestamp.
+  once (RFC 5652, section 11). Otherwise a signature of another content could pass for a timestamp.
 - That no key of the chain is so short that its signatures can be forged.
 
 `openssl ts -verify` makes the same checks, except for the last three, and two more: if a timestamp
@@ -492,7 +493,7 @@ def _check_keys(chain: Sequence["Certificate"]) -> None:
 
 def _check_signed_attributes(signer_info: der.Element, chain: Sequence["Certificate"]) -> None:
     """
-    Raise _Flaw unless the signature is of SHA-2, of a timestamp, and names the signer's certificate.
+    Raise _Flaw unless the signature is of SHA-2 and of a timestamp, and names its certificate.
 
     The parts of a signature are its version, the issuer and number of the certificate, the
     algorithm of the hash, and the signed attributes (RFC 5652, section 5.3).
