@@ -508,7 +508,7 @@ async def _request_upgrade(
     failure: ProviderError | ConfigurationError | None = None
     for promise in promises[:_MAX_PROMISES]:
         try:
-            complete = await _request_rest(client, pending, promise, now)
+            complete = await _request_rest(client, pending, promise=promise, now=now)
         except (ProviderError, ConfigurationError) as error:
             failure = failure or error
             continue
@@ -520,7 +520,7 @@ async def _request_upgrade(
 
 
 async def _request_rest(
-    client: TimestampCalendar, pending: Timestamp, promise: Attestation, now: datetime
+    client: TimestampCalendar, pending: Timestamp, *, promise: Attestation, now: datetime
 ) -> Timestamp | None:
     """Return the proof that the calendar of one attestation completes, or None."""
     assert promise.uri
