@@ -11,7 +11,7 @@ import psycopg
 from msgspec import Struct
 
 from app.domain.text import one_line
-from app.domain.timestamps import Timestamp
+from app.domain.timestamps import Timestamp, TimestampKind
 from app.domain.verification.chain import Head
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import TextRow
@@ -111,7 +111,7 @@ def _read(source: RecordSource) -> AsyncGenerator[Timestamp]:
 
 
 async def _read_database(source: DatabaseRecord) -> AsyncGenerator[Timestamp]:
-    seq, id, has_more = 0, _FIRST_ID, True
+    seq, id, has_more, count = 0, _FIRST_ID, True, 0
     while has_more:
         try:
             page = await timestamps.list_after(source.conn, seq, id, count=_PAGE_SIZE)
@@ -120,10 +120,21 @@ async def _read_database(source: DatabaseRecord) -> AsyncGenerator[Timestamp]:
                 Rule.TIMESTAMP, f"a timestamp cannot be read: {one_line(error)}"
             ) from None
         for stamp in page:
+            # An API does not show the nonce, so its absence is a discrepancy of a database alone.
+            if stamp.kind == TimestampKind.RFC3161 and stamp.nonce is None:
+                raise discrepancy(
+                    Rule.TIMESTAMP,
+                    f"the token of {stamp.authority} for entry {stamp.seq} has no nonce.",
+                )
             yield stamp
+        count += len(page)
         has_more = len(page) == _PAGE_SIZE
         if page:
             seq, id = page[-1].seq, page[-1].id
+    if count != await timestamps.count(source.conn):
+        raise discrepancy(
+            Rule.TIMESTAMP, "a timestamp is about no entry: its seq is missing, or not above zero."
+        )
 
 
 async def _read_api(source: ApiRecord) -> AsyncGenerator[Timestamp]:

@@ -93,6 +93,13 @@ async def exists(conn: Conn) -> bool:
     return bool(has_rows)
 
 
+async def count(conn: Conn) -> int:
+    """Return the number of timestamps, whatever their values are."""
+    cursor = await conn.execute("SELECT count(*) FROM timestamps")
+    (number,) = await cursor.fetchone() or (0,)
+    return int(number)
+
+
 async def list_of_entry(conn: Conn, seq: int, kind: TimestampKind) -> list[Timestamp]:
     """Return the timestamps of one kind of one entry, confirmed ones first, then newest first."""
     return await select_rows(

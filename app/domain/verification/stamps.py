@@ -81,6 +81,8 @@ class StampVerifier:
             raise _misfit(stamp, "is about an entry that the journal does not have")
         if known != stamp.hash:
             raise _misfit(stamp, f"is about the hash {stamp.hash}, but the entry has {known}")
+        if not stamp.authority:
+            raise _misfit(stamp, "does not name its service")
         key = (stamp.seq, stamp.kind, stamp.authority, stamp.status)
         if key in self._seen:
             raise _misfit(stamp, f"is in the record twice as {stamp.status}")

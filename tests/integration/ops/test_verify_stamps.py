@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from record_server import record_server, without_triggers
 
 from app.commands import terminal
+from app.database import migrations
 from app.domain import opentimestamps, rfc3161
 from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
 from app.domain.verification.stamps import StampVerifier
@@ -172,6 +173,7 @@ MISFITS = {
         lambda: replace(promise(), proof=promise().proof + b"x"),
         "1 byte too many",
     ),
+    "no service": (lambda: replace(token(), authority=""), "does not name its service"),
     "no token": (lambda: replace(token(), proof=b"<html>"), "does not verify"),
     "no proof": (lambda: replace(promise(), proof=b"<html>"), "cannot be read"),
     "a proof of another hash": (
@@ -309,6 +311,51 @@ async def test_a_tail_that_was_cut_off(stamped):
     async for source in sources(database):
         with pytest.raises(Discrepancy, match="that the journal does not have"):
             await verify_stamps(source)
+
+
+# Changes of a token's row that only a database can have, and what is said about it.
+CHANGED_ROWS = {
+    "no entry": ("seq = NULL", "is about no entry"),
+    "entry 0": ("seq = 0", "the journal does not have"),
+    "entry -1": ("seq = -1", "is about no entry"),
+    "no nonce": ("nonce = NULL", "has no nonce"),
+    "no time": ("at = NULL", "cannot be read"),
+    "an infinite time": ("at = 'infinity'", "cannot be read"),
+    "no time of receipt": ("received_at = NULL", "cannot be read"),
+    "no proof": ("proof = NULL", "cannot be read"),
+    "another kind": ("kind = 'X'", "cannot be read"),
+    "another status": ("status = 'X'", "cannot be read"),
+    "no authority": ("authority = NULL", "cannot be read"),
+}
+NULLABLE = ("seq", "at", "received_at", "proof", "authority")
+
+
+@pytest.mark.parametrize(("change", "text"), CHANGED_ROWS.values(), ids=CHANGED_ROWS)
+async def test_a_changed_row(change, text, empty):
+    """The owner of the database can remove its constraints; each row is checked all the same."""
+    await migrations.migrate(empty, AT)
+    plant(empty)
+    with psycopg.connect(empty) as conn:
+        conn.execute("SET session_replication_role = replica")
+        conn.execute("DELETE FROM timestamps")
+        constraints = conn.execute(
+            "SELECT conname FROM pg_constraint "
+            "WHERE conrelid = 'timestamps'::regclass AND contype = 'c'"
+        )
+        for (name,) in constraints.fetchall():
+            conn.execute(f"ALTER TABLE timestamps DROP CONSTRAINT {name}")
+        for name in NULLABLE:
+            conn.execute(f"ALTER TABLE timestamps ALTER COLUMN {name} DROP NOT NULL")
+        entry = "SELECT seq, previous, content FROM journal ORDER BY seq DESC LIMIT 1"
+        seq, previous, content = conn.execute(entry).fetchone()
+    store(empty, token(f"{previous}\n{content}".encode(), seq=seq))
+    with psycopg.connect(empty) as conn:
+        conn.execute("SET session_replication_role = replica")
+        conn.execute(f"UPDATE timestamps SET {change}")
+    async with verify.open_database(empty) as source:
+        with pytest.raises(Discrepancy, match=text) as refused:
+            await verify_stamps(await read(HashedSource(source)))
+    assert str(refused.value).endswith("(rule: timestamp)")
 
 
 async def test_an_entry_that_was_stamped_while_the_journal_was_read(stamped):
