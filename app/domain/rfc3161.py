@@ -455,8 +455,8 @@ def _chain(
     chain = extend([signer])
     if not chain:
         raise _Flaw(
-            "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS) that was "
-            "valid at the time of the timestamp"
+            "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS or "
+            "--timestamp-root) that was valid at the time of the timestamp"
         )
     return chain
 

@@ -404,8 +404,8 @@ def test_an_intermediate_certificate_is_no_root(openssl_authority):
         ),
         pytest.param(
             {"signer": timestamp_authority.OTHER_ROOT},
-            "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS) that was "
-            "valid at the time of the timestamp",
+            "signed with a certificate that leads to no pinned root (TIMESTAMP_ROOTS or "
+            "--timestamp-root) that was valid at the time of the timestamp",
             id="another root",
         ),
         pytest.param(
