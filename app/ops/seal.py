@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
+from psycopg import errors
 
 from app.core.locks import Lock
 from app.database import pools
@@ -49,6 +50,10 @@ ROWS_PER_ENTRY = 500
 # New readings and questions wait until the seal is committed, and the seal waits for those that
 # are being stored. The order of locks is that of every writer: first the tables, then the journal.
 _LOCK_TABLES = "LOCK TABLE closes, splits, generations IN SHARE ROW EXCLUSIVE MODE"
+
+# While the seal waits for a lock, all later readings and questions wait behind it. So it waits at
+# most ten seconds for each lock, as a migration does, and then fails. The operator runs it again.
+_SET_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 
 
 class SealPlan(Struct, frozen=True, kw_only=True):
@@ -91,7 +96,9 @@ async def preview(
 
 async def seal(address: str, in_force: InForce, now: datetime) -> SealPlan:
     """
-    Seal the record, and return what was written. Raises Refused if it cannot be sealed.
+    Seal the record, and return what was written.
+
+    Raises Refused if it cannot be sealed, or if another session holds a lock for ten seconds.
 
     It cannot be undone.
     """
@@ -99,8 +106,7 @@ async def seal(address: str, in_force: InForce, now: datetime) -> SealPlan:
         pools.opened(pools.make_pool(address, max_size=1, name="seal")) as pool,
         pools.transaction(pool) as conn,
     ):
-        await conn.execute(_LOCK_TABLES)
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
+        await _lock(conn)
         # Checked again under the locks, because another process may have sealed the record.
         await _refuse_sealed(conn)
         # The entries of a rehearsal have its simulated time.
@@ -109,6 +115,24 @@ async def seal(address: str, in_force: InForce, now: datetime) -> SealPlan:
         plan = await _make_plan(conn, in_force, now=now, unmentioned=unmentioned)
         await _append_entries(conn, plan, unmentioned, now=now)
     return plan
+
+
+async def _lock(conn: Conn) -> None:
+    """
+    Lock what a seal reads and writes, until the transaction ends.
+
+    Raises Refused if another session holds such a lock for ten seconds.
+    """
+    await conn.execute(_SET_LOCK_TIMEOUT)
+    try:
+        await conn.execute(_LOCK_TABLES)
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
+    except errors.LockNotAvailable:
+        raise Refused(
+            "Another session held a lock that the seal needs. The seal waited for ten seconds. The "
+            "lock may belong to a service's transaction, a migration or an open psql. Nothing was "
+            "sealed: run it again."
+        ) from None
 
 
 class _Unmentioned(Struct, frozen=True):

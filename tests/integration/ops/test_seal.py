@@ -221,6 +221,33 @@ async def test_a_seal_while_a_response_is_stored(older, database):
     await verified(database)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "LOCK TABLE closes IN ROW EXCLUSIVE MODE",
+        "LOCK TABLE splits IN SHARE UPDATE EXCLUSIVE MODE",
+        "LOCK TABLE generations IN ACCESS EXCLUSIVE MODE",
+        "DELETE FROM splits WHERE false",
+        f"SELECT pg_advisory_xact_lock({Lock.JOURNAL:d})",
+    ],
+)
+async def test_a_lock_that_is_not_released(older, database, monkeypatch, statement):
+    """The seal gives up, so that no reading waits behind it; later it succeeds."""
+    assert "'10s'" in seal._SET_LOCK_TIMEOUT
+    monkeypatch.setattr(seal, "_SET_LOCK_TIMEOUT", "SET LOCAL lock_timeout = '200ms'")
+    await older.make_batch()
+    async with older.context.pool.connection() as conn, conn.transaction():
+        await conn.execute(statement)
+        with pytest.raises(Refused) as refused:
+            await asyncio.wait_for(sealed(older, database), 10)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("Another session held a lock that the seal needs.")
+    assert line.endswith("Nothing was sealed: run it again.")
+    assert await older.kinds() == ["GENERATION", "BATCH"]
+    await sealed(older, database)
+    await verified(database)
+
+
 async def test_a_rehearsal_stays_rehearsed(older, database):
     """Its origin is REHEARSED, and its entries have simulated time."""
     await older.make_batch()
