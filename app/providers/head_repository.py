@@ -140,6 +140,12 @@ _MEANINGS: tuple[tuple[str, type[AlphaMondayError], str], ...] = (
         ConfigurationError,
         "has a certificate that git does not accept.",
     ),
+    # Such a message can quote a part of the proxy's address, with its password.
+    (
+        r"\b[Pp]roxy\b",
+        ProviderUnavailable,
+        "cannot be reached through the proxy: check HTTPS_PROXY, http_proxy and ALL_PROXY.",
+    ),
     (
         r"[Cc]ould not resolve host|[Ff]ailed to connect|[Cc]ould ?n[o']t connect|refused|"
         r"timed out|Connection (closed|reset)|Empty reply|returned error: (408|429|5\d\d)|"

@@ -90,6 +90,26 @@ def test_the_meaning_is_at_the_end_of_a_long_message():
     assert str(error) == "HEAD_REPOSITORY cannot be reached."
 
 
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        f"http://user:{TOKEN}#x@127.0.0.1:1",
+        f"http://user:{TOKEN}@[127.0.0.1",
+        f"http://user:{TOKEN}@127.0.0.1:99999",
+        f"http://user:{TOKEN}/x@127.0.0.1:1",
+        f"socks9://user:{TOKEN}@127.0.0.1:1",
+        f"http://user:{TOKEN}@a host.invalid:1",
+    ],
+)
+async def test_the_password_of_a_proxy(monkeypatch, proxy):
+    """git's messages about a proxy can quote a part of its address, so they are not quoted."""
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(ProviderUnavailable) as refused:
+        await push("https://git.example.invalid/heads.git")
+    assert str(refused.value).startswith("HEAD_REPOSITORY cannot be reached")
+    assert TOKEN not in str(refused.value)
+
+
 # Sizes
 
 
