@@ -33,9 +33,9 @@ Why the service does not use the reference library `opentimestamps` for this:
 
 Everything that this module accepts is accepted by the library. It refuses, with an UnusableProof,
 what no calendar sends: files and answers above the limits below, numbers that are not written in
-the shortest way, an operation that is repeated at one message, a block whose Merkle root would not
-have 32 bytes, a hash of a file that is not SHA-256, and Keccak-256 (byte 67), which only proofs for
-Ethereum use, and which Python's hashlib does not have.
+the shortest way, an operation that is repeated at one message, a pending attestation without a URI,
+a block whose Merkle root would not have 32 bytes, a hash of a file that is not SHA-256, and
+Keccak-256 (byte 67), which only proofs for Ethereum use, and which Python's hashlib does not have.
 """
 
 import hashlib
@@ -345,6 +345,8 @@ class _TimestampReader:
 
     def _read_uri(self) -> str:
         uri = self._read_sized(MAX_URI_BYTES, "URI")
+        if not uri:
+            raise UnusableProof("The timestamp has a pending attestation without a URI.")
         if not _URI_CHARACTERS.issuperset(uri):
             raise UnusableProof("The timestamp has a URI with a character that is not allowed.")
         return uri.decode()

@@ -57,6 +57,9 @@ def read(file: bytes) -> tuple[bytes, list[Leaf]]:
     except (StopIteration, RuntimeError, RecursionError) as error:
         # Within a generator, a StopIteration becomes a RuntimeError.
         raise UnreadableFile("the end is missing, or the tree is too deep") from error
+    except ValueError as error:
+        # Also an algorithm that this system does not have, and bytes that are not ASCII.
+        raise UnreadableFile("a hash or a URI that is of no use") from error
     if next(source, None) is not None:
         raise UnreadableFile("bytes after the end")
     return digest, leaves
@@ -104,7 +107,7 @@ def leaf(source: Iterator[int], message: bytes, steps: tuple[str, ...]) -> Leaf:
     payload = iter(counted(source))
     found = Leaf(steps, message)
     if tag == "83dfe30d2ef90c8e":
-        found = found._replace(calendar=counted(payload).decode("ascii"))
+        found = found._replace(calendar=uri(payload))
     elif tag == "0588960d73d71901":
         found = found._replace(block=number(payload))
     else:
@@ -112,6 +115,14 @@ def leaf(source: Iterator[int], message: bytes, steps: tuple[str, ...]) -> Leaf:
     if next(payload, None) is not None:
         raise UnreadableFile("a payload that is too long")
     return found
+
+
+def uri(source: Iterator[int]) -> str:
+    """Return the URI of a calendar, which is shown on a terminal: visible characters alone."""
+    text = counted(source).decode("ascii")
+    if not text.isprintable() or " " in text:
+        raise UnreadableFile("a URI with a control character or a space")
+    return text
 
 
 def counted(source: Iterator[int]) -> bytes:
@@ -123,6 +134,8 @@ def number(source: Iterator[int]) -> int:
     """Return a number: seven bits a byte, the lowest first; the last byte is below 128."""
     digits = []
     while not digits or digits[-1] >= 128:
+        if len(digits) == 9:
+            raise UnreadableFile("a number of more than 63 bits")
         digits.append(next(source))
     return sum(digit % 128 * 128**place for place, digit in enumerate(digits))
 

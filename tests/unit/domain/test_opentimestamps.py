@@ -283,6 +283,16 @@ UNUSABLE = [
     pytest.param(file(b"\x67" + PENDING), "Keccak-256", id="Keccak-256"),
     pytest.param(file(b"\xf0\x00" + PENDING), "empty argument", id="nothing to append"),
     pytest.param(file(b"\xf1\x00" + PENDING), "empty argument", id="nothing to prepend"),
+    pytest.param(
+        file(b"\xff\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x01\x00" + PENDING),
+        "a pending attestation without a URI",
+        id="a promise of nobody beside another one",
+    ),
+    pytest.param(
+        file(b"\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x01\x00"),
+        "a pending attestation without a URI",
+        id="a promise of nobody",
+    ),
     pytest.param(file(b"\xf0\x05ab"), "its end is missing", id="half an argument"),
     pytest.param(
         file(b"\xf0" + sized(b"x" * 4065) + PENDING), "message of more", id="a message of 4,097"
@@ -536,3 +546,29 @@ def test_a_hostile_file_takes_no_time(timestamp):
     start = time.process_time()
     assert_read_or_refused(file(timestamp))
     assert time.process_time() - start < 1
+
+
+PENDING_TAG = bytes.fromhex("83dfe30d2ef90c8e")
+# What the independent reader refuses, too: it is a program that prints what a stranger's file says.
+UNREADABLE = {
+    "an argument of 2**63 bytes": b"\xf0" + b"\x80" * 9 + b"\x01a",
+    "an argument of a huge size": b"\xf0" + b"\x80" * 40_000 + b"\x01a",
+    "a payload of 2**63 bytes": b"\x00" + bytes(8) + b"\x80" * 9 + b"\x01",
+    "a huge block": b"\x00\x05\x88\x96\x0d\x73\xd7\x19\x01" + sized(b"\x80" * 8000 + b"\x01"),
+    "a URI with a line feed": b"\x00" + PENDING_TAG + sized(sized(b"https://a\nb")),
+    "a URI with an escape": b"\x00" + PENDING_TAG + sized(sized(b"https://\x1b[31m")),
+    "a URI with a space": b"\x00" + PENDING_TAG + sized(sized(b"https://a b")),
+    "a URI in UTF-8": b"\x00" + PENDING_TAG + sized(sized("https://ä".encode())),
+    "a URI of no text": b"\x00" + PENDING_TAG + sized(sized(b"\xff\xfe")),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_both_readers_refuse(name):
+    """Each has one error for it, and at once."""
+    begin = time.monotonic()
+    with pytest.raises(opentimestamps_reader.UnreadableFile):
+        opentimestamps_reader.read(file(UNREADABLE[name]))
+    with pytest.raises(UnusableProof):
+        parse(file(UNREADABLE[name]))
+    assert time.monotonic() - begin < 1
