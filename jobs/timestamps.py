@@ -350,7 +350,7 @@ async def _request_proof(context: Context, service: TimestampService, head: Head
     """Return the proof of a service, which verifies."""
     if service.kind == TimestampKind.RFC3161:
         return await _request_token(context, service, head)
-    return await _request_promise(context, service, head)
+    return await _request_calendar_proof(context, service, head)
 
 
 async def _request_token(context: Context, service: TimestampService, head: Head) -> Timestamp:
@@ -371,7 +371,9 @@ async def _request_token(context: Context, service: TimestampService, head: Head
     )
 
 
-async def _request_promise(context: Context, service: TimestampService, head: Head) -> Timestamp:
+async def _request_calendar_proof(
+    context: Context, service: TimestampService, head: Head
+) -> Timestamp:
     digest = bytes.fromhex(head.hash)
     client = context.timestamps.calendars[service.authority]
     answer = await client.submit(digest)

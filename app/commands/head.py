@@ -44,7 +44,7 @@ async def head(publishes: bool, as_json: bool, rehearsal: bool) -> None:
 
     \b
     Exit code: 0 the head was printed, and with --publish the repository has it; 1 the journal is
-    empty, or the head could not be published.
+    empty, or the head could not be read or published.
 
     \b
     Examples:

@@ -29,7 +29,7 @@ def seal(yes: bool, rehearsal: bool) -> None:
     MIGRATE_DATABASE_URL if that is set.
 
     \b
-    Exit code: 0 the record is sealed, 1 it was refused or does not verify.
+    Exit code: 0 the record is sealed; 1 the command was refused or has failed.
 
     \b
     Examples:

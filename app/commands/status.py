@@ -75,7 +75,7 @@ async def status(as_json: bool, rehearsal: bool) -> None:
     The last line is "All is well." only if nothing is wrong at this moment.
 
     \b
-    Exit code: 0 no action is needed, 1 there is something to do.
+    Exit code: 0 no action is needed; 1 there is something to do, or the state could not be read.
 
     \b
     Examples:

@@ -37,7 +37,7 @@ def test_the_help(commanded):
     assert done.exit_code == 0
     text = " ".join(done.output.split())
     assert "Seal a record that earlier versions made. It cannot be undone." in text
-    assert "Exit code: 0 the record is sealed, 1 it was refused or does not verify." in text
+    assert "Exit code: 0 the record is sealed; 1 the command was refused or has failed." in text
     assert "--yes" in text
 
 

@@ -107,6 +107,16 @@ async def test_every_page_has_the_head_of_the_journal(browser, database):
         assert find_one(foot, "a").get("href") == "/about#verify"
 
 
+async def test_how_to_check_the_record(browser):
+    """The page promises no more than docs/trust.md, and says what a timestamp is."""
+    about = await page(browser, "/about")
+    text = " ".join(visible_text(find_one(about, "main")).split())
+    for words in ("a time-stamping authority signs", "(RFC 3161)", "OpenTimestamps", "openssl ts"):
+        assert words in text
+    assert "The owner of the database could write all of it again" in text
+    assert "no way to hide" not in visible_text(about)
+
+
 async def test_the_first_monday(browser, record):
     """With only day 0 there are picks, prices and the next date, and no invented figures."""
     record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")

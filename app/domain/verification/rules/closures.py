@@ -84,6 +84,14 @@ def check_end(state: JournalState) -> None:
 def _check_choice(
     choice: SessionChoice, state: JournalState, *, bars: Collection[tuple[str, date]]
 ) -> None:
+    """
+    Raise Discrepancy if an entry takes the wrong day for a session.
+
+    The possible days are tried in their order. The entry is right with the first chosen day that is
+    not known to be closed. It is wrong if a day before that is a session, or if there is no such
+    day. `bars` are the tickers and the days of all readings.
+    """
+    # A chosen day that turned out to be closed, for the message.
     skipped: date | None = None
     for day in choice.possible:
         verdict = _Verdict.UNDECIDED

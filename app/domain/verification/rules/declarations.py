@@ -64,8 +64,9 @@ def check_questions(entry: ParsedEntry, state: JournalState) -> None:
         problem = _profile_problem(question, state, is_adopted=entry.is_adoption)
         if problem is not None:
             raise discrepancy(Rule.PROFILE, f"{locate(entry, state, question)}: {problem}.")
-        if state.is_sealed:
-            problem = declared_calendar.question_problem(question, state)
+        if not state.is_sealed:
+            continue
+        problem = declared_calendar.question_problem(question, state)
         if problem is not None:
             raise discrepancy(Rule.SETTINGS, f"{locate(entry, state, question)}: {problem}.")
 
