@@ -505,10 +505,10 @@ async def _request_upgrade(
     only if none of them completes the proof.
     """
     promises = opentimestamps.parse(pending.proof).pending
-    # The sort is stable, so the file's order remains within both groups.
-    promises.sort(key=lambda one: not client.is_allowed(one.uri or ""))
+    allowed = [one for one in promises if client.is_allowed(one.uri or "")]
     failure: ProviderError | ConfigurationError | None = None
-    for promise in promises[:_MAX_PROMISES]:
+    # If none is allowed any more, the error of the first one names its host.
+    for promise in allowed[:_MAX_PROMISES] or promises[:1]:
         try:
             complete = await _request_rest(client, pending, promise=promise, now=now)
         except (ProviderError, ConfigurationError) as error:
@@ -525,8 +525,8 @@ async def _request_rest(
     client: TimestampCalendar, pending: Timestamp, *, promise: Attestation, now: datetime
 ) -> Timestamp | None:
     """Return the proof that the calendar of one attestation completes, or None."""
-    assert promise.uri
-    answer = await client.fetch_upgrade(promise.uri, promise.commitment)
+    # An answer can contain an empty URI, too: it is not allowed.
+    answer = await client.fetch_upgrade(promise.uri or "", promise.commitment)
     if answer is None:
         return None
     with _refusing_unusable_proofs():

@@ -16,6 +16,7 @@ from provider_server import provider as provider
 from stamping import opened
 
 from app.domain.opentimestamps import APPEND, ATTESTATION, FORK, PENDING, SHA256
+from app.providers.timestamp_calendar import TimestampCalendar
 from app.simulation import timestamp_calendar
 from jobs import timestamps as jobs
 
@@ -66,6 +67,7 @@ MIXED: dict[str, Callable[[Request], bytes]] = {
     "three foreign ones": lambda _: b"".join(
         promise(f"{FOREIGN}/{number}", APPEND + bytes([1, number])) for number in range(3)
     ),
+    "an empty address": lambda _: promise(""),
     "a foreign port": lambda _: promise("http://127.0.0.1:1/calendar"),
     "an unknown commitment": lambda request: promise(own(request), SHA256),
     "four unknown commitments": lambda request: b"".join(
@@ -75,6 +77,18 @@ MIXED: dict[str, Callable[[Request], bytes]] = {
         promise(FOREIGN, APPEND + bytes([1, number])) for number in range(100)
     ),
 }
+
+
+@pytest.mark.parametrize("items", MIXED.values(), ids=MIXED)
+async def test_a_promise_beside_one_that_is_not_kept_yet(stamps, provider, items):
+    """The job is run again later. That is no failure: the own calendar only needs more time."""
+    add(provider, stamps, items)
+    pending = await stored_promise(stamps)
+    stamps.clock.time = pending.received_at
+    retry_at = await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id))
+    assert retry_at == stamps.clock.now() + timedelta(hours=12)
+    assert not stamps.services.failures
+    assert await stamps.stored() == [pending]
 
 
 @pytest.mark.parametrize("items", MIXED.values(), ids=MIXED)
@@ -121,6 +135,16 @@ async def test_the_requests_of_a_job_are_limited(stamps, provider):
     retry_at = await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id))
     assert retry_at == stamps.clock.now() + timedelta(hours=12)
     assert len(provider.requests) - before == 5
+    assert await stamps.stored() == [pending]
+
+
+async def test_no_allowed_promise_is_left(stamps, provider, monkeypatch):
+    """The reason names a host that OTS_HOSTS could allow."""
+    add(provider, stamps, lambda _: promise(FOREIGN))
+    pending = await stored_promise(stamps)
+    monkeypatch.setattr(TimestampCalendar, "is_allowed", lambda *_: False)
+    assert await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id))
+    assert stamps.services.failures == {("OPENTIMESTAMPS", "configuration"): 1}
     assert await stamps.stored() == [pending]
 
 
