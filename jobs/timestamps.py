@@ -36,6 +36,8 @@ from app.domain.timestamps import (
     is_before,
 )
 from app.errors import (
+    RECORD_DAMAGED_ADVICE,
+    RECORD_DAMAGED_PREFIX,
     BodyTooLong,
     ConfigurationError,
     ProviderBusy,
@@ -504,7 +506,7 @@ async def _request_upgrade(
     A proof may name several calendars. One that fails does not stop the others: its error is raised
     only if none of them completes the proof.
     """
-    promises = opentimestamps.parse(pending.proof).pending
+    promises = _read_pending(pending).pending
     allowed = [one for one in promises if client.is_allowed(one.uri or "")]
     failure: ProviderError | ConfigurationError | None = None
     # If none is allowed any more, the error of the first one names its host.
@@ -521,12 +523,30 @@ async def _request_upgrade(
     return None
 
 
+def _read_pending(pending: Timestamp) -> Proof:
+    """Return a stored proof. Raises RecordDamaged if it was changed by hand."""
+    try:
+        proof = opentimestamps.parse(pending.proof)
+    except UnusableProof as error:
+        raise _damaged(pending, str(error)) from None
+    if proof.digest.hex() != pending.hash:
+        raise _damaged(pending, "It proves another hash.")
+    return proof
+
+
+def _damaged(pending: Timestamp, reason: str) -> RecordDamaged:
+    return RecordDamaged(
+        f"{RECORD_DAMAGED_PREFIX}the proof of OpenTimestamps {pending.id} for entry {pending.seq} "
+        f"cannot be used. {reason} {RECORD_DAMAGED_ADVICE}"
+    )
+
+
 async def _request_rest(
     client: TimestampCalendar, pending: Timestamp, *, promise: Attestation, now: datetime
 ) -> Timestamp | None:
     """Return the proof that the calendar of one attestation completes, or None."""
-    # An answer can contain an empty URI, too: it is not allowed.
-    answer = await client.fetch_upgrade(promise.uri or "", promise.commitment)
+    assert promise.uri
+    answer = await client.fetch_upgrade(promise.uri, promise.commitment)
     if answer is None:
         return None
     with _refusing_unusable_proofs():

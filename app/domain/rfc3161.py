@@ -46,6 +46,10 @@ if TYPE_CHECKING:  # importing the library takes 70 ms
 # 4,096 bits). Five more certificates of FreeTSA's size still fit.
 MAX_RESPONSE_BYTES = 16_000
 
+# How far the time of a new timestamp may be from our own clock. An authority whose key was stolen,
+# or whose certificate has expired, could otherwise stamp any time in the past.
+MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
+
 # The greatest accuracy that we store, in seconds. With a greater one, a timestamp would not even
 # say on which day it was made.
 _MAX_ACCURACY_SECONDS = 86_400

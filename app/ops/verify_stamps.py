@@ -148,7 +148,7 @@ async def _read_api(source: ApiRecord) -> AsyncGenerator[Timestamp]:
         for stamp in page.stamps:
             yield stamp
         has_more = page.has_more
-        if has_more and page.end_cursor == after:
+        if has_more and (page.end_cursor == after or not page.stamps):
             raise ConfigurationError(
                 f"{source.display_url} returns the same page of `timestamps` again and again."
             )
@@ -183,9 +183,10 @@ def _to_stamp(node: Any) -> Timestamp:
 
 def _refuse_incomparable(stamp: Timestamp) -> None:
     """Raise ValueError or ArithmeticError if a value cannot be compared with that of the proof."""
-    if stamp.at.tzinfo is None:
-        raise ValueError("its time has no zone")
-    # The first and the last hours of the calendar have no time in UTC.
-    stamp.at.astimezone(UTC)
+    for moment in (stamp.at, stamp.received_at):
+        if moment.tzinfo is None:
+            raise ValueError("its time has no zone")
+        # The first and the last hours of the calendar have no time in UTC.
+        moment.astimezone(UTC)
     if stamp.accuracy_seconds is not None and not stamp.accuracy_seconds.is_finite():
         raise ValueError("its accuracy is no number")

@@ -15,7 +15,7 @@ its query.
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import httpx
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from app.domain import rfc3161
 from app.domain.calendar import Clock
-from app.domain.rfc3161 import MAX_RESPONSE_BYTES, Stamp
+from app.domain.rfc3161 import MAX_CLOCK_DIFFERENCE, MAX_RESPONSE_BYTES, Stamp
 from app.domain.text import public_address
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable, UnusableStamp
 from app.providers import bodies
@@ -36,10 +36,6 @@ if TYPE_CHECKING:  # importing the library takes 70 ms
 # How long one request may take, with the body of its response. Public authorities answer within a
 # second; a longer wait would only delay the timestamps of the other authorities.
 TIMEOUT_SECONDS = 20.0
-
-# How far the time of a timestamp may be from our own clock. An authority whose key was stolen, or
-# whose certificate has expired, could otherwise stamp any time in the past.
-MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
 _QUERY_TYPE = "application/timestamp-query"
 _REPLY_TYPE = "application/timestamp-reply"

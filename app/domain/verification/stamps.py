@@ -5,9 +5,9 @@ A token of an authority is checked completely. A proof of OpenTimestamps is chec
 root of a Bitcoin block: only the block chain itself can say whether that block has this root.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -21,10 +21,7 @@ from app.errors import ConfigurationError, Discrepancy, UnusableStamp
 if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
 
-
-# A token is stored only if its time is at most this far after our clock, which states when it was
-# received (`app.providers.timestamp_authority`).
-_MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
+_SHA256 = r"[0-9a-f]{64}"
 
 
 class BlockToCompare(Struct, frozen=True):
@@ -81,6 +78,9 @@ class StampVerifier:
             raise _misfit(stamp, "is about an entry that the journal does not have")
         if known != stamp.hash:
             raise _misfit(stamp, f"is about the hash {stamp.hash}, but the entry has {known}")
+        # The entries that an API adds while it is read were not verified.
+        if not re.fullmatch(_SHA256, stamp.hash):
+            raise _misfit(stamp, "is about a hash that is not 64 lower-case hexadecimal digits")
         if not stamp.authority:
             raise _misfit(stamp, "does not name its service")
         key = (stamp.seq, stamp.kind, stamp.authority, stamp.status)
@@ -113,7 +113,7 @@ class StampVerifier:
             )
         if stamp.status != TimestampStatus.CONFIRMED:
             raise _misfit(stamp, f"is {stamp.status}, but its proof is complete")
-        if stamp.received_at < token.gen_time - _MAX_CLOCK_DIFFERENCE:
+        if stamp.received_at < token.gen_time - rfc3161.MAX_CLOCK_DIFFERENCE:
             raise _misfit(
                 stamp,
                 f"says that it was received at {format_utc(stamp.received_at)}, before its time, "
@@ -131,7 +131,9 @@ class StampVerifier:
         Raises UnusableStamp or ConfigurationError for a token that does not verify, or whose chain
         is another one.
         """
-        chain = rfc3161.read_roots((stamp.chain or "").encode(), "The chain of its certificates")
+        # The JSON of an API can contain a lone surrogate, which has no form in UTF-8.
+        pem = (stamp.chain or "").encode(errors="replace")
+        chain = rfc3161.read_roots(pem, "The chain of its certificates")
         token = _verify(stamp, chain)
         if token.chain_pem != stamp.chain:
             raise UnusableStamp("The chain of its certificates is not the one of its signature.")
@@ -158,7 +160,7 @@ class StampVerifier:
         if proof.digest.hex() != stamp.hash:
             raise _misfit(stamp, f"proves another hash: {proof.digest.hex()}")
         if stamp.status == TimestampStatus.PENDING:
-            if not proof.pending:
+            if not any(_is_address(one.uri or "") for one in proof.pending):
                 raise _misfit(stamp, "is pending, but names no calendar")
             if proof.block is not None:
                 raise _misfit(stamp, f"is pending, but leads into block {proof.block.height}")
@@ -176,6 +178,10 @@ class StampVerifier:
 
 def _verify(stamp: Timestamp, roots: Sequence["Certificate"]) -> rfc3161.Stamp:
     return rfc3161.verify_response(stamp.proof, data_hash=stamp.hash, nonce=None, roots=roots)
+
+
+def _is_address(uri: str) -> bool:
+    return uri.startswith(("https://", "http://"))
 
 
 def _misfit(stamp: Timestamp, text: str) -> Discrepancy:

@@ -13,9 +13,12 @@ from job_context import clock as clock
 from job_context import run_attempt
 from provider_server import CUT, ProviderServer, Reply, Request
 from provider_server import provider as provider
+from record_server import without_triggers
 from stamping import opened
 
+from app.domain import opentimestamps
 from app.domain.opentimestamps import APPEND, ATTESTATION, FORK, PENDING, SHA256
+from app.errors import RecordDamaged
 from app.providers.timestamp_calendar import TimestampCalendar
 from app.simulation import timestamp_calendar
 from jobs import timestamps as jobs
@@ -67,7 +70,6 @@ MIXED: dict[str, Callable[[Request], bytes]] = {
     "three foreign ones": lambda _: b"".join(
         promise(f"{FOREIGN}/{number}", APPEND + bytes([1, number])) for number in range(3)
     ),
-    "an empty address": lambda _: promise(""),
     "a foreign port": lambda _: promise("http://127.0.0.1:1/calendar"),
     "an unknown commitment": lambda request: promise(own(request), SHA256),
     "four unknown commitments": lambda request: b"".join(
@@ -155,3 +157,30 @@ async def test_the_first_error_is_the_reason(stamps, provider):
     provider.answers = lambda _: Reply(status=500)
     assert await run_attempt(lambda: jobs.upgrade(stamps.context, pending.id))
     assert stamps.services.failures["OPENTIMESTAMPS", "unavailable"] == 1
+
+
+# The proof of another hash. An item without FORK is the last one of its tree.
+OTHER_PROOF = opentimestamps.pending_file(bytes(32), promise(FOREIGN).removeprefix(FORK))
+
+
+@pytest.mark.parametrize(
+    ("proof", "reason"),
+    [
+        (b"0", "This is not an OpenTimestamps file"),
+        (b"<html>", "This is not an OpenTimestamps file"),
+        (opentimestamps.MAGIC, "is incomplete"),
+        (OTHER_PROOF, "It proves another hash."),
+        (OTHER_PROOF[:-1], "its end is missing."),
+        (OTHER_PROOF + b"x", "1 byte too many"),
+    ],
+    ids=range(6),
+)
+async def test_a_proof_that_was_changed(stamps, provider, proof, reason):
+    """The row was changed by hand: the job names it, asks no calendar, and stores nothing."""
+    pending = await stored_promise(stamps)
+    with without_triggers(stamps.context.pool.conninfo) as conn:
+        conn.execute("UPDATE timestamps SET proof = %s", [proof])
+    with pytest.raises(RecordDamaged, match=f"{pending.id} for entry {pending.seq} can") as error:
+        await jobs.upgrade(stamps.context, pending.id)
+    assert reason in str(error.value)
+    assert len(await stamps.stored()) == 1

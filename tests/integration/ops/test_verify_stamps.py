@@ -107,6 +107,14 @@ def test_a_promise_that_was_kept(completes):
     assert (verifier.pending, len(verifier.blocks), verifier.count) == (0, 1, 2)
 
 
+def promise_of(uri: bytes) -> Timestamp:
+    """Return a pending proof that names one URI."""
+    payload = bytes([len(uri)]) + uri
+    attestation = b"\0" + opentimestamps.PENDING + bytes([len(payload)]) + payload
+    head = opentimestamps.MAGIC + opentimestamps.VERSION + opentimestamps.SHA256
+    return replace(promise(), proof=head + bytes.fromhex(HASH) + attestation)
+
+
 MISFITS = {
     "another hash than the entry": (lambda: token(b"rewritten"), "but the entry has"),
     "no such entry": (lambda: replace(token(), seq=8), "which? |that the journal does not have"),
@@ -173,6 +181,8 @@ MISFITS = {
         lambda: replace(promise(), proof=promise().proof + b"x"),
         "1 byte too many",
     ),
+    "a promise of no calendar": (lambda: promise_of(b"file:///etc/passwd"), "names no calendar"),
+    "a promise without an address": (lambda: promise_of(b""), "attestation without a URI"),
     "no service": (lambda: replace(token(), authority=""), "does not name its service"),
     "no token": (lambda: replace(token(), proof=b"<html>"), "does not verify"),
     "no proof": (lambda: replace(promise(), proof=b"<html>"), "cannot be read"),
@@ -228,6 +238,14 @@ def test_the_chain_of_a_token(name, is_pinned):
     verifier = StampVerifier({7: HASH}, roots)
     with pytest.raises(Discrepancy, match="does not verify"):
         verifier.check(token(chain=other_chains()[name]))
+
+
+def test_a_hash_that_was_added_later():
+    """Entries that an API adds while it is read are not verified, so any text can be their hash."""
+    for added in ("", "zz", HASH.upper(), HASH[:-1], HASH + "\n"):
+        verifier = StampVerifier({7: added}, rfc3161.read_roots(AUTHORITY.root_pem))
+        with pytest.raises(Discrepancy, match="is not 64 lower-case hexadecimal digits"):
+            verifier.check(replace(token(), hash=added))
 
 
 @pytest.mark.parametrize("make", [token, promise, lambda: promise(complete=True)])

@@ -70,6 +70,9 @@ async def test_the_page_that_the_others_change(serve):
         ("at", "9999-12-31T23:59:59-14:00"),
         ("at", "2026-01-05T14:04:10"),
         ("at", "2026-01-05T14:04:60Z"),
+        ("receivedAt", "0001-01-01T00:00:00+14:00"),
+        ("receivedAt", "9999-12-31T23:59:59-14:00"),
+        ("receivedAt", "2026-01-05T14:04:10"),
         ("accuracySeconds", "sNaN"),
         ("accuracySeconds", "-sNaN123"),
         ("accuracySeconds", "NaN"),
@@ -115,3 +118,17 @@ async def test_a_page_of_another_form(serve, page):
     """The server is none of this service."""
     with pytest.raises(ConfigurationError, match="does not answer as Alpha Monday's API does"):
         await serve(page)
+
+
+async def test_empty_pages_without_an_end(serve):
+    """The same page is not asked for again and again."""
+    more = {"hasNextPage": True, "endCursor": "x"}
+    with pytest.raises(ConfigurationError, match="returns the same page"):
+        await serve({"nodes": [], "pageInfo": more})
+
+
+async def test_a_half_of_a_character(serve):
+    """JSON can contain one, and UTF-8 cannot."""
+    with pytest.raises((Discrepancy, ConfigurationError)) as refused:
+        await serve({"nodes": [NODE | {"chain": CHAIN + "\ud800"}], "pageInfo": LAST_PAGE})
+    assert "\n" not in str(refused.value)
