@@ -177,10 +177,13 @@ OTHER_PROOF = opentimestamps.pending_file(bytes(32), promise(FOREIGN).removepref
 )
 async def test_a_proof_that_was_changed(stamps, provider, proof, reason):
     """The row was changed by hand: the job names it, asks no calendar, and stores nothing."""
+    add(provider, stamps, lambda _: b"")
     pending = await stored_promise(stamps)
     with without_triggers(stamps.context.pool.conninfo) as conn:
         conn.execute("UPDATE timestamps SET proof = %s", [proof])
+    provider.requests.clear()
     with pytest.raises(RecordDamaged, match=f"{pending.id} for entry {pending.seq} can") as error:
         await jobs.upgrade(stamps.context, pending.id)
     assert reason in str(error.value)
+    assert provider.requests == []
     assert len(await stamps.stored()) == 1
