@@ -46,9 +46,9 @@ _Url = Annotated[str, Meta(description="an http or https address")]
 _ReceiverUrl = Annotated[str, Meta(description="an http or https address with a host name")]
 # The address of a service that stamps. It is stored with each proof and shown to every reader, so
 # it must not contain a secret: no user name, no password and no query.
-_ServiceUrl = Annotated[
-    str, Meta(pattern=r"^https?://[^\s/?#@,\\\[\]]+(/[^\s?#@,\\]*)?$", max_length=400)
-]
+_ServiceUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@,\\\[\]]+(/[^\s?#@,\\]*)?$")]
+# The table allows 500 bytes. Addresses are shown, so a shorter limit is no loss.
+_MAX_SERVICE_URL_BYTES = 400
 _RequestLimit = Annotated[
     int,
     Meta(
@@ -707,6 +707,8 @@ def _convert(name: str, text: str) -> Any:
     if name in _ADDRESS_LISTS:
         for address in value:
             _require_host(address)
+            if len(address.encode()) > _MAX_SERVICE_URL_BYTES:
+                raise ValueError
         if len({_canonical_address(name, address) for address in value}) < len(value):
             raise ValueError
     if name == "head_repository" and text:

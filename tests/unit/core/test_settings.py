@@ -578,6 +578,8 @@ def test_the_examples_are_good_values():
         "ftp://tsa.example/s3cr3t",
         "s3cr3t",
         "https://tsa.example/" + "s3cr3t" * 80,
+        "https://tsa.example/s3cr3t" + "é" * 200,
+        "https://s3cr3t." + "ö" * 200,
         "https://tsa.example\\@evil.example/s3cr3t",
     ],
 )
