@@ -69,6 +69,7 @@ class _BatchRecord(Struct, frozen=True):
     `tickers` has the ticker of each reading that the figures use, by the reading's id.
     `days_with_price` are the days for which a price of the benchmark was read. `stamps` are the
     tokens that cover the batch, earliest first; `has_stamps` says whether the record has any.
+    `opens_at` is the first open at which the picks could be traded.
     """
 
     batch: Batch
@@ -81,6 +82,7 @@ class _BatchRecord(Struct, frozen=True):
     rehearsed: bool
     stamps: Sequence[Timestamp]
     has_stamps: bool
+    opens_at: datetime
 
     @property
     def has_unusual_move(self) -> bool:
@@ -103,7 +105,7 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
     """
     await _refuse_damaged(pool, batch, now)
     try:
-        record = await _read_batch(pool, batch)
+        record = await _read_batch(pool, batch, sessions)
         # All lines are made before the first one is printed, so that nothing is printed of a
         # damaged batch.
         lines = list(_batch_lines(record, sessions, now))
@@ -128,7 +130,7 @@ async def _refuse_damaged(pool: Pool, batch: Batch, now: datetime) -> None:
         raise RecordDamaged(result.damage.replace(DAMAGE_ADVICE, RECORD_DAMAGED_ADVICE))
 
 
-async def _read_batch(pool: Pool, batch: Batch) -> _BatchRecord:
+async def _read_batch(pool: Pool, batch: Batch, sessions: Calendar) -> _BatchRecord:
     async with pool.connection() as conn:
         picks = await batches.list_picks(conn, batch.id)
         taken = await checkpoints.list_for_batch(conn, batch.id)
@@ -156,6 +158,10 @@ async def _read_batch(pool: Pool, batch: Batch) -> _BatchRecord:
             rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
             stamps=await timestamps.list_covering(conn, batch.id),
             has_stamps=await timestamps.exists(conn),
+            opens_at=first_open(
+                await timestamps.get_sessions(conn, sessions, batch.benchmark_symbol),
+                batch.run_date,
+            ),
         )
 
 
@@ -165,7 +171,7 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
     late = ", late" if batch.late else ""
     yield f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"
     if record.has_stamps and not batch.failure:
-        yield _stamp_line(record, sessions, now)
+        yield _stamp_line(record, now)
     if record.rehearsed:
         yield "REHEARSED: every price and every word of it is made up."
     yield from question_sentences(record.questions)
@@ -189,14 +195,13 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
         )
 
 
-def _stamp_line(record: _BatchRecord, sessions: Calendar, now: datetime) -> str:
+def _stamp_line(record: _BatchRecord, now: datetime) -> str:
     """Return the line about the timestamp of a batch, in a record that has timestamps."""
-    opens_at = first_open(sessions, record.batch.run_date)
     if not record.stamps:
-        is_open_coming = now < opens_at and not record.batch.late
+        is_open_coming = now < record.opens_at and not record.batch.late
         return "Not stamped yet." if is_open_coming else "Not stamped before the open."
     first = record.stamps[0]
-    when = "before" if is_before(record.stamps, opens_at) else "after"
+    when = "before" if is_before(record.stamps, record.opens_at) else "after"
     return (
         f"Stamped {format_new_york(first.at)}, {when} the open: {first.authority}, entry "
         f"{first.seq} of the journal."

@@ -716,7 +716,9 @@ async def _find_unstamped(
     """Return the Monday of a batch that should have a timestamp from before its open, or None."""
     if batch is None or batch.status == BatchStatus.FAILED or batch.late:
         return None
-    opens_at = first_open(calendar.Calendar(settings.market_closed_days), batch.run_date)
+    sessions = calendar.Calendar(settings.market_closed_days)
+    sessions = await timestamps.get_sessions(conn, sessions, batch.benchmark_symbol)
+    opens_at = first_open(sessions, batch.run_date)
     is_expected = bool(settings.timestamp_urls) or await timestamps.exists(conn)
     if not is_expected or at < opens_at:
         return None

@@ -77,6 +77,15 @@ async def get_settings(conn: Conn) -> RecordSettings | None:
     return newest[0].value if newest else None
 
 
+async def list_listed_days(conn: Conn) -> frozenset[date]:
+    """Return the days without a session that any declared settings list."""
+    listed: set[date] = set()
+    for kind in (JournalKind.SETTINGS, JournalKind.GENESIS):
+        for entry in await _list_entries(conn, "kind = %s", (kind,)):
+            listed.update(read_member(entry, "settings", RecordSettings).days_without_session)
+    return frozenset(listed)
+
+
 async def get_series(conn: Conn, name: str) -> SeriesDeclaration | None:
     """Return the newest declaration of a series; None if it was not declared."""
     newest = await list_series(conn, name, 1)

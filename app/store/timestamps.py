@@ -5,9 +5,14 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from app.domain.calendar import Calendar
 from app.domain.model import JournalKind
 from app.domain.timestamps import Head, Timestamp, TimestampKind, TimestampStatus
+from app.store import closes, declarations
 from app.store.rows import Conn, insert_row, row_factory, select_row, select_rows
+
+# The calendar of the exchange without closures on short notice.
+_ORDINARY_CALENDAR = Calendar()
 
 
 async def head(conn: Conn) -> Head | None:
@@ -120,6 +125,24 @@ async def list_after(conn: Conn, seq: int, id: UUID, count: int) -> list[Timesta
         where="WHERE (seq, id) > (%s, %s) ORDER BY seq, id LIMIT %s",
         values=(seq, id, count),
     )
+
+
+async def get_sessions(conn: Conn, sessions: Calendar, benchmark: str) -> Calendar:
+    """
+    Return the calendar that decides the first open of a batch with this benchmark.
+
+    In a sealed record, it has the closures on short notice that settings of the journal list, but
+    none whose price was read. In another record it is `sessions`, the calendar of this process.
+    `api.schema.CLOSED_ON_SHORT_NOTICE` states the same for the API.
+    """
+    if not await declarations.is_sealed(conn):
+        return sessions
+    listed = await declarations.list_listed_days(conn)
+    closed = {day for day in listed if _ORDINARY_CALENDAR.is_session(day)}
+    if not closed:
+        return _ORDINARY_CALENDAR
+    days_read = await closes.list_days_read(conn, benchmark, first=min(closed), last=max(closed))
+    return Calendar(closed - days_read)
 
 
 async def list_covering(conn: Conn, batch_id: UUID) -> list[Timestamp]:

@@ -11,7 +11,7 @@ Descriptions are written for the readers of the API. `make schema` prints the sc
 
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal, DecimalException
@@ -957,6 +957,24 @@ IS_TOKEN = f"{IS_RFC3161} AND timestamps.status = 'CONFIRMED'"
 FIRST_COVERING = f"""(
     SELECT timestamps.id FROM timestamps WHERE {{}} AND {COVERS_BATCH}
     ORDER BY timestamps.at, timestamps.id LIMIT 1)"""
+# All days without a session that any settings of the journal list, as a text. The content is not
+# parsed as JSON: Postgres raises an error for a damaged text. Nothing of this depends on a batch,
+# so Postgres reads it once in a statement.
+LISTED_DAYS = """(
+    SELECT string_agg(substring(content FROM '"days_without_session":\\[([^]]*)\\]'), ',')
+    FROM journal WHERE kind = 'GENESIS' OR kind = 'SETTINGS')"""
+# Whether the exchange was closed on short notice on a day after the run date. In a sealed record,
+# the journal decides, and a price of the benchmark contradicts it. In another record, the setting
+# MARKET_CLOSED_DAYS of this process decides.
+CLOSED_ON_SHORT_NOTICE = f"""
+    CASE WHEN {HAS_GENESIS} THEN
+        strpos({LISTED_DAYS}, '"' || to_char(batches.run_date + ahead, 'YYYY-MM-DD') || '"') > 0
+        AND NOT EXISTS (
+            SELECT FROM closes
+            WHERE closes.ticker = batches.benchmark_symbol
+                AND closes.trading_day = batches.run_date + ahead
+            OFFSET 0)
+    ELSE batches.run_date + ahead = ANY ($closed) END"""
 # The open of the first session on or after the run date. A week has no more than five days in a
 # row without a session.
 FIRST_OPEN = f"""(
@@ -964,7 +982,8 @@ FIRST_OPEN = f"""(
         AT TIME ZONE '{calendar.TIME_ZONE}'
     FROM generate_series(0, 10) AS ahead
     WHERE extract(isodow FROM batches.run_date + ahead) < 6
-        AND batches.run_date + ahead <> ALL ($closed))"""
+        AND batches.run_date + ahead <> ALL ($holidays)
+        AND coalesce(NOT ({CLOSED_ON_SHORT_NOTICE}), true))"""
 STAMPED_BEFORE_OPEN = f"""
     CASE WHEN batches.status = 'failed' THEN NULL
     WHEN EXISTS (
@@ -977,9 +996,22 @@ STAMPED_BEFORE_OPEN = f"""
     ELSE false END"""
 
 
+# The calendar of the exchange without closures on short notice.
+_ORDINARY_CALENDAR = calendar.Calendar()
+
+
 def list_closed_days(facts: Facts) -> str:
     """Return the days on which a week may begin without a session, as an array of Postgres."""
-    return f"{{{','.join(map(str, closed_first_days(facts.sessions)))}}}"
+    return _to_array(closed_first_days(facts.sessions))
+
+
+def list_holidays(_: Facts) -> str:
+    """Return those of these days that are holidays, as an array of Postgres."""
+    return _to_array(closed_first_days(_ORDINARY_CALENDAR))
+
+
+def _to_array(days: Iterable[date]) -> str:
+    return f"{{{','.join(map(str, days))}}}"
 
 
 @table("batches")
@@ -1120,6 +1152,7 @@ class Batch:
         STAMPED_BEFORE_OPEN,
         facts={
             "closed": Fact("date[]", list_closed_days, is_cacheable=True),
+            "holidays": Fact("date[]", list_holidays, is_cacheable=True),
             # A job announces the open, so a cached response does not outlive it.
             "now": Fact("timestamptz", lambda facts: facts.now(), is_cacheable=True),
         },

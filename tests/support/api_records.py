@@ -77,6 +77,8 @@ class Record:
         self.head = journal.next_entry(
             after=self.head, kind=kind, at=at, recorded=recorded, batch=batch
         )
+        # Without this, Postgres takes the writer for an older version in a sealed record.
+        self.conn.execute("SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)")
         self.add("journal", **asdict(self.head))
 
     def stamp(self, at: datetime, *, token: bool = False, block: int | None = None) -> None:

@@ -103,7 +103,9 @@ def sealed_late(contents: list[Content], cut: int) -> list[Content]:
         else content
         for content in contents[cut:]
     ]
-    return [*before, genesis, adopted, settings, {**series, "at": at}, *after]
+    # The last part of the record may have no entry that needs the declaration.
+    declared = [{**series, "at": one["at"]} for one in after[:1]]
+    return [*before, genesis, adopted, settings, *declared, *after]
 
 
 def _never_mentioned(

@@ -132,6 +132,7 @@ class Verification:
         entries.check_columns(seq, entry, content)
         if not entries.is_known_kind(content):
             self.links += 1
+            self.state.declared_at = None
             self.seq, self.hash = seq, entry["hash"]
             return
 

@@ -85,6 +85,8 @@ class JournalState:
         self.times: list[datetime] = []  # `at` of every entry, in ascending order
         # `at` of the entries that only a running service writes.
         self.worked_at: list[datetime] = []
+        # The time of the entry before, if it is a declaration or belongs to a seal.
+        self.declared_at: datetime | None = None
         # `at` of the entries with a computed checkpoint, by batch: they show that the service got
         # prices.
         self.priced_at: dict[UUID, list[datetime]] = defaultdict(list)

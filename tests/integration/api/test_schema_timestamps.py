@@ -17,9 +17,10 @@ from api_records import FACTS, RUNNING, WON, Record, engine_on, plant
 from msgspec.structs import replace
 
 from app.database import migrations, pools
-from app.domain.calendar import Calendar
-from app.domain.model import BatchStatus
-from app.domain.timestamps import is_before
+from app.domain.calendar import Calendar, annual_holidays
+from app.domain.declarations import Genesis, Origin, RecordSettings
+from app.domain.model import BatchStatus, JournalHead, JournalKind
+from app.domain.timestamps import first_open, is_before
 from app.store import timestamps
 
 OPEN = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
@@ -122,6 +123,61 @@ async def test_a_holiday_moves_the_open(database, pool):
     assert (await batch_of(pool, tuesday, closed))["stampedBeforeOpen"] is None
     stamp(database, tuesday - timedelta(minutes=1))
     assert (await batch_of(pool, tuesday))["stampedBeforeOpen"] is True
+
+
+def seal(address: str, *listed: date) -> None:
+    """Let the journal begin with settings that list these days, besides the holidays."""
+    holidays = annual_holidays(2026)
+    settings = RecordSettings(
+        version="0.3.0",
+        benchmark="SPY",
+        price_source="alphavantage",
+        calendar_from=date(2026, 1, 2),
+        calendar_to=date(2028, 12, 31),
+        days_without_session=tuple(sorted({*holidays, *listed})),
+    )
+    genesis = Genesis(record_id="0" * 32, origin=Origin.LIVE, late=True)
+    with psycopg.connect(address) as conn:
+        record = Record(conn)
+        row = conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        assert row
+        record.head = JournalHead(*row, OPEN)
+        record.write(JournalKind.GENESIS, OPEN, {"genesis": genesis, "settings": settings})
+
+
+async def opens(pool, *, closed: Calendar) -> list[bool | None]:
+    """
+    Return how a token of half past ten on the Monday of a stored batch is judged: by the API in a
+    process with these closures on short notice, and by the operator's snapshot.
+    """
+    batch = await batch_of(pool, OPEN + timedelta(days=30), closed)
+    async with pool.connection() as conn:
+        sessions = await timestamps.get_sessions(conn, closed, "SPY")
+    token = datetime.fromisoformat(batch["timestamp"]["at"])
+    return [batch["stampedBeforeOpen"], token < first_open(sessions, OPEN.date())]
+
+
+async def test_a_setting_moves_no_open_of_a_sealed_record(database, pool):
+    """Only a process that serves reads MARKET_CLOSED_DAYS here, and it declares nothing."""
+    stored(database)
+    stamp(database, OPEN + timedelta(hours=1))
+    for days in ([OPEN.date()], [OPEN.date(), OPEN.date() + timedelta(days=1)]):
+        assert await opens(pool, closed=Calendar(days)) == [True, True]
+    seal(database)
+    for days in ([], [OPEN.date()], [OPEN.date(), OPEN.date() + timedelta(days=1)]):
+        assert await opens(pool, closed=Calendar(days)) == [False, False]
+
+
+async def test_a_declared_closure_moves_the_open_until_a_price_is_read(database, pool):
+    """The journal lists the day. A price of the benchmark shows that the exchange traded."""
+    record = stored(database)
+    stamp(database, OPEN + timedelta(hours=1))
+    seal(database, OPEN.date())
+    assert await opens(pool, closed=Calendar()) == [True, True]
+    with psycopg.connect(database) as record.conn:
+        record.conn.execute("SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)")
+        record.close("SPY", OPEN.date())
+    assert await opens(pool, closed=Calendar()) == [False, False]
 
 
 async def test_an_earlier_head_does_not_cover_the_batch(database, pool):

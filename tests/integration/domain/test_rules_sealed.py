@@ -222,7 +222,11 @@ def no_claim(contents):
 
 
 def no_claims(contents):
-    return [content for content in contents if not is_claim(content)]
+    left = [content for content in contents if not is_claim(content)]
+    # The declarations have the time of the entry that follows them.
+    for declaration in left[:2]:
+        declaration["at"] = left[2]["at"]
+    return left
 
 
 def asked_again(contents):
@@ -386,6 +390,23 @@ def changed_at(index: int, at: str):
     return change
 
 
+def changed_settings_at(seconds: int):
+    """Return a change that inserts a SETTINGS entry at another time than the claim after it."""
+
+    def change(contents):
+        settings_inserted(version="9.9.9")(contents)
+        entry = of_kind(contents, "SETTINGS")[0]
+        entry["at"] = shifted(entry["at"], seconds=seconds)
+
+    return change
+
+
+def changed_seal_at(contents):
+    """Let the last entry of a seal be a second later than the others."""
+    marker = next(one for one in contents if "sealed" in one)
+    marker["at"] = shifted(marker["at"], seconds=1)
+
+
 def without_holiday(day: str, kind="GENESIS"):
     """Return a change that leaves a holiday out of the calendar."""
 
@@ -485,7 +506,13 @@ FORGERIES = [
         ("settings", "an earlier end", settings_inserted(calendar_to="2028-12-30")),
         ("settings", "begins late", member("GENESIS", "settings", calendar_from="2026-10-03")),
         ("settings", "ends a day early", member("GENESIS", "settings", calendar_to="2028-12-30")),
-        ("settings", "never extended", backdated),
+        ("at", "a backdated genesis", backdated),
+        ("at", "a genesis of the same day", changed_at(0, "2026-10-05T15:00:00.000000Z")),
+        ("settings", "a genesis of the day before", changed_at(0, "2026-10-04T13:00:00.000000Z")),
+        ("at", "a series of a later year", changed_at(1, "2036-10-05T13:00:05.000000Z")),
+        ("at", "a second before", changed_settings_at(seconds=-1)),
+        ("at", "a second after", changed_settings_at(seconds=1)),
+        ("at", "a seal at two times", then(changed_seal_at)),
         ("settings", "of the last year", changed_at(0, "9999-12-31T23:59:59.999999Z")),
         ("settings", "for the last Monday", claimed(run_date="9999-12-27")),
         ("settings", "until the last year", member("GENESIS", "settings", calendar_to=LAST_DAY)),

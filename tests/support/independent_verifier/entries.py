@@ -44,6 +44,16 @@ def check_hindsight(entry: Entry, known: Known) -> None:
     require(not hindsight, "at", f"{entry.where} lies days before the entries before it")
 
 
+def check_declared_at(entry: Entry, before: dict | None) -> None:
+    """Check the rule `at` of the entry before, if it is a declaration. `before` is its content."""
+    if before is None:
+        return
+    declares = before["kind"] in ("GENESIS", "SETTINGS", "SERIES") and "sealed" not in before
+    if declares or "adopted" in before:
+        fits = moment(before["at"]) == entry.at
+        require(fits, "at", f"the declaration before {entry.where} is of {before['at']}")
+
+
 def check_at(entry: Entry, *, sealed: bool) -> None:
     """Check the rule `at` against the entry's own rows."""
     match entry.kind:

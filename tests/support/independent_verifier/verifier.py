@@ -93,6 +93,7 @@ class IndependentVerification:
         self.seq = 0
         self.hash = "0" * 64
         self.links = 0  # entries of kinds that docs/journal.md does not define
+        self.before: dict | None = None  # the content of the entry before, if this page defines it
         self.head = head
         self.contents: list[dict] = []
         self.series = {"main"}
@@ -122,11 +123,13 @@ class IndependentVerification:
             require(fits, "columns", f"{name} of entry {self.seq}")
         if content["kind"] not in forms.OF_KIND:
             self.links += 1
+            self.before = None
             return
         forms.check_members(self.seq, content)
         forms.check_rows(self.seq, content)
         self.remember(content)
         self.check(content)
+        self.before = content
 
     def link(self, entry: dict) -> None:
         """Check the rules `chain` and `head`."""
@@ -160,6 +163,7 @@ class IndependentVerification:
         run_dates = [run_date for _, run_date in self.known.batch_of_monday]
         declarations.check_declarations(entry, self.declared, run_dates)
         known.learn(entry)
+        entries.check_declared_at(entry, self.before)
         entries.check_at(entry, sealed=self.declared.sealed)
         entries.check_first_mention(entry)
         entries.check_belongs(entry, known)

@@ -71,6 +71,8 @@ CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
     ),
 }
 
+_DECLARATIONS = frozenset({JournalKind.GENESIS, JournalKind.SETTINGS, JournalKind.SERIES})
+
 # The columns that a skipped checkpoint gets when it is computed later.
 _RETAKE_COLUMNS = CORRECTABLE[Checkpoint] | {"status", "trading_day", "taken_at"}
 
@@ -118,6 +120,7 @@ def _check_backdated(entry: ParsedEntry, state: JournalState) -> None:
 
 
 def _check_at(entry: ParsedEntry, state: JournalState) -> None:
+    _check_declared_at(entry, state)
     for question in entry.rows(Generation):
         name, moment = "answered_at", question.answered_at
         if moment is None:
@@ -135,6 +138,23 @@ def _check_at(entry: ParsedEntry, state: JournalState) -> None:
                 f"{locate(entry, state, row)}: {name} is {to_text(value)}, but the entry's at is "
                 f"{to_text(entry.at)}.",
             )
+
+
+def _check_declared_at(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a declaration before this entry that has another time than it.
+
+    An entry and the declarations that it needs are written in one transaction, at one time.
+    """
+    declared_at, state.declared_at = state.declared_at, None
+    if declared_at is not None and declared_at != entry.at:
+        raise discrepancy(
+            Rule.AT,
+            f"Entry {entry.seq - 1} of the journal: its at is {to_text(declared_at)}, but that of "
+            f"the entry that needed it is {to_text(entry.at)}.",
+        )
+    if entry.is_adoption or (entry.kind in _DECLARATIONS and not entry.is_sealing):
+        state.declared_at = entry.at
 
 
 def _times_of_rows(entry: ParsedEntry, state: JournalState) -> Iterator[tuple[AnyRow, str, object]]:
