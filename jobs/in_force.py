@@ -15,7 +15,7 @@ from app.domain.calendar import Calendar
 from app.domain.declarations import InForce, Profile, SeriesInForce, schema_text, sha256_of
 from app.domain.model import SERIES
 from app.domain.returns import format_decimal
-from app.domain.text import public_address
+from app.domain.text import canonical_host, public_address
 from app.providers.alpha_vantage import BASE_URL, PRICE_SOURCE
 from app.providers.timestamp_services import read_root_file
 from app.store import closes, declarations
@@ -26,8 +26,6 @@ _RESPONSE_FORMAT = "json_schema"
 
 # The address of the model's client if OPENAI_BASE_URL is not set. The library has it, too.
 _MODEL_ADDRESS = "https://api.openai.com/v1"
-# The ports that an address does not need.
-_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 
 
 def make(settings: Settings, *, is_command: bool = False) -> InForce:
@@ -112,7 +110,7 @@ def declared_address(url: str) -> str:
     the same provider would declare two settings by turns.
     """
     parts = urlsplit(public_address(url))
-    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ":"))
+    host = canonical_host(parts)
     if _is_loopback(parts.hostname or ""):
         host = "localhost"
     return urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/")))

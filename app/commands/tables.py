@@ -34,7 +34,7 @@ from app.domain.model import (
     Split,
 )
 from app.domain.returns import format_decimal
-from app.domain.timestamps import Timestamp, first_open, is_before
+from app.domain.timestamps import Timestamp, is_before
 from app.errors import RECORD_DAMAGED_ADVICE, RecordDamaged, Refused
 from app.store import batches, checkpoints, closes, generations, rehearsed, splits, timestamps
 from app.web.formatting import MINUS, TOO_LARGE_ERRORS, rounded, signed
@@ -158,10 +158,7 @@ async def _read_batch(pool: Pool, batch: Batch, sessions: Calendar) -> _BatchRec
             rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
             stamps=await timestamps.list_covering(conn, batch.id),
             has_stamps=await timestamps.exists(conn),
-            opens_at=first_open(
-                await timestamps.get_sessions(conn, sessions, batch.benchmark_symbol),
-                batch.run_date,
-            ),
+            opens_at=await timestamps.get_first_open(conn, batch, sessions),
         )
 
 

@@ -29,7 +29,7 @@ from app.core.isolated_dynaconf import (
     without_dynaconf_variables,
 )
 from app.domain.model import TICKER_PATTERN
-from app.domain.text import REDACTED
+from app.domain.text import REDACTED, canonical_host
 from app.errors import ConfigurationError
 
 _URL = r"https?://[^\s]+"
@@ -95,7 +95,6 @@ _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url
 # Settings with several such addresses. A service that is listed twice is refused: two services are
 # better than one because one of them may be unavailable, and this would seem to be two.
 _ADDRESS_LISTS = frozenset({"timestamp_urls", "ots_calendars"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 SECRETS = (
     frozenset(
         {
@@ -777,15 +776,10 @@ def _canonical_address(name: str, url: str) -> str:
     Raises ValueError if the text is no address.
     """
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    if parts.port and parts.port != _DEFAULT_PORTS.get(parts.scheme):
-        host = f"{host}:{parts.port}"
     path = parts.path
     if name == "ots_calendars" or path == "/":
         path = path.rstrip("/")
-    return urlunsplit((parts.scheme, host, path, "", ""))
+    return urlunsplit((parts.scheme, canonical_host(parts), path, "", ""))
 
 
 def _path_and_query(url: str) -> str:

@@ -265,3 +265,7 @@ class Calendar:
         created at that moment or later is late.
         """
         return created_at >= from_new_york(self.session_from(run_date), OPEN_TIME)
+
+
+# The calendar of the exchange without closures on short notice.
+ORDINARY_CALENDAR = Calendar()

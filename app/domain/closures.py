@@ -13,10 +13,9 @@ from datetime import date, timedelta
 
 from msgspec import Struct
 
-from app.domain.calendar import Calendar, is_weekday
+from app.domain.calendar import ORDINARY_CALENDAR, is_weekday
 from app.domain.text import join_words
 
-_ORDINARY_CALENDAR = Calendar()
 _DAY = timedelta(days=1)
 
 
@@ -42,7 +41,7 @@ class CheckpointDay(Struct, frozen=True):
     def is_struck_off(self) -> bool:
         """Return whether the exchange was closed on short notice on the day before."""
         is_closed = self.is_closed and not self.was_session
-        return is_closed and _ORDINARY_CALENDAR.is_session(self.day_before)
+        return is_closed and ORDINARY_CALENDAR.is_session(self.day_before)
 
     @property
     def is_contradicted(self) -> bool:

@@ -27,6 +27,9 @@ QUESTIONS_PER_MONDAY = 3
 # A ticker of the S&P 500 in the form of the record: BRK.B, never BRK-B.
 TICKER_PATTERN = r"[A-Z]{1,5}(\.[A-Z])?"
 
+# A SHA-256 in the form of the record, such as the hash of an entry.
+SHA256_PATTERN = r"[0-9a-f]{64}"
+
 # The namespace of batch ids. A series and a run date always give the same id. So the journal entry
 # of a question can name the batch before the batch is stored, and a Monday that is run twice cannot
 # get two batches.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from html import unescape
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 # The text that replaces a secret.
 REDACTED = "***"
@@ -27,6 +27,9 @@ MIN_SECRET_LENGTH = 8
 # beside the figure that it explains, and is stored for ever.
 MAX_STATEMENT_LENGTH = 1000
 STATEMENT_RULE = f"in plain text on one line, of at most {MAX_STATEMENT_LENGTH:,} characters"
+
+# The ports that an address does not need.
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # In a chat, "@channel" notifies people, and "<...>" is markup. These look-alikes have no effect.
 _LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
@@ -41,6 +44,21 @@ def public_address(url: str) -> str:
     """
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def canonical_host(parts: SplitResult) -> str:
+    """
+    Return the host and the port of an address, in the form that all their spellings share.
+
+    It has no capitals, and no port that the scheme has anyway. Raises ValueError for an invalid
+    port.
+    """
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    if parts.port is None or parts.port == _DEFAULT_PORTS.get(parts.scheme):
+        return host
+    return f"{host}:{parts.port}"
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

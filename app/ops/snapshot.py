@@ -40,7 +40,7 @@ from app.domain.model import (
     JournalHead,
 )
 from app.domain.text import one_line
-from app.domain.timestamps import first_open, is_before
+from app.domain.timestamps import is_before
 from app.providers import timestamp_services
 from app.providers.head_repository import HeadRepository
 from app.providers.model_ends import announced_end
@@ -717,8 +717,7 @@ async def _find_unstamped(
     if batch is None or batch.status == BatchStatus.FAILED or batch.late:
         return None
     sessions = calendar.Calendar(settings.market_closed_days)
-    sessions = await timestamps.get_sessions(conn, sessions, batch.benchmark_symbol)
-    opens_at = first_open(sessions, batch.run_date)
+    opens_at = await timestamps.get_first_open(conn, batch, sessions)
     is_expected = bool(settings.timestamp_urls) or await timestamps.exists(conn)
     if not is_expected or at < opens_at:
         return None

@@ -1,18 +1,16 @@
 """Timestamps of the journal: the head that is to be stamped, and the stored proofs."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import date, datetime
 from uuid import UUID
 
 from msgspec import Struct
 
-from app.domain.calendar import Calendar
-from app.domain.model import JournalKind
-from app.domain.timestamps import Head, Timestamp, TimestampKind, TimestampStatus
+from app.domain.calendar import ORDINARY_CALENDAR, Calendar
+from app.domain.model import Batch, JournalKind
+from app.domain.timestamps import Head, Timestamp, TimestampKind, TimestampStatus, first_open
 from app.store import closes, declarations
 from app.store.rows import Conn, insert_row, row_factory, select_row, select_rows
-
-# The calendar of the exchange without closures on short notice.
-_ORDINARY_CALENDAR = Calendar()
 
 
 async def head(conn: Conn) -> Head | None:
@@ -127,20 +125,25 @@ async def list_after(conn: Conn, seq: int, id: UUID, count: int) -> list[Timesta
     )
 
 
-async def get_sessions(conn: Conn, sessions: Calendar, benchmark: str) -> Calendar:
+async def get_first_open(conn: Conn, batch: Batch, sessions: Calendar) -> datetime:
     """
-    Return the calendar that decides the first open of a batch with this benchmark.
+    Return the first open at which the picks of a batch can be traded.
 
-    In a sealed record, it has the closures on short notice that settings of the journal list, but
-    none whose price was read. In another record it is `sessions`, the calendar of this process.
-    `api.schema.CLOSED_ON_SHORT_NOTICE` states the same for the API.
+    In a sealed record, the closures on short notice are those that settings of the journal list,
+    but none whose price was read. In another record, they are those of `sessions`, the calendar of
+    this process. `api.schema.FIRST_OPEN` states the same for the API.
     """
-    if not await declarations.is_sealed(conn):
-        return sessions
-    listed = await declarations.list_listed_days(conn)
-    closed = {day for day in listed if _ORDINARY_CALENDAR.is_session(day)}
+    if await declarations.is_sealed(conn):
+        listed = await declarations.list_listed_days(conn)
+        sessions = await _without_days_read(conn, listed, batch.benchmark_symbol)
+    return first_open(sessions, batch.run_date)
+
+
+async def _without_days_read(conn: Conn, listed: Iterable[date], benchmark: str) -> Calendar:
+    """Return the calendar with these closures, but none for which a close was read."""
+    closed = {day for day in listed if ORDINARY_CALENDAR.is_session(day)}
     if not closed:
-        return _ORDINARY_CALENDAR
+        return ORDINARY_CALENDAR
     days_read = await closes.list_days_read(conn, benchmark, first=min(closed), last=max(closed))
     return Calendar(closed - days_read)
 

@@ -113,7 +113,7 @@ class Facts(Struct, frozen=True):
     rehearsed: bool
     now: Callable[[], datetime]
     series: Collection[str] = (model.SERIES,)
-    sessions: calendar.Calendar = calendar.Calendar()
+    sessions: calendar.Calendar = calendar.ORDINARY_CALENDAR
 
 
 ENUMS = (
@@ -996,10 +996,6 @@ STAMPED_BEFORE_OPEN = f"""
     ELSE false END"""
 
 
-# The calendar of the exchange without closures on short notice.
-_ORDINARY_CALENDAR = calendar.Calendar()
-
-
 def list_closed_days(facts: Facts) -> str:
     """Return the days on which a week may begin without a session, as an array of Postgres."""
     return _to_array(closed_first_days(facts.sessions))
@@ -1007,7 +1003,7 @@ def list_closed_days(facts: Facts) -> str:
 
 def list_holidays(_: Facts) -> str:
     """Return those of these days that are holidays, as an array of Postgres."""
-    return _to_array(closed_first_days(_ORDINARY_CALENDAR))
+    return _to_array(closed_first_days(calendar.ORDINARY_CALENDAR))
 
 
 def _to_array(days: Iterable[date]) -> str:

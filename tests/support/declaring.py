@@ -6,7 +6,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from app.domain.calendar import Calendar
-from app.domain.declarations import InForce, Profile, SeriesInForce
+from app.domain.declarations import InForce, Profile, RecordSettings, SeriesInForce
 from app.domain.model import Generation
 
 PROFILE = Profile(
@@ -18,6 +18,15 @@ PROFILE = Profile(
     system_prompt_sha256="a" * 64,
     user_prompt_sha256="b" * 64,
     schema="{}",
+)
+
+# Settings of a journal, whose calendar lists no days yet.
+SETTINGS = RecordSettings(
+    version="0.3.0",
+    benchmark="SPY",
+    price_source="alphavantage",
+    calendar_from=date(2026, 1, 2),
+    calendar_to=date(2028, 12, 31),
 )
 
 

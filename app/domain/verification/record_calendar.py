@@ -11,13 +11,10 @@ Definition: docs/journal.md#the-calendar-of-a-sealed-record.
 from collections.abc import Iterator
 from datetime import date, timedelta
 
-from app.domain.calendar import Calendar, is_weekday
+from app.domain.calendar import ORDINARY_CALENDAR, is_weekday
 from app.domain.declarations import RecordSettings
 
 _DAY = timedelta(days=1)
-
-# The exchange's calendar by fixed rules, without closures on short notice.
-_REGULAR = Calendar()
 
 
 class RecordCalendar:
@@ -41,7 +38,7 @@ class RecordCalendar:
                 continue
             # These are the first settings that have the day.
             is_first = not self._is_covered(day)
-            if is_first and not _REGULAR.is_session(day):
+            if is_first and not ORDINARY_CALENDAR.is_session(day):
                 self._closed.add(day)
             else:
                 self._struck_off.add(day)
@@ -63,7 +60,7 @@ class RecordCalendar:
         """Return whether a day is a session that no settings list."""
         if not is_weekday(day) or day in self._closed or day in self._struck_off:
             return False
-        return self._is_covered(day) or _REGULAR.is_session(day)
+        return self._is_covered(day) or ORDINARY_CALENDAR.is_session(day)
 
     def may_be_session(self, day: date) -> bool:
         """Return whether a day is a session, or is struck off."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from app.domain import opentimestamps, rfc3161
+from app.domain.model import SHA256_PATTERN
 from app.domain.opentimestamps import UnusableProof
 from app.domain.timestamps import Timestamp, TimestampKind, TimestampStatus
 from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
@@ -20,8 +21,6 @@ from app.errors import ConfigurationError, Discrepancy, UnusableStamp
 
 if TYPE_CHECKING:  # importing the library takes 70 ms
     from cryptography.x509 import Certificate
-
-_SHA256 = r"[0-9a-f]{64}"
 
 
 class BlockToCompare(Struct, frozen=True):
@@ -56,6 +55,7 @@ class StampVerifier:
     ) -> None:
         self.hashes = hashes
         self.roots = roots
+        self._pinned = set(rfc3161.root_fingerprints(roots or ()))
         self.count = 0
         self.tokens = 0
         self.roots_used: Counter[str] = Counter()
@@ -79,7 +79,7 @@ class StampVerifier:
         if known != stamp.hash:
             raise _misfit(stamp, f"is about the hash {stamp.hash}, but the entry has {known}")
         # The entries that an API adds while it is read were not verified.
-        if not re.fullmatch(_SHA256, stamp.hash):
+        if not re.fullmatch(SHA256_PATTERN, stamp.hash):
             raise _misfit(stamp, "is about a hash that is not 64 lower-case hexadecimal digits")
         if not stamp.authority:
             raise _misfit(stamp, "does not name its service")
@@ -140,7 +140,8 @@ class StampVerifier:
         # An API does not show the nonce.
         if stamp.nonce not in (None, str(token.nonce)):
             raise UnusableStamp("It is about another request: its nonce is another one.")
-        if self.roots is None:
+        # Otherwise the chain of the row may lead to the pinned root of a renewed certificate.
+        if self.roots is None or token.root_sha256 in self._pinned:
             return token
         return _verify(stamp, [*self.roots, *rfc3161.without_roots(chain)])
 

@@ -1,15 +1,16 @@
 """Where a record comes from is read from its journal, and a rehearsal stays one."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from api_records import FACTS, Record, engine_on, plant
+from declaring import SETTINGS
 from msgspec.structs import replace
 
-from app.domain.declarations import Genesis, Origin, RecordSettings
+from app.domain.declarations import Genesis, Origin
 from app.domain.journal import entry_hash
 from app.domain.model import JournalHead, JournalKind
 from app.errors import ConfigurationError
@@ -19,13 +20,6 @@ from app.store.rehearsed import CREATE_CLOCK_TABLE
 AT = datetime(2026, 11, 30, 14, 0, tzinfo=UTC)
 ID = "0123456789abcdef0123456789abcdef"
 OTHER_ID = "f" * 32
-SETTINGS = RecordSettings(
-    version="0.3.0",
-    benchmark="SPY",
-    price_source="alphavantage",
-    calendar_from=date(2026, 1, 2),
-    calendar_to=date(2028, 12, 31),
-)
 # A process that knows nothing of a rehearsal.
 LIVE_FACTS = replace(FACTS, rehearsed=False)
 QUERY = "{ service { rehearsed origin recordId sealed } }"

@@ -14,14 +14,15 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from api_records import FACTS, RUNNING, WON, Record, engine_on, plant
+from declaring import SETTINGS
 from msgspec.structs import replace
 
 from app.database import migrations, pools
 from app.domain.calendar import Calendar, annual_holidays
-from app.domain.declarations import Genesis, Origin, RecordSettings
+from app.domain.declarations import Genesis, Origin
 from app.domain.model import BatchStatus, JournalHead, JournalKind
-from app.domain.timestamps import first_open, is_before
-from app.store import timestamps
+from app.domain.timestamps import is_before
+from app.store import batches, timestamps
 
 OPEN = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
 HOLIDAY = date(2026, 1, 19)
@@ -127,15 +128,8 @@ async def test_a_holiday_moves_the_open(database, pool):
 
 def seal(address: str, *listed: date) -> None:
     """Let the journal begin with settings that list these days, besides the holidays."""
-    holidays = annual_holidays(2026)
-    settings = RecordSettings(
-        version="0.3.0",
-        benchmark="SPY",
-        price_source="alphavantage",
-        calendar_from=date(2026, 1, 2),
-        calendar_to=date(2028, 12, 31),
-        days_without_session=tuple(sorted({*holidays, *listed})),
-    )
+    days = tuple(sorted({*annual_holidays(2026), *listed}))
+    settings = replace(SETTINGS, days_without_session=days)
     genesis = Genesis(record_id="0" * 32, origin=Origin.LIVE, late=True)
     with psycopg.connect(address) as conn:
         record = Record(conn)
@@ -152,9 +146,10 @@ async def opens(pool, *, closed: Calendar) -> list[bool | None]:
     """
     batch = await batch_of(pool, OPEN + timedelta(days=30), closed)
     async with pool.connection() as conn:
-        sessions = await timestamps.get_sessions(conn, closed, "SPY")
+        stored_batch = await batches.get_by_run_date(conn, "main", OPEN.date())
+        opens_at = await timestamps.get_first_open(conn, stored_batch, closed)
     token = datetime.fromisoformat(batch["timestamp"]["at"])
-    return [batch["stampedBeforeOpen"], token < first_open(sessions, OPEN.date())]
+    return [batch["stampedBeforeOpen"], token < opens_at]
 
 
 async def test_a_setting_moves_no_open_of_a_sealed_record(database, pool):

@@ -286,12 +286,12 @@ UNUSABLE = [
     pytest.param(
         file(b"\xff\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x01\x00" + PENDING),
         "a pending attestation without a URI",
-        id="a promise of nobody beside another one",
+        id="no URI, beside another attestation",
     ),
     pytest.param(
         file(b"\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x01\x00"),
         "a pending attestation without a URI",
-        id="a promise of nobody",
+        id="no URI",
     ),
     pytest.param(file(b"\xf0\x05ab"), "its end is missing", id="half an argument"),
     pytest.param(

@@ -71,6 +71,7 @@ CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
     ),
 }
 
+# The kinds of entries that state what is in force, before the entry that needs them.
 _DECLARATIONS = frozenset({JournalKind.GENESIS, JournalKind.SETTINGS, JournalKind.SERIES})
 
 # The columns that a skipped checkpoint gets when it is computed later.

@@ -17,14 +17,13 @@ from app.domain.declarations import (
     differing_fields,
     sha256_of,
 )
-from app.domain.model import TICKER_PATTERN, Batch, Generation, JournalKind
+from app.domain.model import SHA256_PATTERN, TICKER_PATTERN, Batch, Generation, JournalKind
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.rules import declared_calendar
 from app.domain.verification.state import JournalState, locate
 
 _RECORD_ID = r"[0-9a-f]{32}"
-_SHA256 = r"[0-9a-f]{64}"
 _SERIES_NAME = r"[a-z][a-z0-9-]{0,31}"
 
 _MONDAY = 0
@@ -160,7 +159,7 @@ def _form_problem(settings: RecordSettings) -> str | None:
         if list(values) != sorted(set(values)):
             return f"{name} is not in ascending order, or has a value twice"
     for root in settings.timestamp_roots:
-        if not re.fullmatch(_SHA256, root):
+        if not re.fullmatch(SHA256_PATTERN, root):
             return (
                 f"timestamp_roots has {root[:80]!r}, which is not 64 lower-case hexadecimal digits"
             )
@@ -216,7 +215,7 @@ def _series_problem(series: SeriesDeclaration, former: SeriesDeclaration | None)
         return "label is empty"
     for name in ("system_prompt_sha256", "user_prompt_sha256"):
         text = getattr(series.profile, name)
-        if not re.fullmatch(_SHA256, text):
+        if not re.fullmatch(SHA256_PATTERN, text):
             return f"{name} is {text[:80]!r}, but must be 64 lower-case hexadecimal digits"
     for name in ("model", "response_format", "timeout_seconds", "prompt_version", "schema"):
         if not getattr(series.profile, name).strip():

@@ -10,12 +10,10 @@ import re
 from app.domain import calendar
 from app.domain.declarations import ProviderResponse, ResponseKind
 from app.domain.journal import to_text
-from app.domain.model import Close, JournalKind, Split
+from app.domain.model import SHA256_PATTERN, Close, JournalKind, Split
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import AnyRow, Mention, ParsedEntry
 from app.domain.verification.state import JournalState, locate
-
-_SHA256 = r"[0-9a-f]{64}"
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
@@ -75,7 +73,7 @@ def _key(mention: Mention) -> object:
 def _response_problem(
     entry: ParsedEntry, response: ProviderResponse, state: JournalState
 ) -> str | None:
-    if not re.fullmatch(_SHA256, response.sha256):
+    if not re.fullmatch(SHA256_PATTERN, response.sha256):
         return f"sha256 is {response.sha256[:80]!r}, but must be 64 lower-case hexadecimal digits"
     if not response.source.startswith(tuple(state.record_calendar.sources)):
         return f"source is {response.source[:80]!r}, but no settings name this source of prices"
