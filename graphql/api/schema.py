@@ -11,10 +11,11 @@ Descriptions are written for the readers of the API. `make schema` prints the sc
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal, DecimalException
+from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar
 from uuid import UUID
@@ -998,16 +999,18 @@ STAMPED_BEFORE_OPEN = f"""
 
 def list_closed_days(facts: Facts) -> str:
     """Return the days on which a week may begin without a session, as an array of Postgres."""
-    return _to_array(closed_first_days(facts.sessions))
+    return _closed_first_days_array(facts.sessions)
 
 
 def list_holidays(_: Facts) -> str:
     """Return those of these days that are holidays, as an array of Postgres."""
-    return _to_array(closed_first_days(calendar.ORDINARY_CALENDAR))
+    return _closed_first_days_array(calendar.ORDINARY_CALENDAR)
 
 
-def _to_array(days: Iterable[date]) -> str:
-    return f"{{{','.join(map(str, days))}}}"
+# There are more than 600 days, so the text is not made again for each query.
+@cache
+def _closed_first_days_array(sessions: calendar.Calendar) -> str:
+    return f"{{{','.join(map(str, closed_first_days(sessions)))}}}"
 
 
 @table("batches")
