@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from app.core.tasks import cancel_and_wait
+
 
 class StopSignals:
     """
@@ -58,6 +60,9 @@ class StopSignals:
         finally:
             # The loop is about to close, and must not be called any more.
             self._cancel = None
+            # The loop itself would cancel the tasks that are left only once, and then wait for
+            # them. A task that ignores this cancellation would prevent the end of the process.
+            await cancel_and_wait(*asyncio.all_tasks() - {task})
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.first is None:

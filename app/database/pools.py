@@ -191,6 +191,24 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
             if self._availability.has_outage:
                 self._availability.record_success(conn)
 
+    async def open(
+        self,
+        wait: bool = False,
+        timeout: float = 30.0,  # noqa: ASYNC109 - the base class has it
+    ) -> None:
+        """
+        Open the pool; with `wait`, wait for its first connections for at most `timeout` seconds.
+
+        If it fails or is cancelled, the pool is closed. The base class closes it only after a
+        timeout, and its tasks ignore a cancellation while they connect: when the event loop ended,
+        it would wait for them for ever, and Ctrl-C during the start would not end the process.
+        """
+        try:
+            await super().open(wait, timeout)
+        except BaseException:
+            await self.close()
+            raise
+
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the base class has it
         """Close the pool and stop reconnecting."""
         if self._reconnecting:
@@ -290,7 +308,6 @@ async def opened(pool: Pool) -> AsyncIterator[Pool]:
     try:
         await pool.open(wait=True, timeout=10)
     except PoolTimeout:
-        await pool.close()
         raise ConfigurationError(
             f"The database at {display_address(pool.conninfo)} did not give a connection in time."
         ) from None
