@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -109,15 +109,37 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the slowest files first, if that is asked for."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
+    """Mark cases as long before pytest selects by markers, and put the slowest files first."""
+    _mark_cases_that_are_not_sampled(items)
+    yield
     if not config.getoption("--slow-first"):
         return
     tests = Path(__file__).parent
     places = {tests / name: place for place, name in enumerate(SLOWEST)}
     assert all(path.exists() for path in places)
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def _mark_cases_that_are_not_sampled(items: Iterable[pytest.Item]) -> None:
+    """
+    Mark the cases of a test with the marker `sampled` as long, but as many as it says.
+
+    The cases that are left are spread evenly, because similar cases often follow each other.
+    """
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("long"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in tests.values():
+        (kept,) = cases[0].get_closest_marker("sampled").args
+        chosen = {len(cases) * number // kept for number in range(kept)}
+        for place, case in enumerate(cases):
+            if place not in chosen:
+                case.add_marker(pytest.mark.long)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -324,13 +346,13 @@ def database(migrated) -> Iterator[str]:
             "SET LOCAL session_replication_role = replica"
         )  # the journal's triggers would refuse
         conn.execute("DROP SCHEMA IF EXISTS told CASCADE")
-        tables = conn.execute(
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+        (statements,) = conn.execute(
+            "SELECT string_agg(format('DELETE FROM %I.%I', schemaname, tablename), '; ') "
+            "FROM pg_tables "
             "WHERE schemaname IN ('public', 'queue', 'operations') AND tablename NOT LIKE "
             "'%migrations'"
-        )
-        for (table,) in tables.fetchall():
-            conn.execute(f"DELETE FROM {table}")
+        ).fetchone()
+        conn.execute(statements)
 
 
 @pytest.fixture

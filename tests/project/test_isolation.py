@@ -172,6 +172,7 @@ def taken() -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
     """
     Wrong settings, proxies and Postgres variables, another checkout on the path, another time zone,

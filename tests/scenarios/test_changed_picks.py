@@ -222,6 +222,7 @@ async def test_a_batch_with_an_ended_pick_is_resolved(harness):
 
 
 @pytest.mark.parametrize("last", [MONDAY, TUESDAY], ids=["on day 1", "on day 2"])
+@pytest.mark.sampled(1)
 async def test_a_split_of_days_after_a_last_session_that_is_recorded_late(harness, database, last):
     """
     Days that were computed from closes keep them, count a split of those days, and their
@@ -258,6 +259,7 @@ async def test_all_picks_ended(harness):
     assert [row[2:5] for row in await harness.rows(METRICS) if row[0] == 2] == [(1, True, True)] * 3
 
 
+@pytest.mark.long
 async def test_skipped_days_of_a_completed_batch_are_retaken(harness):
     """An unresolved batch gets its result when the pick's end is recorded."""
     batch = await halted(harness, *range(1, 15))
@@ -334,6 +336,7 @@ ENDS_REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "message"), ENDS_REFUSED)
+@pytest.mark.sampled(4)
 async def test_an_ending_that_is_refused(harness, changes, message):
     """With its own message, and nothing is stored."""
     await halted(harness, 1)
@@ -544,6 +547,7 @@ async def test_an_ended_pick_that_is_renamed_stays_ended(harness):
         ),
     ],
 )
+@pytest.mark.sampled(6)
 async def test_a_new_ticker_that_is_refused(harness, changes, message):
     """With its own message, and nothing is stored."""
     await harness.make_batch()

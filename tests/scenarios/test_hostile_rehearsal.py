@@ -1,5 +1,5 @@
 """
-Six weeks, or twelve with `make test-long`, with faulty providers, checked through the API.
+Four weeks, or twelve with `make test-long`, with faulty providers, checked through the API.
 
 The first rehearsal is the default of `alpha-monday rehearse`: the simulators fail by chance. In the
 second, the keys come from the environment, and the providers do all they can to get the keys
@@ -175,7 +175,7 @@ def _address(process: subprocess.Popen[Any], output: Path) -> str:
 
 
 @pytest.fixture(
-    scope="module", params=[6, pytest.param(12, marks=pytest.mark.long)], ids="{} weeks".format
+    scope="module", params=[4, pytest.param(12, marks=pytest.mark.long)], ids="{} weeks".format
 )
 def hostile(request, tmp_path_factory, create) -> Iterator[Hostile]:
     """Rehearse weeks with the default faults, up to a Sunday, and serve them."""

@@ -100,6 +100,7 @@ async def test_a_spin_off_that_is_listed_on_day_16(harness, database):
         pytest.param("7.70", "0.9091", id="the other way"),
     ],
 )
+@pytest.mark.sampled(1)
 async def test_one_that_is_listed_only_by_the_second_sunday(harness, price, factor):
     """The first Sunday's requests return no split; the second Sunday sends its own."""
     batch = await a_completed_batch(harness, price)
@@ -114,6 +115,7 @@ async def test_one_that_is_listed_only_by_the_second_sunday(harness, price, fact
 
 
 @pytest.mark.parametrize("behind", [1, 40, 3600, 86_400], ids="by {} s".format)
+@pytest.mark.sampled(1)
 async def test_a_process_whose_clock_is_behind(harness, behind):
     """Another process deferred the job: this one waits for the Sunday of its own clock."""
     batch = await a_completed_batch(harness)
@@ -182,6 +184,7 @@ def allows(harness: JobHarness, per_day: int) -> None:
         pytest.param(late_splits.RESERVE + 4, ALL, id="for all"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_room(harness, room, requested):
     """Twelve requests of the day's quota stay unused; the rest is requested the next day."""
     batch = await a_completed_batch(harness)

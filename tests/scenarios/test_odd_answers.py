@@ -160,6 +160,7 @@ async def returns_of(harness: JobHarness, day: int) -> dict[str, Decimal]:
         pytest.param(says({"Weekly Time Series": {}, "Meta Data": {}}), id="another series"),
     ],
 )
+@pytest.mark.sampled(6)
 async def test_one_odd_answer_on_a_monday(harness, ticker, reply):
     """Neither the Monday nor a question is lost."""
     requests = change_answers(
@@ -194,6 +195,7 @@ async def test_one_odd_answer_on_a_monday(harness, ticker, reply):
         ),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_one_answer_that_asks_for_a_long_rest(harness, reply):
     """The next request is sent within an hour, on the same Monday."""
     harness.world.instead = [reply]
@@ -205,6 +207,7 @@ async def test_one_answer_that_asks_for_a_long_rest(harness, reply):
 @pytest.mark.parametrize(
     "reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})]
 )
+@pytest.mark.sampled(2)
 async def test_one_odd_answer_about_splits(harness, reply):
     """A four for one is requested again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
     batch = await harness.make_batch()
@@ -332,6 +335,7 @@ LONG_AGO = date(2026, 9, 1)
         ),
     ],
 )
+@pytest.mark.sampled(3)
 async def test_a_bar_that_is_not_needed(harness, change):
     """It costs nothing: there is one request, the figures, and no line in the log."""
     batch = await harness.make_batch()
@@ -383,6 +387,7 @@ async def test_a_bar_that_is_needed(harness, clock, database, pool):
 
 
 @pytest.mark.parametrize("opened", ["0.0000", None, "NaN", 12.5, "n/a"])
+@pytest.mark.sampled(2)
 async def test_an_open_that_is_needed(harness, opened):
     """The morning is measured without it, and it is filled in once it can be read."""
     batch = await harness.make_batch()
@@ -428,6 +433,7 @@ async def test_an_open_that_is_needed(harness, opened):
         ),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_split_that_is_not_needed(harness, rows):
     """It costs nothing: one request, and the figures with the split that is needed."""
     batch = await harness.make_batch()
@@ -475,6 +481,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("rows", "what"), UNREADABLE)
+@pytest.mark.sampled(2)
 async def test_a_split_that_is_needed(harness, rows, what):
     """
     Without it nothing is measured, in any batch; it is requested again later, and then it counts.
@@ -540,6 +547,7 @@ async def test_a_split_that_stays_unreadable(harness):
         pytest.param([], id="all"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_split_that_was_read_before(harness, rows):
     """It stays in force, and is not taken back."""
     batch = await harness.make_batch()
@@ -611,6 +619,7 @@ async def test_a_session_with_two_closes(harness, doubled):
         pytest.param(date(2026, 11, 26), id="a holiday to come"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_bar_of_no_session(harness, clock, database, pool, day):
     """It is not stored, and enters no figure."""
     await harness.make_batch()

@@ -73,6 +73,7 @@ def check_everything(folder: Path, address: str, url: str, checker: RecordChecke
     assert discrepancies == []
 
 
+@pytest.mark.long
 def test_four_weeks(tmp_path, create):
     """All figures are true, and no temporary fault makes a Monday fail."""
     address = create()

@@ -29,6 +29,8 @@ from psycopg.rows import dict_row
 from app.commands.status import status
 from app.domain.calendar import NEW_YORK
 
+pytestmark = pytest.mark.long
+
 LATE, SLEPT = date(2025, 11, 10), date(2025, 11, 17)
 GONE, BACK = date(2025, 12, 10), date(2026, 1, 14)
 MISSED = [date(2025, 12, 15) + timedelta(weeks=week) for week in range(5)]

@@ -354,6 +354,7 @@ async def test_a_body_may_be_slower_than_a_head(served_url, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one answer", "one after another"])
+@pytest.mark.long
 async def test_an_answer_that_is_not_read(count, served_url, database):
     """After a while, the service drops the response and the connection."""
     change(database, GENERATED)
@@ -375,6 +376,7 @@ async def test_an_answer_that_is_not_read(count, served_url, database):
         pytest.param(1_500_000, True, id="slowly, but on and on"),
     ],
 )
+@pytest.mark.sampled(1)
 async def test_a_slow_reader(pace, whole, served_url, database, monkeypatch):
     """
     The pace is measured: a client that reads fast enough gets its whole answer, however long

@@ -172,6 +172,7 @@ THE_SHARE = [
         pytest.param([(MONDAY, "0.5000"), (TUESDAY, "4.0000")], id="two older splits"),
     ],
 )
+@pytest.mark.sampled(1)
 async def test_another_share_had_the_new_ticker(harness, database, listed):
     """Its bars and splits from before the rename are not the pick's, whenever they arrive."""
     batch = await another_had_it(harness)
@@ -687,6 +688,7 @@ def swapped(harness: JobHarness) -> None:
         ),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_closes_that_do_not_fit(harness, happens, message):
     """Refused with what to do, and nothing is recorded; with --force it is."""
     batch = await harness.make_batch()
@@ -884,6 +886,7 @@ def renaming(content: dict[str, Any], **change: str) -> None:
         ),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_consistent_forgery_of_a_rename(harness, database, change, expected):
     """
     The journal is written again with all hashes right, and `verify` names the rule that is broken.
@@ -1034,6 +1037,7 @@ async def test_a_rehearsal_is_refused(harness, database, tmp_path):
 @pytest.mark.parametrize(
     "key", ["", pytest.param("  ", marks=pytest.mark.long)], ids=["not set", "blank"]
 )
+@pytest.mark.sampled(1)
 async def test_the_command_without_a_key(harness, database, tmp_path, options, stored, code, key):
     """It names the setting at once, and only where the key is needed; the model's key never is."""
     batch = await harness.make_batch()
@@ -1074,6 +1078,7 @@ async def test_the_command_without_a_key(harness, database, tmp_path, options, s
         ),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_when_a_rename_may_be_tried_again(harness, reply, again):
     """The message says to try again later only where that may help."""
     batch = await harness.make_batch()

@@ -295,6 +295,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("ticker", "served", "listed", "without", "expected", "requested"), CASES)
+@pytest.mark.sampled(4)
 async def test_a_restated_series(
     harness, database, ticker, served, listed, without, expected, requested
 ):

@@ -329,6 +329,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("closes", "listed", "table", "requested"), CASES)
+@pytest.mark.sampled(4)
 async def test_figures(harness, closes, listed, table, requested):
     """
     Each checkpoint counts the splits since the baseline; before that, a move of a tenth causes one

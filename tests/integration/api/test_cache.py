@@ -480,6 +480,7 @@ async def test_other_paths_and_methods_pass(service):
         ("HEAD", "/graphql"), ("HEAD", "/graphql//"), ("HEAD", "/record"),
     ],
 )  # fmt: skip
+@pytest.mark.sampled(3)
 async def test_no_other_spelling_is_a_way_past_the_limit(method, path):
     """
     Other spellings that are routed to the same address, and HEAD, count as active requests, and are

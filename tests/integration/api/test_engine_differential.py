@@ -90,6 +90,7 @@ async def test_on_an_empty_database(seed, database, pool):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.sampled(1)
 async def test_on_a_full_database(seed, database, pool):
     plant(database)
     await compare(database=database, engine=engine_on(pool), seed=100 + seed, count=80)

@@ -159,6 +159,7 @@ def taken(host, request) -> Iterator[None]:
     ],
     indirect=["taken"],
 )
+@pytest.mark.sampled(1)
 def test_a_rehearsal_without_a_set_port_chooses_a_free_one(
     tmp_path, host, rehearsed, taken, expected_port
 ):
@@ -211,6 +212,7 @@ def test_a_port_that_is_set_and_in_use_is_refused(tmp_path, host, taken, command
 
 
 @pytest.mark.parametrize("port", [{}, {"PORT": "0"}], ids=["its port is not set", "it is set"])
+@pytest.mark.sampled(1)
 def test_a_second_rehearsal_of_a_folder_is_refused(tmp_path, host, port):
     """
     It would lose its Postgres when the first one ends, so it is refused; the first one continues.
@@ -269,6 +271,7 @@ def first_rehearsal(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]
         ),
     ],
 )
+@pytest.mark.sampled(1)
 def test_no_other_setting_allows_a_second_rehearsal(first_rehearsal, words, settings):
     """It is refused before anything else, whatever else is set."""
     done = run("rehearse", *words, cwd=first_rehearsal[0], timeout=60, **settings)
@@ -396,6 +399,7 @@ def test_serve_starts_and_stops(tmp_path, create):
         ),
     ],
 )
+@pytest.mark.sampled(1)
 def test_a_model_that_has_ended_is_logged_at_the_start(tmp_path, create, command, model, warned):
     """The log warns before the first Monday."""
     with subprocess.Popen(
@@ -508,6 +512,7 @@ def test_closes_of_an_unknown_ticker(commanded, database):
     assert "There are no readings of ZZZ" in one_line(done.error)
 
 
+@pytest.mark.long
 def test_weeks_that_a_real_provider_does_not_have_are_refused(tmp_path, create):
     """
     With a real price server, the first baseline session must be among the bars that it returns.
@@ -537,6 +542,7 @@ def test_a_service_that_waits_for_its_first_monday_is_live(tmp_path, database):
     assert "holds a live record" in one_line(refused.stderr)
 
 
+@pytest.mark.long
 def test_a_rehearsal_cannot_go_back(tmp_path, rehearsed):
     """
     A record that was rehearsed until October is not served as of September; the same day again
@@ -1032,8 +1038,23 @@ def test_ctrl_c_while_modules_are_imported(tmp_path, module):
     assert process.returncode in (130, 1)  # 1: the command was already at its own refusal
 
 
-def test_ctrl_c_stops_a_rehearsal(tmp_path):
-    """No traceback, and the embedded Postgres stops."""
+# The kind: a moment of the start, from the first line to the first simulated week. A line says that
+# it has come, so that no test has to guess how long the start takes.
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("Database: rehearsal", marks=pytest.mark.long),
+        pytest.param("0001 record: applied", marks=pytest.mark.long),
+        "queue: installed",
+        pytest.param("Rehearsing the week", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.parametrize(
+    "seconds",
+    [0.0, *(pytest.param(0.2 * number, marks=pytest.mark.long) for number in range(1, 8))],
+)
+def test_ctrl_c_stops_a_rehearsal(tmp_path, line, seconds):
+    """No traceback, and the embedded Postgres stops, whenever it comes."""
     with subprocess.Popen(
         [ALPHA_MONDAY, "rehearse", "--no-serve"],
         cwd=tmp_path,
@@ -1041,10 +1062,11 @@ def test_ctrl_c_stops_a_rehearsal(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        time.sleep(4)
-        process.send_signal(signal.SIGINT)
         try:
-            _, output = process.communicate(timeout=40)
+            assert any(printed.startswith(line) for printed in process.stderr)
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            _, output = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -142,6 +142,7 @@ def test_a_command_that_loses_nothing(empty, capsys):
         ("y", 0, 1200),
     ],
 )
+@pytest.mark.sampled(1)
 def test_a_person_is_asked_at_a_terminal(filled, tmp_path, answer, code, left):
     """Without agreement nothing is done, and the exit code says so."""
     ours, theirs = pty.openpty()
@@ -230,6 +231,7 @@ def quick(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("uses", "named"), USERS)
+@pytest.mark.sampled(2)
 def test_a_database_in_use_is_not_deleted(filled, capsys, quick, uses, named):
     """The record of a running service is not deleted, even with --yes."""
     with uses(filled):
@@ -411,6 +413,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.sampled(2)
 def test_a_damaged_folder_is_not_deleted(tmp_path, capsys, damage):
     """
     A damaged folder may be all that is left of a record; only `db reset --live-record` deletes it.

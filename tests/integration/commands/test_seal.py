@@ -109,6 +109,7 @@ AT_THE_SECOND_ENTRY = """
         pytest.param(AT_THE_SECOND_ENTRY, id="second entry"),
     ],
 )
+@pytest.mark.sampled(3)
 async def test_a_seal_that_is_ended(older, commanded, database, tmp_path, waiting, ending):
     """
     A seal that is killed, or loses its connection, has written nothing, wherever it was. It can be

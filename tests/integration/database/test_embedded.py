@@ -77,6 +77,7 @@ def test_an_owner_that_ends_without_a_server(tmp_path):
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["owned", "detached"])
+@pytest.mark.sampled(1)
 def test_a_server_that_does_not_accept_connections_in_time(tmp_path, monkeypatch, detach):
     """
     A start that fails stops its server, also a detached one, and releases the lock: the next start

@@ -80,6 +80,7 @@ TYPES = {"a notice": b"N", "a warning": b"N", "a notification": b"A"}
 
 
 @pytest.mark.parametrize("what", UNASKED)
+@pytest.mark.sampled(2)
 async def test_a_connection_with_unread_words_on_a_silent_network(database, what):
     """
     The check of an idle connection has a timeout of its own: the request gets an error in time.
@@ -397,6 +398,7 @@ async def a_login(
 
 
 @pytest.mark.parametrize("how", UNFIT)
+@pytest.mark.sampled(1)
 async def test_a_database_that_is_no_longer_fit_counts_as_away(create, migrated, server, how):
     """
     The log says once that it is unavailable, and once that it is available again; pools and

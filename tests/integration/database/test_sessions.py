@@ -138,6 +138,7 @@ def test_all_of_libpqs_variables_do_not_matter(embedded, surroundings, tmp_path)
     assert shown(embedded.address()) == OURS
 
 
+@pytest.mark.long
 def test_a_rehearsal_ignores_libpqs_variables(tmp_path):
     """
     The same holds for a rehearsal with all variables and for the processes that it starts: the

@@ -527,6 +527,7 @@ def read_within_a_minute(contents: Contents) -> None:
         pytest.param(newer(0.5, 3, of=0), id="a newer reading of the same hour"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_small_differences_of_clocks(rehearsed, create, change):
     """
     Small differences between the clocks of two processes, and the duration of a job, are no

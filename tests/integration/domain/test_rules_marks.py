@@ -340,6 +340,7 @@ UNCOUNTED = [
 
 
 @pytest.mark.parametrize("row", UNCOUNTED)
+@pytest.mark.sampled(2)
 async def test_a_split_that_no_figure_counts(copy, row):
     """The split is in the record only, and the figures are not corrected: the rule is named."""
     insert(copy, *row)
@@ -365,6 +366,7 @@ NOT_TO_BE_COUNTED = [
 
 
 @pytest.mark.parametrize("row", NOT_TO_BE_COUNTED)
+@pytest.mark.sampled(2)
 async def test_a_split_that_no_figure_needs(copy, row):
     """The split is in the record, and no figure has to count it: the record verifies."""
     insert(copy, *row)

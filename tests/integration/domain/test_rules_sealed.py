@@ -697,6 +697,7 @@ FITTING = [
 
 
 @pytest.mark.parametrize("change", FITTING)
+@pytest.mark.sampled(4)
 async def test_a_sealed_record_that_fits(as_recorded, create, change):
     copy = copy_of(as_recorded, create)
     with psycopg.connect(copy) as conn:
@@ -709,6 +710,7 @@ async def test_a_sealed_record_of_every_event(eventful_as_recorded, create):
     assert await discrepancies_of(copy_of(eventful_as_recorded, create)) == []
 
 
+@pytest.mark.long
 async def test_a_record_of_every_event_that_is_sealed_late(eventful_as_recorded, create):
     """The record is sealed after each of its events: that makes no difference."""
     for part in range(1, 10):
@@ -765,6 +767,7 @@ WITHOUT_THE_JOURNAL = [
 
 
 @pytest.mark.parametrize(("statements", "rule"), WITHOUT_THE_JOURNAL)
+@pytest.mark.sampled(2)
 async def test_a_row_without_the_journal(as_recorded, create, statements, rule):
     copy = copy_of(as_recorded, create)
     changed(copy, statements)

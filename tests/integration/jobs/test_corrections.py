@@ -331,6 +331,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("day", "ticker", "run_date", "says"), REFUSED)
+@pytest.mark.sampled(3)
 async def test_what_is_refused(harness, day, ticker, run_date, says):
     """Each refusal has its own message, and nothing changes."""
     batch = await restate_closes(harness, ("MSFT", TUESDAY, "3.1000"))

@@ -158,6 +158,7 @@ async def test_each_response_is_an_entry(harness, database):
 @pytest.mark.parametrize(
     "later", ["2026-10-28", "2026-10-31", "2026-11-02", "2027-10-27", "9999-12-31"]
 )
+@pytest.mark.sampled(5)
 async def test_a_bar_of_a_later_day_is_no_evidence(harness, database, hour, later):
     """
     A response goes up to the day in New York on which it was read, whatever bars it has.

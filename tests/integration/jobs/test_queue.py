@@ -636,6 +636,7 @@ def test_a_wait_is_by_the_clock_of_the_jobs(wrong, wait, waits):
     [timedelta(seconds=-2), timedelta(seconds=-40), timedelta(hours=-1), timedelta(days=-1)],
     ids=str,
 )
+@pytest.mark.sampled(2)
 async def test_a_job_that_postgres_takes_for_due(database, pool, monkeypatch, wrong):
     """
     The job waits, and runs when its own clock shows the time: no busy loop, and it is not lost.

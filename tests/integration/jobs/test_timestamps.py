@@ -151,6 +151,7 @@ UNAVAILABLE = ("html", "http_429", "http_500", "http_503", "cut", "gzip", "wrong
 
 
 @pytest.mark.parametrize("fault", [name for name in TIMESTAMP if name not in NO_LIES])
+@pytest.mark.sampled(8)
 async def test_no_token_is_stored_that_does_not_verify(fault, database, clock):
     """A lie is one warning in the log and is counted, and a later attempt gets the timestamp."""
     rule = FaultRule(provider="timestamp", fault=fault, times=1)
@@ -182,6 +183,7 @@ CALENDAR_LIES = [
 
 
 @pytest.mark.parametrize("fault", CALENDAR_LIES)
+@pytest.mark.sampled(8)
 async def test_no_promise_is_stored_that_cannot_be_used(fault, database, clock):
     """An answer that is no proof, or that leads to a host that is not allowed, is refused."""
     rule = FaultRule(provider="calendar", fault=fault, times=1)
@@ -211,6 +213,7 @@ def line_of(lines: Sequence[dict[str, Any]], event: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", ["slow", "hang"])
 @pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.sampled(2)
 async def test_a_slow_service_ends_the_attempt(name, fault, database, clock, monkeypatch):
     """The client waits no longer than its limit; the next attempt gets the stamp."""
     rule = FaultRule(provider=PROVIDERS[name], fault=fault, times=1)
@@ -430,6 +433,7 @@ LASTING = ["cut", "slow", "redirect", "a_day_early", "bad_signature"]
 
 
 @pytest.mark.parametrize("fault", LASTING)
+@pytest.mark.sampled(2)
 async def test_the_alert_if_the_authority_fails_until_the_open(fault, database, clock, monkeypatch):
     """All attempts until the open are in vain, and the alert is stored once, then."""
     monkeypatch.setattr(timestamp_authority, "TIMEOUT_SECONDS", 0.1)
@@ -445,6 +449,7 @@ async def test_the_alert_if_the_authority_fails_until_the_open(fault, database, 
 
 
 @pytest.mark.parametrize("fault", LASTING)
+@pytest.mark.sampled(2)
 async def test_no_alert_if_the_authority_is_back_before_the_open(
     fault, database, clock, monkeypatch
 ):
@@ -520,6 +525,7 @@ async def test_lost_jobs_come_back_once(stamps):
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 410])
 @pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.sampled(3)
 async def test_a_wrong_address_is_not_asked_every_half_minute(name, status, database, clock):
     """The job stays, so reconciliation defers no other one, and the pauses grow to an hour."""
     async with (

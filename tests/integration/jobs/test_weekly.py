@@ -430,6 +430,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED)
+@pytest.mark.sampled(4)
 async def test_a_refused_answer_is_asked_again_with_the_reason(harness, content, reason):
     """The model gets the reason, and the second answer counts; both are stored."""
     refused = make_completion(content) if isinstance(content, dict) else completion_of(content)
@@ -585,6 +586,7 @@ OUTAGES = [
 
 
 @pytest.mark.parametrize(("replies", "times"), OUTAGES)
+@pytest.mark.sampled(4)
 async def test_an_outage_of_the_model(harness, replies, times):
     """
     The remaining questions are spread over the time until the open, or the provider's Retry-After.
@@ -683,6 +685,7 @@ async def test_a_ticker_that_is_no_longer_traded(harness):
         pytest.param(24, 0, id="twenty-four sessions ago"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_series_that_has_ended(harness, missing, times):
     """At the day's last time for prices, the model is asked to choose another ticker."""
     sessions, day = [], BASELINE
@@ -816,6 +819,7 @@ def named(model: str, **headers: str) -> Reply:
         pytest.param("a\nb\x1b[0m", "a\ufffdb\ufffd[0m", id="control characters"),
     ],
 )
+@pytest.mark.sampled(3)
 async def test_a_name_of_any_characters(harness, model, stored):
     """
     An odd name does not fail the Monday, and is stored as far as possible, as is the id of the
@@ -955,6 +959,7 @@ async def test_a_price_provider_that_is_down(harness):
 @pytest.mark.parametrize(
     ("failures", "times"), [(5, 1), (10, 2), (12, 2), (15, 3), (16, 4), (17, 5)]
 )
+@pytest.mark.sampled(7)
 async def test_a_price_provider_that_is_down_for_a_while(harness, reply, failures, times):
     """
     The provider is asked at the day's times, and the Monday is made when it is back, with requests

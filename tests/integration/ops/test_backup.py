@@ -186,6 +186,7 @@ def test_a_restored_record_equals_the_original(commanded, owned, tmp_path):
         ]
 
 
+@pytest.mark.long
 def test_a_restored_rehearsal_verifies_and_stays_a_rehearsal(
     begun, empty, commanded, restored, tmp_path
 ):

@@ -178,6 +178,7 @@ async def test_an_unchanged_record(commanded, copy, head):
 
 
 @pytest.mark.parametrize(("statements", "expected"), CHANGES)
+@pytest.mark.sampled(2)
 async def test_the_command_names_a_change(commanded, copy, statements, expected):
     """Database and API name the same discrepancy, and the exit code is 1."""
     changed(copy, statements)
@@ -199,6 +200,7 @@ async def discrepancies(copy: str, *heads: tuple[int, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("statements", "expected"), MORE_CHANGES)
+@pytest.mark.sampled(4)
 async def test_a_change_is_named(copy, statements, expected):
     """Database and API name the same discrepancy."""
     changed(copy, statements)

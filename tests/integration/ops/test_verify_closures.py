@@ -91,6 +91,7 @@ CLOSURES = [
 
 
 @pytest.mark.parametrize(("closed", "days", "rule"), CLOSURES)
+@pytest.mark.sampled(1)
 async def test_a_closure_known_in_time(database, pool, clock, closed, days, rule):
     """
     A sealed record made with the closure verifies. One that is not sealed verifies with the
@@ -124,6 +125,7 @@ async def test_a_closure_known_in_time(database, pool, clock, closed, days, rule
         pytest.param((THURSDAY,), 4, id="the Thursday", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.sampled(1)
 async def test_a_closure_known_too_late(database, pool, clock, closed, days):
     """
     The record verifies with and without the closure, whether its checkpoints were taken before or

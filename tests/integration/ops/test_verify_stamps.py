@@ -349,6 +349,7 @@ NULLABLE = ("seq", "at", "received_at", "proof", "authority")
 
 
 @pytest.mark.parametrize(("change", "text"), CHANGED_ROWS.values(), ids=CHANGED_ROWS)
+@pytest.mark.sampled(4)
 async def test_a_changed_row(change, text, empty):
     """The owner of the database can remove its constraints; each row is checked all the same."""
     await migrations.migrate(empty, AT)

@@ -199,6 +199,7 @@ HOOKS = {
 
 
 @pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.sampled(1)
 async def test_a_hook_that_does_not_end(bare, monkeypatch, hook):
     """At the end of the time, git and all of its programs are ended."""
     monkeypatch.setattr(head_repository, "TIMEOUT_SECONDS", 1.5)

@@ -469,6 +469,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("reply", "text"), HOSTILE)
+@pytest.mark.sampled(6)
 async def test_a_hostile_calendar(calendar, provider, monkeypatch, reply, text):
     """Each request ends in time, with one error, and the next one succeeds."""
     monkeypatch.setattr(timestamp_calendar, "TIMEOUT_SECONDS", 1.0)

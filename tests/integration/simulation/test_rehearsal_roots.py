@@ -29,6 +29,7 @@ def stated_roots(folder: Path) -> dict[int, list[str]]:
     }
 
 
+@pytest.mark.long
 def test_a_rehearsal_that_is_started_again(tmp_path):
     """
     The second start has the root of the first one, even if the file is lost: no settings change.

@@ -297,6 +297,7 @@ def test_every_column_is_explained():
         pytest.param({"to": "0001-01-01"}, [], id="before everything"),
     ],
 )
+@pytest.mark.sampled(3)
 async def test_which_mondays(service, parameters, mondays):
     """Both ends of the range are included, and need not be Mondays."""
     assert (
@@ -331,6 +332,7 @@ async def test_which_mondays(service, parameters, mondays):
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.sampled(7)
 async def test_what_is_refused(service, form, query, message):
     """
     An invalid parameter is refused and never ignored: the client would take the wrong rows for
@@ -523,6 +525,7 @@ async def test_one_address_leaves_a_place_for_another(form, service):
 
 
 @pytest.mark.parametrize("how", ["gone", "stalled"])
+@pytest.mark.sampled(1)
 async def test_who_does_not_read_holds_nothing(database, pool, how, monkeypatch):
     """
     A client that disconnected or stopped reading gives its place back; its export stays without

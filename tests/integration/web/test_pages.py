@@ -390,6 +390,7 @@ async def test_a_corrected_figure(browser, database):
         ),
     ],
 )
+@pytest.mark.sampled(3)
 async def test_a_correction_can_be_read(browser, database, field, before, after, figure, shown):
     """
     The figure has a name; values have at most four decimals if these differ, with the full
@@ -492,6 +493,7 @@ PAGES = (
 
 
 @pytest.mark.parametrize("path", PAGES)
+@pytest.mark.sampled(3)
 async def test_figures_are_the_apis(path, browser, database):
     """
     Every figure has its full value from the API, and is shown with two decimals, half to even.
@@ -628,6 +630,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("words", HOSTILE)
+@pytest.mark.sampled(3)
 async def test_hostile_text_is_text(words, browser, database):
     """Texts of a model, a provider or an operator are shown unchanged, and only as text."""
     plant(database)

@@ -50,6 +50,7 @@ def service(migrated, tmp_path_factory) -> Iterator[Started]:
 
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("together", [True, False], ids=["at once", "apart"])
+@pytest.mark.sampled(6)
 def test_all_are_answered(together, name, service):
     """However many there are, the client is slowed down, and not refused."""
     one = REQUESTS[name].encode()

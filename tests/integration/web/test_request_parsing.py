@@ -176,6 +176,7 @@ BODIES = {
 
 @pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("body", ["length", "chunked", "late", "byte by byte", "pipelined"])
+@pytest.mark.sampled(12)
 def test_an_offer_changes_nothing(body, offer, service):
     """
     The body is read by its framing, the response is the usual one, and the connection stays

@@ -101,6 +101,7 @@ def write_questions(address: str, outcomes: list[dict[str, Any]]) -> None:
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_page_of_the_batch(outcomes, sentences, lost, database, pool):
     write_questions(database, outcomes)
     async with pages_on(pool) as browser:
@@ -125,6 +126,7 @@ def test_show(outcomes, sentences, lost, database, commanded):
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_api_and_the_page_of_the_record(outcomes, sentences, lost, database, pool):
     write_questions(database, outcomes)
     data = json.loads((await engine_on(pool).execute("{ service { lostAnswers } }")).body)["data"]

@@ -160,6 +160,7 @@ QUERY = """{
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_api(case, database, pool):
     """The result, the results of the picks and the track record follow the same rule."""
     write_fortnight(database, case)
@@ -181,6 +182,7 @@ async def test_the_api(case, database, pool):
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_pages(case, database, pool):
     """The page of the batch and the first page say why the result is not that of the last day."""
     write_fortnight(database, case)
@@ -203,6 +205,7 @@ def in_full(sentence: str) -> str:
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_feed(case, database, pool):
     """The entry of the result has the same sentences."""
     write_fortnight(database, case)
@@ -219,6 +222,7 @@ async def test_the_feed(case, database, pool):
 
 
 @by_case
+@pytest.mark.sampled(4)
 def test_show(case, database, commanded):
     """The command prints the same result and the same sentences."""
     write_fortnight(database, case)
@@ -234,6 +238,7 @@ def test_show(case, database, commanded):
 
 
 @by_case
+@pytest.mark.sampled(4)
 async def test_the_export(case, database, pool):
     """Only the rows of the result have `result`."""
     write_fortnight(database, case)
