@@ -60,32 +60,34 @@ _SERVER = pytest.StashKey[ExitStack]()
 _ADDRESS = pytest.StashKey[str]()
 
 
-# The files that take longest, in the order of their lengths. With `--slow-first` they are run
-# before the others, so that several workers end together.
+# The files that take longest in `make test`, in the order of their lengths. With `--slow-first`
+# they are run before the others, so that several workers end together.
 SLOWEST = (
-    "scenarios/test_outages.py",
-    "scenarios/test_wrong_providers.py",
-    "scenarios/test_renamed_picks.py",
     "integration/commands/test_cli.py",
+    "integration/jobs/test_weekly.py",
+    "scenarios/test_renamed_picks.py",
     "project/test_chaos.py",
-    "scenarios/test_pressure.py",
-    "scenarios/test_hostile_rehearsal.py",
-    "integration/ops/test_verify.py",
-    "scenarios/test_rehearsal.py",
-    "scenarios/test_many_machines.py",
-    "integration/commands/test_db.py",
-    "integration/ops/test_backup.py",
-    "integration/database/test_pools.py",
-    "scenarios/test_late_splits.py",
-    "integration/jobs/test_worker.py",
+    "integration/web/test_export.py",
+    "scenarios/test_changed_picks.py",
+    "scenarios/test_odd_answers.py",
+    "integration/web/test_pages.py",
     "integration/api/test_cache.py",
-    "scenarios/test_odd_providers.py",
-    "scenarios/test_split_mornings.py",
-    "integration/domain/test_rules_mondays.py",
-    "integration/web/test_health.py",
+    "scenarios/test_hostile_rehearsal.py",
+    "integration/commands/test_db.py",
+    "integration/database/test_roles.py",
+    "integration/domain/test_rules_sealed.py",
+    "integration/ops/test_verify.py",
     "scenarios/test_independent_verifier.py",
-    "integration/web/test_journal_stream.py",
-    "scenarios/test_failed_mornings.py",
+    "integration/jobs/test_timestamps.py",
+    "integration/commands/test_jobs.py",
+    "integration/jobs/test_worker.py",
+    "scenarios/test_cheats.py",
+    "integration/providers/test_alpha_vantage.py",
+    "scenarios/test_wrong_providers.py",
+    "scenarios/test_pressure.py",
+    "scenarios/test_many_machines.py",
+    "scenarios/test_split_mornings.py",
+    "scenarios/test_rehearsal.py",
 )
 
 

@@ -140,9 +140,10 @@ class StampVerifier:
         # An API does not show the nonce.
         if stamp.nonce not in (None, str(token.nonce)):
             raise UnusableStamp("It is about another request: its nonce is another one.")
-        # Otherwise the chain of the row may lead to the pinned root of a renewed certificate.
         if self.roots is None or token.root_sha256 in self._pinned:
             return token
+        # The chain of the row may end with another root, and yet lead to a pinned one: the root may
+        # have been renewed.
         return _verify(stamp, [*self.roots, *rfc3161.without_roots(chain)])
 
     def _check_proof(self, stamp: Timestamp) -> None:

@@ -340,7 +340,6 @@ def differences(before: Any, after: Any, path: tuple[Any, ...] = ()) -> Iterator
 
 
 @pytest.mark.parametrize("name", each(DAMAGES, FIRST_ONES))
-@pytest.mark.sampled(4)
 async def test_a_damaged_record(name, create, migrated, database):
     """
     What an error names is null; everything else is as before the damage, in every operation; the

@@ -8,6 +8,8 @@ them. So the loop waits for ever if a pool leaves a task that continues after a 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -21,20 +23,8 @@ Opening = Callable[[str], Awaitable[object]]
 MOMENTS = (0.0, *(0.0005 * number for number in range(1, 24)))
 
 
-async def open_pool(database: str) -> None:
-    pool = pools.make_pool(database)
-    await pool.open(wait=True)
-    await pool.close()
-
-
-async def open_several_connections(database: str) -> None:
-    pool = pools.make_pool(database, min_size=4)
-    await pool.open(wait=True)
-    await pool.close()
-
-
-async def open_behind_a_pooler(database: str) -> None:
-    pool = pools.make_pool(database, pooled=True)
+async def open_pool(database: str, **options: Any) -> None:
+    pool = pools.make_pool(database, **options)
     await pool.open(wait=True)
     await pool.close()
 
@@ -60,12 +50,12 @@ async def open_the_queue(database: str) -> None:
 @pytest.mark.parametrize(
     "opening",
     [
-        open_pool,
-        open_several_connections,
-        open_behind_a_pooler,
-        open_for_a_context,
-        open_two_pools,
-        open_the_queue,
+        pytest.param(open_pool, id="one connection"),
+        pytest.param(partial(open_pool, min_size=4), id="four connections"),
+        pytest.param(partial(open_pool, pooled=True), id="behind a pooler"),
+        pytest.param(open_for_a_context, id="for a context"),
+        pytest.param(open_two_pools, id="two pools"),
+        pytest.param(open_the_queue, id="the queue"),
     ],
 )
 async def test_no_task_is_left(database, opening: Opening):
