@@ -210,6 +210,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ]
 
+    series_file: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+            description="the path of a TOML file with the series",
+            examples=["/etc/alpha-monday/series.toml"],
+        ),
+    ]
+
     alpha_vantage_api_key: _Key
     alpha_vantage_base_url: Annotated[_Url, Meta(examples=["https://www.alphavantage.co"])]
     alpha_vantage_per_second: _RequestLimit

@@ -1,0 +1,542 @@
+"""
+The file of SERIES_FILE: which series this service asks every Monday, and how.
+
+The file is TOML, with a table for each series. docs/operate/models.md explains the options, and has
+a tried profile for each kind of server. Without a file there is one series, `main`, from the
+settings that begin with OPENAI_.
+
+The file has no secret. An option names the environment variable that has a key: the file can be
+shown, and kept in a repository. Every mistake is a ConfigurationError with one line, which names
+the file, the series and the option. A value that may be a key is never shown.
+"""
+
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from app.core.settings import Settings
+from app.domain.model import SERIES
+from app.domain.text import one_line
+from app.errors import ConfigurationError
+
+Kind = Literal["model", "random"]
+ResponseFormat = Literal["json_schema", "json_object", "text"]
+TokenLimitOption = Literal["max_completion_tokens", "max_tokens", "none"]
+
+KINDS = ("model", "random")
+RESPONSE_FORMATS = ("json_schema", "json_object", "text")
+TOKEN_LIMIT_OPTIONS = ("max_completion_tokens", "max_tokens", "none")
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+# A name is a part of ids, links and exports, so it has no character that needs an escape.
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+
+# More series could not be asked in the half hour before the open, nor be shown side by side.
+MAX_SERIES = 32
+# In bytes. A longer file is no file of series.
+_MAX_FILE_BYTES = 1_000_000
+_MAX_LABEL_LENGTH = 60
+_MAX_MODEL_LENGTH = 200
+_MAX_TIMEOUT_SECONDS = 1800
+_MIN_TOKENS, _MAX_TOKENS = 256, 1_000_000
+# In characters, of `extra_body` as JSON: the journal states it.
+_MAX_EXTRA_BODY_LENGTH = 10_000
+
+# Members of a request that the service itself sends. `extra_body` must not replace them: the record
+# would then not show what was asked.
+_OWN_MEMBERS = frozenset(
+    {
+        "frequency_penalty",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "reasoning_effort",
+        "response_format",
+        "stream",
+        "stream_options",
+        "temperature",
+    }
+)
+# Members that give the model tools or a search on the web, on the servers of
+# docs/operate/models.md.
+_TOOL_MEMBERS = frozenset(
+    {
+        "enable_search",
+        "functions",
+        "google_search",
+        "plugins",
+        "search_parameters",
+        "tools",
+        "web_search",
+        "web_search_options",
+    }
+)
+# Names of models that search the web: OpenRouter's suffix, and OpenAI's models for searches.
+_SEARCHING_MODEL = re.compile(r":online$|-search(-|$)")
+
+_SECRET_NAME = re.compile(
+    r"api[-_ ]?key|authorization|bearer|credential|passw(or)?d|secret|(^|[-_])(key|token)$", re.I
+)
+# What providers' keys look like: a known beginning, or a long text of letters and digits.
+_SECRET_VALUE = re.compile(
+    r"\b(sk|pk|rk|gsk|xai|key|ghp|AIza|Bearer)[-_ ][A-Za-z0-9_-]{8,}|"
+    r"(?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Za-z])[A-Za-z0-9_-]{32,}"
+)
+
+
+class SeriesSettings(Struct, frozen=True, kw_only=True):
+    """
+    A series, as it is configured.
+
+    - `name`: the stable name; `label`: the name for readers
+    - `kind`: `model`, or `random` for a control; the other options are those of a model
+    - `base_url`: the address of the model's server; empty for OpenAI's own
+    - `key_from`: the name of the environment variable with the key; `key` is its value
+    - `reasoning_effort`, `temperature`, `max_tokens`: sent only if they are not None
+    - `token_limit_as`: the member of a request that has `max_tokens`
+    - `extra_body`: additional members of each request
+    - `tools`: whether `extra_body`, or the model itself, has tools or a search on the web
+    """
+
+    name: str
+    label: str
+    kind: Kind = "model"
+    model: str = ""
+    base_url: str = ""
+    key_from: str = ""
+    key: str = ""
+    response_format: ResponseFormat = "json_schema"
+    reasoning_effort: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    token_limit_as: TokenLimitOption = "max_completion_tokens"  # noqa: S105 - no password
+    timeout_seconds: float = 0
+    extra_body: Mapping[str, Any] = {}
+    tools: bool = False
+
+    def __repr__(self) -> str:
+        return f"SeriesSettings(name={self.name!r})"  # without the key
+
+
+def load(settings: Settings, environment: Mapping[str, str] | None = None) -> list[SeriesSettings]:
+    """
+    Return the configured series, in the order of the file.
+
+    If `environment` is given, it is used instead of os.environ. Raises ConfigurationError for the
+    first mistake.
+    """
+    if environment is None:
+        environment = os.environ
+    if not settings.series_file:
+        return [_main_series(settings)]
+    return _FileReader(settings, environment).read()
+
+
+def require_keys(series: Iterable[SeriesSettings]) -> None:
+    """Raise ConfigurationError if the key of a model is missing."""
+    for one in series:
+        if one.kind == "model" and not one.key:
+            raise ConfigurationError(
+                f"{one.key_from} must be set to the key of the series {one.name}, for example "
+                f"{one.key_from}=abc123."
+            )
+
+
+def _main_series(settings: Settings) -> SeriesSettings:
+    return SeriesSettings(
+        name=SERIES,
+        label=settings.openai_model,
+        model=settings.openai_model,
+        base_url=settings.openai_base_url,
+        key_from="OPENAI_API_KEY",
+        key=settings.openai_api_key,
+        temperature=settings.openai_temperature,
+        timeout_seconds=settings.openai_timeout,
+    )
+
+
+class _Mistake(ValueError):
+    """What is wrong with a value: the text that follows the option's name in the message."""
+
+
+class _FileReader:
+    """Reads the file of SERIES_FILE. Each mistake is a ConfigurationError with one line."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._path = settings.series_file
+
+    def read(self) -> list[SeriesSettings]:
+        tables = self._read_tables()
+        series = [self._read_series(name, table) for name, table in tables.items()]
+        labels: dict[str, str] = {}
+        for one in series:
+            if one.label in labels:
+                raise self._error(
+                    f"[{one.name}] label is that of [{labels[one.label]}], too: readers could not "
+                    "tell them apart. Change one of the two."
+                )
+            labels[one.label] = one.name
+        return series
+
+    def _error(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"SERIES_FILE ({self._path}): {problem}")
+
+    def _read_tables(self) -> dict[str, dict[str, Any]]:
+        content = self._parse(self._read_bytes())
+        for name, table in content.items():
+            if not isinstance(table, dict):
+                raise self._error(
+                    f"{_shown(name)} stands outside of a table. Put it below the name of its "
+                    "series, for example below [main]."
+                )
+            if _SECRET_VALUE.search(name):
+                raise self._error(
+                    "the name of a table looks like a key. A key does not belong into the file: "
+                    "use key_from."
+                )
+            if not _NAME.fullmatch(name):
+                raise self._error(
+                    f"[{_shown(name)}] is no name of a series. A name has small letters, digits "
+                    "and -, begins with a letter, and has at most 32 characters, for example "
+                    "[main]."
+                )
+        if not content:
+            raise self._error("it has no series. Add a table for each, for example [main].")
+        if len(content) > MAX_SERIES:
+            raise self._error(f"it has {len(content)} series; at most {MAX_SERIES} can run.")
+        return content
+
+    def _read_bytes(self) -> bytes:
+        path = Path(self._path)
+        if path.exists() and not path.is_file():
+            raise self._error("it is no file. Set SERIES_FILE to the path of a TOML file.")
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise self._error(
+                f"it cannot be read ({error.strerror}). Set SERIES_FILE to the path of a TOML file."
+            ) from None
+        except ValueError:
+            raise self._error(
+                "it is no path. Set SERIES_FILE to the path of a TOML file."
+            ) from None
+        if len(content) > _MAX_FILE_BYTES:
+            raise self._error(f"it is longer than {_MAX_FILE_BYTES:,} bytes.")
+        return content
+
+    def _parse(self, content: bytes) -> dict[str, Any]:
+        try:
+            return tomllib.loads(content.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise self._error("it is not UTF-8. Save it as UTF-8.") from None
+        except RecursionError:
+            raise self._error("it is nested too deeply.") from None
+        except tomllib.TOMLDecodeError as error:
+            # The error has the place and the kind of the mistake, and a name at most. It may quote
+            # a part of a line that is no TOML, so it is not shown if it looks like a key.
+            reason = one_line(error)
+            if _SECRET_VALUE.search(reason):
+                reason = "a value is no TOML"
+            raise self._error(f"it is no TOML: {reason}") from None
+
+    def _read_series(self, name: str, table: dict[str, Any]) -> SeriesSettings:
+        kind = self._read(name, table, "kind", _read_kind, "model")
+        known = _OPTIONS_OF_CONTROL if kind == "random" else _OPTIONS_OF_MODEL
+        for option in table:
+            if option not in known:
+                raise self._error(f"[{name}] {_unknown_option(option, kind, known)}")
+        label = self._read(name, table, "label", _read_label, "")
+        if kind == "random":
+            return SeriesSettings(name=name, label=label or name, kind="random")
+        return self._read_model(name, table, label)
+
+    def _read_model(self, name: str, table: dict[str, Any], label: str) -> SeriesSettings:
+        settings = self._settings
+        if "model" not in table:
+            raise self._error(f'[{name}] model is missing, for example model = "gpt-5.4-mini".')
+        model = self._read(name, table, "model", _read_model_name, "")
+        key_from = self._read(name, table, "key_from", _read_variable_name, "OPENAI_API_KEY")
+        extra_body = self._read(name, table, "extra_body", _read_extra_body, {})
+        tools = self._read(name, table, "tools", _read_bool, False)
+        has_tools = _has_tools(extra_body) or bool(_SEARCHING_MODEL.search(model))
+        if has_tools and not tools:
+            raise self._error(
+                f"[{name}] gives the model tools or a search on the web. Declare it with "
+                "tools = true: the series is then shown, and not tested."
+            )
+        temperature = self._read(name, table, "temperature", _read_temperature, None)
+        effort = self._read(name, table, "reasoning_effort", _read_effort, None)
+        return SeriesSettings(
+            name=name,
+            label=label or model,
+            model=model,
+            base_url=self._read(name, table, "base_url", _read_address, settings.openai_base_url),
+            key_from=key_from,
+            key=self._environment.get(key_from, "").strip(),
+            response_format=self._read(
+                name, table, "response_format", _one_of(RESPONSE_FORMATS), "json_schema"
+            ),
+            reasoning_effort=effort,
+            temperature=temperature,
+            max_tokens=self._read(name, table, "max_tokens", _read_token_limit, None),
+            token_limit_as=self._read(
+                name, table, "token_limit_as", _one_of(TOKEN_LIMIT_OPTIONS), "max_completion_tokens"
+            ),
+            timeout_seconds=self._read(
+                name, table, "timeout_seconds", _read_timeout, settings.openai_timeout
+            ),
+            extra_body=extra_body,
+            tools=tools,
+        )
+
+    def _read(
+        self,
+        name: str,
+        table: dict[str, Any],
+        option: str,
+        read: Callable[[Any], Any],
+        default: Any,
+    ) -> Any:
+        """Return the value of an option, or its default. Raises ConfigurationError."""
+        if option not in table:
+            return default
+        try:
+            return read(table[option])
+        except _Mistake as mistake:
+            raise self._error(f"[{name}] {option} {mistake}") from None
+
+
+_OPTIONS_OF_CONTROL = ("kind", "label")
+_OPTIONS_OF_MODEL = (
+    "base_url",
+    "extra_body",
+    "key_from",
+    "kind",
+    "label",
+    "max_tokens",
+    "model",
+    "reasoning_effort",
+    "response_format",
+    "temperature",
+    "timeout_seconds",
+    "token_limit_as",
+    "tools",
+)
+
+
+def _unknown_option(option: str, kind: Kind, known: Iterable[str]) -> str:
+    """Return what is wrong with an option that a series of this kind does not have."""
+    if _SECRET_NAME.search(option):
+        return (
+            f"{_shown(option)}: a key does not belong into the file. Set it as an environment "
+            'variable, and name the variable, for example key_from = "ANTHROPIC_API_KEY".'
+        )
+    if kind == "random" and option in _OPTIONS_OF_MODEL:
+        return f"{option} is an option of a model, and this series is a control: remove it."
+    similar = get_close_matches(option, list(known), n=1)
+    if similar:
+        return f"{_shown(option)} is no option. Did you mean {similar[0]}?"
+    return f"{_shown(option)} is no option. The options: {', '.join(known)}."
+
+
+def _shown(name: str) -> str:
+    """Return a name from the file, short and on one line; a name that may be a key is hidden."""
+    if _SECRET_VALUE.search(name):
+        return "a long name"
+    return one_line(name)[:40]
+
+
+# The functions from here read the value of one option. They raise _Mistake with the text that
+# follows the option's name in the message. They show no value.
+
+
+def _read_text(value: Any, example: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Mistake(f"must be a text, for example {example}.")
+    if _SECRET_VALUE.search(value) and "/" not in value:
+        raise _Mistake(
+            f"looks like a key. A key does not belong into the file, for example {example}."
+        )
+    return value.strip()
+
+
+def _read_kind(value: Any) -> str:
+    return _one_of(KINDS)(value)
+
+
+def _one_of(choices: Iterable[str]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in tuple(choices) or not isinstance(value, str):
+            quoted = [f'"{choice}"' for choice in choices]
+            raise _Mistake(f"must be {', '.join(quoted[:-1])} or {quoted[-1]}.")
+        return value
+
+    return read
+
+
+def _read_effort(value: Any) -> str:
+    return _one_of(EFFORTS)(value)
+
+
+def _read_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Mistake("must be true or false, without quotes.")
+    return value
+
+
+def _read_label(value: Any) -> str:
+    text = _read_text(value, 'label = "GPT-5.4 mini"')
+    if len(text) > _MAX_LABEL_LENGTH or not text.isprintable():
+        raise _Mistake(
+            f"must be a text on one line, of at most {_MAX_LABEL_LENGTH} printable characters."
+        )
+    return text
+
+
+def _read_model_name(value: Any) -> str:
+    example = 'model = "gpt-5.4-mini"'
+    if not isinstance(value, str) or not value.strip():
+        raise _Mistake(f"must be a text, for example {example}.")
+    text = value.strip()
+    if re.match(r"sk[-_]", text):
+        raise _Mistake(f"looks like a key. It must be a model's name, for example {example}.")
+    if len(text) > _MAX_MODEL_LENGTH or re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        raise _Mistake(
+            "must be a model's name, on one line and of at most "
+            f"{_MAX_MODEL_LENGTH} characters, for example {example}."
+        )
+    return text
+
+
+def _read_variable_name(value: Any) -> str:
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise _Mistake(
+            "must be the name of an environment variable, in capitals, and never the key itself, "
+            'for example key_from = "ANTHROPIC_API_KEY".'
+        )
+    return value
+
+
+def _read_address(value: Any) -> str:
+    example = 'for example base_url = "https://api.anthropic.com/v1/"'
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s\\]+", value.strip()):
+        raise _Mistake(f"must be an http or https address, {example}.")
+    try:
+        parts = urlsplit(value.strip())
+        port = parts.port
+    except ValueError:
+        raise _Mistake(f"must be an http or https address, {example}.") from None
+    if not parts.hostname or port == 0:
+        raise _Mistake(f"must be an http or https address with a host, {example}.")
+    if "@" in parts.netloc or parts.query or parts.fragment or re.search("[?#]", value):
+        raise _Mistake(
+            f"must have no user name, no password, no ? and no #: it is shown to every reader, "
+            f"{example}."
+        )
+    return value.strip()
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of the file; None for another value, also for true, inf and nan."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _read_temperature(value: Any) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 2:
+        raise _Mistake("must be a number from 0 to 2, without quotes, for example 0.7.")
+    return number
+
+
+def _read_timeout(value: Any) -> float:
+    number = _number(value)
+    if number is None or not 0 < number <= _MAX_TIMEOUT_SECONDS:
+        raise _Mistake(
+            f"must be a number of seconds above 0 and up to {_MAX_TIMEOUT_SECONDS}, without "
+            "quotes, for example 120."
+        )
+    return number
+
+
+def _read_token_limit(value: Any) -> int:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_number or not _MIN_TOKENS <= value <= _MAX_TOKENS:
+        raise _Mistake(
+            f"must be a whole number from {_MIN_TOKENS} to {_MAX_TOKENS}, without quotes, for "
+            "example 20000."
+        )
+    return int(value)
+
+
+def _read_extra_body(value: Any) -> dict[str, Any]:
+    example = "for example extra_body = { provider = { require_parameters = true } }"
+    if not isinstance(value, dict):
+        raise _Mistake(f"must be a table, {example}.")
+    for name in value:
+        if name.lower() in _OWN_MEMBERS:
+            raise _Mistake(
+                f"must not have the member {name}: the service sends it. If there is an option of "
+                "this name, use the option."
+            )
+    _refuse_secrets(value)
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > _MAX_EXTRA_BODY_LENGTH:
+        raise _Mistake(f"must have at most {_MAX_EXTRA_BODY_LENGTH:,} characters as JSON.")
+    return value
+
+
+def _refuse_secrets(value: Any) -> None:
+    """Raise _Mistake for a member that may be a key, and for a value that JSON does not have."""
+    match value:
+        case dict():
+            for name, inner in value.items():
+                if _SECRET_NAME.search(name) or _SECRET_VALUE.search(name):
+                    raise _Mistake(
+                        f"has the member {_shown(name)}, which may be a key. A key does not belong "
+                        "into the file, and the journal would state it. Use key_from."
+                    )
+                _refuse_secrets(inner)
+        case list():
+            for inner in value:
+                _refuse_secrets(inner)
+        case str():
+            if _SECRET_VALUE.search(value):
+                raise _Mistake(
+                    "has a text that looks like a key. A key does not belong into the file, and "
+                    "the journal would state it. Use key_from."
+                )
+        case float() if not math.isfinite(value):
+            raise _Mistake("has inf or nan, which JSON does not have.")
+        case date() | datetime() | time():
+            raise _Mistake("has a date or a time, which JSON does not have. Write it as a text.")
+
+
+def _has_tools(value: Any) -> bool:
+    """Return whether a table has a member that gives the model tools, at any depth."""
+    if isinstance(value, dict):
+        return any(
+            name.lower() in _TOOL_MEMBERS or _has_tools(inner) for name, inner in value.items()
+        )
+    if isinstance(value, list):
+        return any(_has_tools(inner) for inner in value)
+    return False
