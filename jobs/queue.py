@@ -43,7 +43,7 @@ from app.errors import RecordDamaged, TryAgainAt
 from app.providers import model_ends, rate_limiter, timestamp_services
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.head_repository import HeadRepository
-from app.providers.llm import ModelClient
+from app.providers.llm import ModelClient, ModelOptions
 from app.providers.webhook import WebhookReceiver
 from app.store import rehearsed
 from jobs import in_force, strikes
@@ -576,9 +576,10 @@ async def bind_context(
         pool=pool,
         model_client=ModelClient(
             key=settings.openai_api_key,
-            model=settings.openai_model,
+            options=ModelOptions(
+                model=settings.openai_model, temperature=settings.openai_temperature
+            ),
             base_url=settings.openai_base_url,
-            temperature=settings.openai_temperature,
             timeout=settings.openai_timeout,
             clock=clock,
         ),

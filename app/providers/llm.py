@@ -15,7 +15,7 @@ import asyncio
 import importlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +58,8 @@ _TOKENS_LIMIT = 2**31
 # Some servers use OpenAI's older names of the counts, some the newer ones.
 _PROMPT_TOKENS = ("prompt_tokens", "input_tokens")
 _COMPLETION_TOKENS = ("completion_tokens", "output_tokens")
+_TOKEN_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_REASONING_TOKENS = ("reasoning_tokens",)
 
 # Types of a message's parts that contain its text. Other types contain the model's reasoning, a
 # picture or a sound.
@@ -84,13 +86,54 @@ _TEMPORARY = re.compile(
 _DUPLICATE_MEMBER = "The answer's {} stood there twice, with different values."
 
 
+class ModelOptions(Struct, frozen=True, kw_only=True):
+    """
+    What a request has besides its messages and the schema of an answer.
+
+    - `response_format`: `json_schema` sends the schema, `json_object` asks for JSON alone, and
+      `text` asks for nothing: not every server accepts each of them
+    - `temperature`, `reasoning_effort`: sent only if they are not None, because some models refuse
+      them
+    - `max_tokens`: the most tokens of an answer, sent as the member `token_limit_as`; not sent if
+      it is None, or if `token_limit_as` is `none`
+    - `extra_body`: additional members, sent as they are
+    """
+
+    model: str
+    response_format: str = "json_schema"
+    temperature: float | None = None
+    reasoning_effort: str | None = None
+    max_tokens: int | None = None
+    token_limit_as: str = "max_completion_tokens"  # noqa: S105 - no password
+    extra_body: Mapping[str, Any] = {}
+
+    def members(self) -> dict[str, Any]:
+        """Return the members of a request, without its messages."""
+        members: dict[str, Any] = {"model": self.model, **self.extra_body}
+        if self.response_format == "json_schema":
+            members["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "picks", "schema": answer_schema(), "strict": True},
+            }
+        elif self.response_format == "json_object":
+            members["response_format"] = {"type": "json_object"}
+        if self.temperature is not None:
+            members["temperature"] = self.temperature
+        if self.reasoning_effort is not None:
+            members["reasoning_effort"] = self.reasoning_effort
+        if self.max_tokens is not None and self.token_limit_as != "none":
+            members[self.token_limit_as] = self.max_tokens
+        return members
+
+
 class ModelAnswer(Struct, frozen=True, kw_only=True):
     """
     The response to one question.
 
     `unusable_reason` is a sentence that says why the text cannot be used, such as truncation.
     `is_from_provider` is True if the provider or a relay answered in place of the model: then the
-    same question may be answered later.
+    same question may be answered later. `finish_reason` says why the model stopped, in the words of
+    the server. `reasoning_tokens` is the part of `completion_tokens` that the answer does not show.
     """
 
     text: str | None
@@ -98,6 +141,9 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     request_id: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning_tokens: int | None = None
+    finish_reason: str | None = None
+    system_fingerprint: str | None = None
     unusable_reason: str | None = None
     is_from_provider: bool = False
 
@@ -107,26 +153,34 @@ class ModelClient:
     A client for one key and one model.
 
     `timeout` limits a whole question, in seconds. `clock` turns a `Retry-After` into a time;
-    without a clock, the header is ignored.
+    without a clock, the header is ignored. `key_setting` and `model_setting` are the names that an
+    operator uses to set the key and the model: errors name them.
     """
 
     def __init__(
         self,
         key: str,
-        model: str,
+        options: ModelOptions,
         base_url: str = "",
-        temperature: float | None = None,
         *,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         clock: Clock | None = None,
+        key_setting: str = "OPENAI_API_KEY",
+        model_setting: str = "OPENAI_MODEL",
     ) -> None:
         self.key = key
-        self.model = model
+        self.options = options
         self.base_url = base_url
-        self.temperature = temperature
         self.timeout = timeout
         self.clock = clock
+        self.key_setting = key_setting
+        self.model_setting = model_setting
         self._client: Any = None
+
+    @property
+    def model(self) -> str:
+        """Return the name of the requested model."""
+        return self.options.model
 
     async def close(self) -> None:
         """Close the connections."""
@@ -164,7 +218,7 @@ class ModelClient:
             raise
         except openai.OpenAIError as error:
             now = self.clock.now() if self.clock else None
-            raise _classify(openai, error=error, key=self.key, now=now) from None
+            raise self._classify(openai, error, now) from None
         except Exception as error:
             # The library also raises errors of other packages, for example for the address to which
             # a redirect points.
@@ -174,62 +228,55 @@ class ModelClient:
         return parse_completion(response.content, response.headers.get("x-request-id"), self.key)
 
     async def _create_completion(self, system: str, user: str) -> Any:
-        # Some model families accept only their default temperature. So a temperature is sent only
-        # if it is set.
-        options = {}
-        if self.temperature is not None:
-            options["temperature"] = self.temperature
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        # All members are in `extra_body`, which the library sends as it is. Its own arguments
+        # would check or rename some of them, and the record states what was sent.
+        members = self.options.members()
         return await self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=[
-                {"role": "system", "content": system},
-                {"role": "user", "content": user},
-            ],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "picks", "schema": answer_schema(), "strict": True},
-            },
-            **options,
+            model=members.pop("model"), messages=messages, extra_body=members
         )
 
+    def _classify(self, openai: Any, error: Any, now: datetime | None) -> AlphaMondayError:
+        """
+        Return our error for an error of the library.
 
-def _classify(openai: Any, *, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
-    """
-    Return our error for an error of the library.
-
-    The order of the checks matters: a content filter may use the statuses of a bad request, and
-    spent credit has the status of a rate limit.
-    """
-    text = redact_for_record(str(error), [key])[:_MAX_ERROR_LENGTH]
-    if _is_filtered_question(openai, error):
-        return ProviderUnavailable(f"The provider's content filter stopped the question: {text}")
-    if isinstance(error, openai.AuthenticationError):
-        return ConfigurationError(
-            "The model's provider does not accept the key: set OPENAI_API_KEY to a valid one."
-        )
-    # A 403 without a JSON body is a web page of a proxy or a firewall, so the same request may
-    # succeed later.
-    if isinstance(error, openai.PermissionDeniedError) and isinstance(error.body, dict):
-        return ConfigurationError(
-            f"The model's provider does not allow this: check OPENAI_API_KEY. {text}"
-        )
-    if isinstance(error, openai.NotFoundError):
-        return ConfigurationError(
-            f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}"
-        )
-    until = _retry_time(error, now) if now else None
-    if isinstance(error, openai.RateLimitError):
-        if getattr(error, "code", None) == "insufficient_quota":
-            return ConfigurationError(
-                "The account at the model's provider is out of credit: see its billing page."
+        The order of the checks matters: a content filter may use the statuses of a bad request, and
+        spent credit has the status of a rate limit.
+        """
+        text = redact_for_record(str(error), [self.key])[:_MAX_ERROR_LENGTH]
+        if _is_filtered_question(openai, error):
+            return ProviderUnavailable(
+                f"The provider's content filter stopped the question: {text}"
             )
-        return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
-    if _is_permanent(openai, error):
-        return ConfigurationError(f"The model's provider refused the request: {text}")
-    message = f"The model's provider did not answer ({type(error).__name__}): {text}"
-    if until:
-        return ProviderBusy(message, until)
-    return ProviderUnavailable(message)
+        if isinstance(error, openai.AuthenticationError):
+            return ConfigurationError(
+                f"The model's provider does not accept the key: set {self.key_setting} to a valid "
+                "one."
+            )
+        # A 403 without a JSON body is a web page of a proxy or a firewall, so the same request may
+        # succeed later.
+        if isinstance(error, openai.PermissionDeniedError) and isinstance(error.body, dict | list):
+            return ConfigurationError(
+                f"The model's provider does not allow this: check {self.key_setting}. {text}"
+            )
+        if isinstance(error, openai.NotFoundError):
+            return ConfigurationError(
+                "The model's provider does not know what was asked for: check "
+                f"{self.model_setting}. {text}"
+            )
+        until = _retry_time(error, now) if now else None
+        if isinstance(error, openai.RateLimitError):
+            if getattr(error, "code", None) == "insufficient_quota":
+                return ConfigurationError(
+                    "The account at the model's provider is out of credit: see its billing page."
+                )
+            return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
+        if _is_permanent(openai, error):
+            return ConfigurationError(f"The model's provider refused the request: {text}")
+        message = f"The model's provider did not answer ({type(error).__name__}): {text}"
+        if until:
+            return ProviderBusy(message, until)
+        return ProviderUnavailable(message)
 
 
 def _is_filtered_question(openai: Any, error: Any) -> bool:
@@ -272,9 +319,14 @@ def parse_completion(body: bytes, request_id: str | None, key: str) -> ModelAnsw
     """
     completion, unusable_reason = _decode(body)
     choices = _choices(completion)
+    finish_reason = None
     if isinstance(choices, list) and choices:
         contents = [_read_choice(choice, body, key) for choice in choices[:_MAX_CHOICES]]
-        content = next((one for one in contents if not one.unusable_reason), contents[0])
+        usable = (place for place, one in enumerate(contents) if not one.unusable_reason)
+        place = next(usable, 0)
+        content, choice = contents[place], choices[place]
+        if isinstance(choice, dict):
+            finish_reason = choice.get("finish_reason")
         text = content.text and redact(content.text, [key])
         unusable_reason = content.unusable_reason
         is_from_provider = content.is_from_provider
@@ -290,6 +342,9 @@ def parse_completion(body: bytes, request_id: str | None, key: str) -> ModelAnsw
         request_id=_parse_name(request_id, key),
         prompt_tokens=_token_count(usage, _PROMPT_TOKENS),
         completion_tokens=_token_count(usage, _COMPLETION_TOKENS),
+        reasoning_tokens=_reasoning_tokens(usage),
+        finish_reason=_parse_name(finish_reason, key),
+        system_fingerprint=_parse_name(members.get("system_fingerprint"), key),
         unusable_reason=unusable_reason,
         is_from_provider=is_from_provider,
     )
@@ -487,6 +542,16 @@ def _token_count(usage: Any, names: Sequence[str]) -> int | None:
         if count is not None:
             return count
     return None
+
+
+def _reasoning_tokens(usage: Any) -> int | None:
+    """Return the count of hidden tokens: OpenAI has it one level deeper, some servers do not."""
+    members = usage if isinstance(usage, dict) else {}
+    for name in _TOKEN_DETAILS:
+        count = _token_count(members.get(name), _REASONING_TOKENS)
+        if count is not None:
+            return count
+    return _token_count(members, _REASONING_TOKENS)
 
 
 def _parse_count(value: Any) -> int | None:

@@ -54,7 +54,7 @@ from app.errors import (
 from app.providers import alpha_vantage
 from app.providers.alpha_vantage import PRICE_SOURCE, AlphaVantage
 from app.providers.head_repository import HeadRepository
-from app.providers.llm import ModelClient
+from app.providers.llm import ModelClient, ModelOptions
 from app.providers.rate_limiter import RequestLedger, rate_limits
 from app.providers.webhook import WebhookReceiver
 from app.simulation.faults import FAULTS, SimulatedReply, SimulatedRequest, json_reply
@@ -1041,7 +1041,9 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
             )
             context = Context(
                 pool=pool,
-                model_client=ModelClient("", "", timeout=TIME_LIMIT, clock=clock),
+                model_client=ModelClient(
+                    "", ModelOptions(model=""), timeout=TIME_LIMIT, clock=clock
+                ),
                 prices=client,
                 calendar=Calendar(),
                 benchmark=BENCHMARK,
@@ -1220,7 +1222,11 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             picker = ModelClient(
-                key, "gpt-5.4-mini", f"{address}/v1", timeout=TIME_LIMIT, clock=clock
+                key,
+                ModelOptions(model="gpt-5.4-mini"),
+                f"{address}/v1",
+                timeout=TIME_LIMIT,
+                clock=clock,
             )
             prices = AlphaVantage(
                 "", RequestLedger(pool=pool, provider="alphavantage", limits=[], clock=clock), clock

@@ -291,7 +291,7 @@ CLIENT = """
 import asyncio, json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 import app.providers.openai_client
-from app.providers.llm import ModelClient
+from app.providers.llm import ModelClient, ModelOptions
 
 def peak():
     # Not ru_maxrss, which a new process inherits from its parent.
@@ -307,7 +307,9 @@ async def main():
             await asyncio.sleep(0.001)
             longest = max(longest, time.monotonic() - begun)
     ticking = asyncio.create_task(tick())
-    picker = ModelClient("sk-abc123secret", "m", sys.argv[1], timeout=float(sys.argv[2]))
+    picker = ModelClient(
+        "sk-abc123secret", ModelOptions(model="m"), sys.argv[1], timeout=float(sys.argv[2])
+    )
     await picker.ask("system", "user")  # a usual answer: loads what the library needs
     longest = 0.0
     before, begun = peak(), time.monotonic()

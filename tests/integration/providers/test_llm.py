@@ -18,7 +18,7 @@ from provider_server import provider as provider
 
 from app.domain.prompt import answer_schema
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.providers.llm import ModelAnswer, ModelClient
+from app.providers.llm import ModelAnswer, ModelClient, ModelOptions
 
 KEY = "sk-abc123secret"
 TEXT = '{"picks": []}'
@@ -38,9 +38,8 @@ async def picker(provider) -> AsyncIterator[Picker]:
             address = base_url or f"{provider.url}/v1"
             made = ModelClient(
                 key=KEY,
-                model="gpt-5.4-mini",
+                options=ModelOptions(model="gpt-5.4-mini", temperature=temperature),
                 base_url=address,
-                temperature=temperature,
                 timeout=timeout,
                 clock=HandSetClock(NOW),
             )
@@ -86,6 +85,7 @@ async def test_a_good_answer(picker, provider):
         request_id="req_42",
         prompt_tokens=210,
         completion_tokens=95,
+        finish_reason="stop",
         unusable_reason=None,
     )
 
