@@ -69,10 +69,10 @@ def _main_series(settings: Settings) -> SeriesInForce:
         response_format=_RESPONSE_FORMAT,
         temperature=temperature,
         timeout_seconds=_format(settings.openai_timeout),
-        prompt_version=prompt.PROMPT_VERSION,
-        system_prompt_sha256=sha256_of(prompt.SYSTEM_PROMPT),
+        prompt_version=prompt.CURRENT.version,
+        system_prompt_sha256=sha256_of(prompt.CURRENT.system_prompt),
         user_prompt_sha256=sha256_of(prompt.USER_PROMPT_TEMPLATE),
-        schema=schema_text(prompt.answer_schema()),
+        schema=schema_text(prompt.CURRENT.schema),
     )
     return SeriesInForce(name=SERIES, label=settings.openai_model, profile=profile)
 

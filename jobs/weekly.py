@@ -330,7 +330,9 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
 async def _read_accepted(context: Context, generation: Generation) -> _Choice | None:
     """Return a stored answer with its ideas; refuse it and return None if it is unusable now."""
     try:
-        ideas = prompt.parse_answer(generation.answer or "", context.benchmark)
+        ideas = prompt.parse_answer(
+            generation.answer or "", context.benchmark, generation.prompt_version
+        )
         _require_same_benchmark(generation, context.benchmark)
     except UnusableAnswer as error:
         # Another version of this program has accepted the answer, or the benchmark has changed.
@@ -394,9 +396,9 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
         attempt=len(questions) + 1,
         asked_at=now,
         requested_model=context.model_client.model,
-        prompt_version=prompt.PROMPT_VERSION,
-        system_prompt=prompt.SYSTEM_PROMPT,
-        user_prompt=prompt.user_prompt(run.run_date, context.benchmark, refusals),
+        prompt_version=prompt.CURRENT.version,
+        system_prompt=prompt.CURRENT.system_prompt,
+        user_prompt=prompt.CURRENT.user_prompt(run.run_date, context.benchmark, refusals),
     )
     async with transaction(context.pool) as conn:
         claimed = await generations.claim(conn, question, context.in_force)
@@ -467,7 +469,7 @@ def _with_answer(context: Context, question: Generation, answer: ModelAnswer) ->
         if answer.unusable_reason:
             raise UnusableAnswer(answer.unusable_reason)
         prompt.require_storable_length(text)
-        prompt.parse_answer(answer.text or "", context.benchmark)
+        prompt.parse_answer(answer.text or "", context.benchmark, question.prompt_version)
     except UnusableAnswer as error:
         refusal = str(error)
     return replace(

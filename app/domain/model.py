@@ -138,12 +138,18 @@ class JournalKind(DescribedEnum):
     RULES = "RULES", "The rules of the yearly checks have changed. This version writes none."
 
 
-class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A proposal of the model: a ticker, an action and a reasoning, without a price."""
+class Idea(Struct, frozen=True, kw_only=True):
+    """
+    A proposal of the model: a ticker, an action and a reasoning, without a price.
+
+    `probability` is the model's own, in percent, that the pick turns out right. It is None under
+    version 1 of the prompt, and for the picks of a control.
+    """
 
     ticker: str
     action: Action
     reasoning: str
+    probability: int | None = None
 
 
 class Bar(Struct, frozen=True, kw_only=True):

@@ -5,10 +5,12 @@ An answer that breaks a rule is refused with a sentence. The next prompt contain
 the record stores it. So the texts in this module are stored: they must not change.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -18,23 +20,18 @@ from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, A
 from app.domain.text import make_storable, replace_unprintable, truncate_bytes
 from app.errors import UnusableAnswer
 
-PROMPT_VERSION = "1"
-SYSTEM_PROMPT = (
-    "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange opens, "
-    f"you choose exactly {PICKS_PER_BATCH} different stocks of the S&P 500. Each is a BUY (you "
-    "expect it to do better than the index over the next two weeks) or a SELL (you expect it to do "
-    "worse), with a reasoning of two to four sentences. You answer with JSON of the given schema "
-    "and nothing else. Your picks are recorded in public and measured for "
-    f"{CHECKPOINT_DAYS} days."
-)
-
-# The prompt of a Monday, without the reasons for earlier refusals. `{date}` is the Monday, such as
-# `23 November 2026`, and `{benchmark}` is the ticker of the benchmark.
+# The question of a Monday, in every version, without the reasons for earlier refusals. `{date}` is
+# the Monday, such as `23 November 2026`, and `{benchmark}` is the ticker of the benchmark.
 USER_PROMPT_TEMPLATE = (
     f"Today is Monday, {{date}}. Choose {PICKS_PER_BATCH} different S&P 500 stocks, "
     f"each BUY or SELL, to be measured against {{benchmark}} for the next {CHECKPOINT_DAYS} "
     "calendar days. {benchmark} itself cannot be chosen."
 )
+
+# The probability that a model may state for a pick, in percent. A model that expects a pick to be
+# wrong more often than right would choose the other action, so 50 is the lowest. 100 would claim
+# what nobody knows.
+MIN_PROBABILITY, MAX_PROBABILITY = 50, 99
 
 # A line of a prompt. The lines after it are the reasons for earlier refusals.
 REFUSALS_INTRO = "Earlier answers could not be used:"
@@ -63,23 +60,141 @@ MAX_REASONING_LENGTH = 4000
 MAX_ANSWER_BYTES = 65_536
 
 
-class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
+class _IdeaOfVersion1(Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema of a pick in version 1 of the prompt."""
+
+    ticker: str
+    action: Action
+    reasoning: str
+
+
+class _IdeaOfVersion2(Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema of a pick in version 2 of the prompt."""
+
+    ticker: str
+    action: Action
+    reasoning: str
+    probability: int
+
+
+class _AnswerOfVersion1(Struct, frozen=True, forbid_unknown_fields=True):
     """
-    The schema of an answer.
+    The schema of an answer in version 1 of the prompt.
 
     A strict schema requires an object at the root, so the picks are a member of an object.
     `parse_answer` checks their number.
     """
 
-    picks: list[Idea]
+    picks: list[_IdeaOfVersion1]
 
 
-def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) -> str:
-    """Return the prompt for `run_date`, with the reasons for which earlier answers were refused."""
-    question = USER_PROMPT_TEMPLATE.format(date=f"{run_date:%d %B %Y}", benchmark=benchmark)
-    if not refusals:
-        return question
-    return f"{question}\n\n{refusals_text(refusals)}"
+class _AnswerOfVersion2(Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema of an answer in version 2 of the prompt."""
+
+    picks: list[_IdeaOfVersion2]
+
+
+def _inline_schema(answer: type) -> dict[str, object]:
+    """
+    Return the JSON schema of an answer, in the form that most servers accept.
+
+    It has no references, every property is required, no other property is allowed, and there are no
+    limits of numbers or lengths: several servers refuse or ignore these. `parse_answer` checks
+    everything.
+    """
+    (root,), components = msgspec.json.schema_components([answer], ref_template="{name}")
+    schema: dict[str, object] = _without_references(components[root["$ref"]], components)
+    return schema
+
+
+def _without_references(schema: Any, components: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_without_references(part, components) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _without_references(components[schema["$ref"]], components)
+    inlined = {}
+    for name, part in schema.items():
+        # Members of `properties` have names of their own, which may be `title`.
+        if name not in ("title", "description") or not isinstance(part, str):
+            inlined[name] = _without_references(part, components)
+    if "enum" in inlined:
+        inlined["type"] = "string"  # strict servers require a type everywhere
+    return inlined
+
+
+class Prompt(Struct, frozen=True, kw_only=True):
+    """
+    A version of the prompt: what the model is told, and which answers it may give.
+
+    `answer` is the type of an answer, and `schema` its JSON schema.
+    """
+
+    version: str
+    system_prompt: str
+    answer: type
+    schema: Mapping[str, object]
+
+    def user_prompt(self, run_date: date, benchmark: str, refusals: Sequence[str] = ()) -> str:
+        """Return the prompt for `run_date`, with the reasons why earlier answers were refused."""
+        question = USER_PROMPT_TEMPLATE.format(date=f"{run_date:%d %B %Y}", benchmark=benchmark)
+        if not refusals:
+            return question
+        return f"{question}\n\n{refusals_text(refusals)}"
+
+
+_SCHEMA_1 = _inline_schema(_AnswerOfVersion1)
+_SCHEMA_2 = _inline_schema(_AnswerOfVersion2)
+# The properties are in the order in which a model writes them: the probability comes last, after
+# the reasoning.
+_SCHEMA_TEXT_2 = json.dumps(_SCHEMA_2, separators=(",", ":"))
+
+VERSION_1 = Prompt(
+    version="1",
+    system_prompt=(
+        "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange "
+        f"opens, you choose exactly {PICKS_PER_BATCH} different stocks of the S&P 500. Each is a "
+        "BUY (you expect it to do better than the index over the next two weeks) or a SELL (you "
+        "expect it to do worse), with a reasoning of two to four sentences. You answer with JSON "
+        "of the given schema and nothing else. Your picks are recorded in public and measured for "
+        f"{CHECKPOINT_DAYS} days."
+    ),
+    answer=_AnswerOfVersion1,
+    schema=_SCHEMA_1,
+)
+
+# Version 2 has the schema in the prompt itself, because some servers take no schema: so every model
+# gets the same prompt. And it asks for a probability.
+VERSION_2 = Prompt(
+    version="2",
+    system_prompt=(
+        "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange "
+        f"opens, you choose exactly {PICKS_PER_BATCH} different stocks of the S&P 500. Each is a "
+        "BUY (you expect it to do better than the index over the next two weeks) or a SELL (you "
+        "expect it to do worse), with a reasoning of two to four sentences. For each you also give "
+        "the probability that you are right: that a BUY does better than the index over the two "
+        "weeks, or a SELL worse. It is a whole number of percent, from "
+        f"{MIN_PROBABILITY} to {MAX_PROBABILITY}. You answer with JSON of the following schema and "
+        f"nothing else: {_SCHEMA_TEXT_2} Your picks and your probabilities are recorded in "
+        f"public and measured for {CHECKPOINT_DAYS} days."
+    ),
+    answer=_AnswerOfVersion2,
+    schema=_SCHEMA_2,
+)
+
+CURRENT = VERSION_2
+_VERSIONS = {one.version: one for one in (VERSION_1, VERSION_2)}
+
+
+def prompt_of(version: str) -> Prompt:
+    """
+    Return a version of the prompt.
+
+    A later version of this program may have written another version: its answers are read as those
+    of the newest version that is known here.
+    """
+    return _VERSIONS.get(version, CURRENT)
 
 
 def refusals_text(refusals: Sequence[str]) -> str:
@@ -96,22 +211,9 @@ def benchmark_in_prompt(user_prompt: str) -> str | None:
     return named[1]
 
 
-def answer_schema() -> dict[str, object]:
-    """Return the JSON schema of an answer, in the strict form that providers require."""
-    (_,), components = msgspec.json.schema_components([_Answer], ref_template="#/$defs/{name}")
-    # A strict schema must not have a reference at its root.
-    root = components.pop(_Answer.__name__)
-    for definition in (root, *components.values()):
-        definition.pop("title", None)
-        definition.pop("description", None)
-        if "enum" in definition:
-            definition["type"] = "string"  # strict providers require a type everywhere
-    return {**root, "$defs": components}
-
-
-def parse_answer(answer: str, benchmark: str) -> list[Idea]:
+def parse_answer(answer: str, benchmark: str, version: str) -> list[Idea]:
     """
-    Return the ideas of an answer, with normalized tickers.
+    Return the ideas of an answer to a version of the prompt, with normalized tickers.
 
     Some servers cannot make a model write JSON alone. Three things around the JSON are removed:
 
@@ -128,10 +230,12 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
     - It has the right number of picks, all with different tickers, and none is the benchmark.
     - Each pick has a valid ticker, and the action BUY or SELL.
     - Each pick has a reasoning that is not empty, not too long, and can be stored.
+    - From version 2 on, each pick has a probability from 50 to 99, a whole number.
     """
     text = _extract_json(answer)
+    answer_type: Any = prompt_of(version).answer
     try:
-        ideas = [_check_idea(idea) for idea in msgspec.json.decode(text, type=_Answer).picks]
+        ideas = [_check_idea(idea) for idea in msgspec.json.decode(text, type=answer_type).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
         # The error quotes the answer, at any length and with any characters.
         reason = replace_unprintable(str(error)[:200], "?")
@@ -208,7 +312,7 @@ def _extract_json(answer: str) -> str:
     return text
 
 
-def _check_idea(idea: Idea) -> Idea:
+def _check_idea(idea: _IdeaOfVersion1 | _IdeaOfVersion2) -> Idea:
     ticker = parse_ticker(idea.ticker)
     reasoning = idea.reasoning.strip()
     if ticker is None:
@@ -221,7 +325,20 @@ def _check_idea(idea: Idea) -> Idea:
         )
     if make_storable(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
-    return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
+    probability = None
+    if isinstance(idea, _IdeaOfVersion2):
+        probability = idea.probability
+        if not MIN_PROBABILITY <= probability <= MAX_PROBABILITY:
+            raise UnusableAnswer(
+                f"The probability of {ticker} is not a whole number of percent from "
+                f"{MIN_PROBABILITY} to {MAX_PROBABILITY}."
+            )
+    return Idea(
+        ticker=ticker,
+        action=Action(idea.action),
+        reasoning=reasoning,
+        probability=probability,
+    )
 
 
 def parse_ticker(text: str) -> str | None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from app.domain import untrusted_json
 from app.domain.calendar import Clock
-from app.domain.prompt import answer_schema
+from app.domain.prompt import CURRENT
 from app.domain.text import one_line, redact, redact_for_record, replace_unprintable
 from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
@@ -113,7 +113,7 @@ class ModelOptions(Struct, frozen=True, kw_only=True):
         if self.response_format == "json_schema":
             members["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "picks", "schema": answer_schema(), "strict": True},
+                "json_schema": {"name": "picks", "schema": CURRENT.schema, "strict": True},
             }
         elif self.response_format == "json_object":
             members["response_format"] = {"type": "json_object"}

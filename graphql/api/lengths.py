@@ -43,7 +43,7 @@ REASON = 600 * BYTES_PER_CHARACTER
 # Why a Monday has no picks: it may quote three refusals.
 FAILURE = 4 * REASON
 REASONING = prompt.MAX_REASONING_LENGTH * BYTES_PER_CHARACTER
-SYSTEM = 2 * len(prompt.SYSTEM_PROMPT)
+SYSTEM = 2 * len(prompt.CURRENT.system_prompt)
 # A question contains the reasons for which up to two earlier answers were refused.
 USER_PROMPT = 1_000 + 2 * REASON
 MODEL_ANSWER = prompt.MAX_ANSWER_BYTES

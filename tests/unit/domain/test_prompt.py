@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from app.domain import model, prompt
 from app.domain.model import Action, Idea
 from app.domain.text import make_storable
 from app.errors import UnusableAnswer
+
+VERSION_1_SHA256 = "04059f3ec434c263c4ec907ebc26a7d7470d5be3e426fb267dd0e776a27a86e9"
 
 
 def an_idea(**changes: object) -> dict[str, object]:
@@ -32,13 +35,13 @@ def without(member: str) -> dict[str, object]:
 def refusal(answer: str, benchmark: str = "SPY") -> str:
     """Return the reason for which an answer is refused."""
     with pytest.raises(UnusableAnswer) as refused:
-        prompt.parse_answer(answer, benchmark)
+        prompt.parse_answer(answer, benchmark, "1")
     return str(refused.value)
 
 
 def test_an_answer_becomes_three_ideas():
     """The ideas are in the model's order."""
-    assert prompt.parse_answer(make_answer(), "SPY") == [
+    assert prompt.parse_answer(make_answer(), "SPY", "1") == [
         Idea(ticker="KO", action=Action.BUY, reasoning="People drink it."),
         Idea(ticker="MSFT", action=Action.SELL, reasoning="People drink it."),
         Idea(ticker="XOM", action=Action.BUY, reasoning="People drink it."),
@@ -71,14 +74,16 @@ def test_no_other_letters_become_a_ticker(spelling):
 )
 def test_tickers_have_one_form(spelling, stored):
     """However a ticker is spelled, it is stored in capitals, its class after a dot."""
-    assert prompt.parse_answer(make_answer(an_idea(ticker=spelling)), "SPY")[0].ticker == stored
+    assert (
+        prompt.parse_answer(make_answer(an_idea(ticker=spelling)), "SPY", "1")[0].ticker == stored
+    )
 
 
 def test_reasonings_lose_only_the_white_space_around_them():
     """The model's reasoning is stored as it was written."""
     reasoning = 'Growth: 12 %, "naïve" — 株価 🚀\n\n\tSecond\u00a0line.'
     assert (
-        prompt.parse_answer(make_answer(an_idea(reasoning=f"\n {reasoning} \t")), "SPY")[
+        prompt.parse_answer(make_answer(an_idea(reasoning=f"\n {reasoning} \t")), "SPY", "1")[
             0
         ].reasoning
         == reasoning
@@ -300,8 +305,8 @@ def test_refused_answers(answer, reason):
 )
 def test_text_around_the_json_is_removed(around):
     """It is removed, and the rest is read as strictly as without it."""
-    assert prompt.parse_answer(around.format(make_answer()), "SPY") == prompt.parse_answer(
-        make_answer(), "SPY"
+    assert prompt.parse_answer(around.format(make_answer()), "SPY", "1") == prompt.parse_answer(
+        make_answer(), "SPY", "1"
     )
 
 
@@ -309,7 +314,7 @@ def test_a_reasoning_that_quotes_a_thought_or_a_fence():
     """Nothing is removed within the JSON."""
     reasoning = "```json\n<think>It</think> ```"
     assert (
-        prompt.parse_answer(make_answer(an_idea(reasoning=reasoning)), "SPY")[0].reasoning
+        prompt.parse_answer(make_answer(an_idea(reasoning=reasoning)), "SPY", "1")[0].reasoning
         == reasoning
     )
 
@@ -377,7 +382,7 @@ def test_what_is_accepted_can_be_stored(ticker, reasoning):
     """A ticker or a reasoning is refused, or it has a form that the record can store."""
     try:
         (idea, *_) = prompt.parse_answer(
-            make_answer(an_idea(ticker=ticker, reasoning=reasoning)), "SPY"
+            make_answer(an_idea(ticker=ticker, reasoning=reasoning)), "SPY", "1"
         )
     except UnusableAnswer:
         return
@@ -388,7 +393,7 @@ def test_what_is_accepted_can_be_stored(ticker, reasoning):
 
 def test_the_benchmark_is_the_one_in_use():
     """Another benchmark lets SPY be chosen, and cannot be chosen itself."""
-    assert prompt.parse_answer(make_answer(an_idea(ticker="SPY")), "VOO")[0].ticker == "SPY"
+    assert prompt.parse_answer(make_answer(an_idea(ticker="SPY")), "VOO", "1")[0].ticker == "SPY"
     assert (
         refusal(make_answer(an_idea(ticker="VOO")), "VOO")
         == "VOO is the benchmark and cannot be chosen."
@@ -404,46 +409,37 @@ def parts(schema: object) -> list[dict[str, object]]:
     return [schema, *(part for item in schema.values() for part in parts(item))]
 
 
-def test_the_schema_is_strict():
+@pytest.mark.parametrize(
+    ("version", "members"),
+    [
+        (prompt.VERSION_1, ["ticker", "action", "reasoning"]),
+        (prompt.VERSION_2, ["ticker", "action", "reasoning", "probability"]),
+    ],
+    ids=["1", "2"],
+)
+def test_the_schema_is_strict(version, members):
     """
-    Every object lists all of its members as required and allows no other; the root is an object
-    itself.
+    Every object lists all of its members as required and allows no other. A member has its type and
+    nothing else: there are no references, and no keywords that some servers refuse.
     """
-    schema = prompt.answer_schema()
-    assert schema["type"] == "object"
-    assert "$ref" not in schema
+    schema = version.schema
+    assert json.loads(json.dumps(schema)) == schema
     objects = [part for part in parts(schema) if part.get("type") == "object"]
-    assert len(objects) == 2
+    assert [list(part["properties"]) for part in objects] == [["picks"], members]
     for part in objects:
         assert part["additionalProperties"] is False
         assert part["required"] == list(part["properties"])
-    assert [sorted(part["properties"]) for part in objects] == [
-        ["picks"],
-        ["action", "reasoning", "ticker"],
-    ]
-
-
-def test_the_schema_is_whole():
-    """
-    Every reference is resolved, every definition has a type, and the actions are the known ones.
-    """
-    schema = prompt.answer_schema()
-    references = [part["$ref"] for part in parts(schema) if "$ref" in part]
-    assert {reference.removeprefix("#/$defs/") for reference in references} == schema[
-        "$defs"
-    ].keys()
-    assert [part["enum"] for part in parts(schema) if "enum" in part] == [["BUY", "SELL"]]
-    assert all("type" in definition for definition in schema["$defs"].values())
-    # Keywords that strict providers refuse, or that would have no effect.
-    assert not {"title", "description", "default", "minItems", "pattern"} & {
-        name for part in parts(schema) for name in part
-    }
-    assert json.loads(json.dumps(schema)) == schema
+        assert set(part) == {"type", "properties", "required", "additionalProperties"}
+    of_pick = objects[1]["properties"]
+    assert of_pick["ticker"] == of_pick["reasoning"] == {"type": "string"}
+    assert of_pick["action"] == {"type": "string", "enum": ["BUY", "SELL"]}
+    if "probability" in members:
+        assert of_pick["probability"] == {"type": "integer"}
 
 
 def test_the_question_of_a_monday():
     """The question names the Monday, the count and the benchmark."""
-    assert prompt.user_prompt(date(2026, 1, 5), "SPY") == (
+    assert prompt.VERSION_1.user_prompt(date(2026, 1, 5), "SPY") == (
         "Today is Monday, 05 January 2026. Choose 3 different S&P 500 stocks, each BUY or SELL, "
         "to be measured against SPY for the next 14 calendar days. SPY itself cannot be "
         "chosen."
@@ -452,18 +448,81 @@ def test_the_question_of_a_monday():
 
 def test_the_question_says_why_earlier_answers_were_refused():
     """The next prompt contains each reason."""
-    question = prompt.user_prompt(
+    question = prompt.VERSION_1.user_prompt(
         date(2026, 1, 5), "VOO", ["KO has no reasoning.", "The answer was truncated."]
     )
-    assert question.startswith(prompt.user_prompt(date(2026, 1, 5), "VOO"))
+    assert question.startswith(prompt.VERSION_1.user_prompt(date(2026, 1, 5), "VOO"))
     assert question.endswith(
         "\n\nEarlier answers could not be used:\n- KO has no reasoning.\n- The answer was "
         "truncated.\nAnswer anew."
     )
 
 
-def test_the_system_prompt():
-    """It asks for what the rules of the record require, and has a version."""
-    assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
-    assert prompt.PROMPT_VERSION == "1"
+@pytest.mark.parametrize("version", [prompt.VERSION_1, prompt.VERSION_2], ids=["1", "2"])
+def test_the_system_prompt(version):
+    """It asks for what the rules of the record require."""
+    assert "exactly 3 different stocks of the S&P 500" in version.system_prompt
+    assert "JSON" in version.system_prompt  # DeepSeek requires the word
     assert (model.PICKS_PER_BATCH, model.QUESTIONS_PER_MONDAY) == (3, 3)
+
+
+def test_version_1_is_for_ever():
+    """The journal has the SHA-256 of this text: it must never change."""
+    assert sha256(prompt.VERSION_1.system_prompt.encode()).hexdigest() == VERSION_1_SHA256
+
+
+def test_version_2_has_the_schema():
+    """It stands in the prompt itself, in the order in which a model writes the members."""
+    start = prompt.VERSION_2.system_prompt.index("{")
+    schema, _ = json.JSONDecoder().raw_decode(prompt.VERSION_2.system_prompt[start:])
+    assert schema == prompt.VERSION_2.schema
+    assert list(schema["properties"]["picks"]["items"]["properties"]) == [
+        "ticker",
+        "action",
+        "reasoning",
+        "probability",
+    ]
+
+
+def with_probability(probability: object) -> str:
+    """Return an answer to version 2 whose first pick has this probability."""
+    picks = json.loads(make_answer())["picks"]
+    chances = [probability, 50, 99]
+    return json.dumps(
+        {
+            "picks": [
+                {**pick, "probability": chance} for pick, chance in zip(picks, chances, strict=True)
+            ]
+        }
+    )
+
+
+@pytest.mark.parametrize("probability", [50, 51, 75, 98, 99])
+def test_a_probability(probability):
+    """It is a whole number of percent from 50 to 99, and belongs to its pick."""
+    ideas = prompt.parse_answer(with_probability(probability), "SPY", "2")
+    assert [idea.probability for idea in ideas] == [probability, 50, 99]
+
+
+@pytest.mark.parametrize(
+    "probability", [49, 100, 0, -60, 0.75, 75.5, "75", "75%", None, True, [75], 10**30]
+)
+def test_a_probability_that_is_refused(probability):
+    """The reason is one sentence; a number that could be meant otherwise is not guessed."""
+    with pytest.raises(UnusableAnswer) as refused:
+        prompt.parse_answer(with_probability(probability), "SPY", "2")
+    assert "\n" not in str(refused.value)
+
+
+def test_each_version_has_its_own_answers():
+    """A probability is refused under version 1, and needed under version 2."""
+    assert prompt.parse_answer(make_answer(), "SPY", "1")[0].probability is None
+    with pytest.raises(UnusableAnswer, match="probability"):
+        prompt.parse_answer(make_answer(), "SPY", "2")
+    with pytest.raises(UnusableAnswer, match="probability"):
+        prompt.parse_answer(with_probability(75), "SPY", "1")
+
+
+def test_an_unknown_version_is_read_as_the_newest():
+    """A later version of this program may have asked."""
+    assert prompt.prompt_of("3") is prompt.CURRENT is prompt.VERSION_2

@@ -82,7 +82,7 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
 
 def parse_ideas(question: Generation, benchmark: str) -> list[Idea]:
     """Return the ideas of a question's answer; raises UnusableAnswer if it breaks a rule."""
-    return prompt.parse_answer(question.answer or "", benchmark)
+    return prompt.parse_answer(question.answer or "", benchmark, question.prompt_version)
 
 
 def _earlier(question: Generation, state: JournalState) -> list[Generation]:
