@@ -86,6 +86,10 @@ _TEMPORARY = re.compile(
 _DUPLICATE_MEMBER = "The answer's {} stood there twice, with different values."
 
 
+# The value of `token_limit_as` with which no limit is sent.
+_NOT_SENT = "none"
+
+
 class ModelOptions(Struct, frozen=True, kw_only=True):
     """
     What a request has besides its messages and the schema of an answer.
@@ -121,7 +125,7 @@ class ModelOptions(Struct, frozen=True, kw_only=True):
             members["temperature"] = self.temperature
         if self.reasoning_effort is not None:
             members["reasoning_effort"] = self.reasoning_effort
-        if self.max_tokens is not None and self.token_limit_as != "none":
+        if self.max_tokens is not None and self.token_limit_as != _NOT_SENT:
             members[self.token_limit_as] = self.max_tokens
         return members
 
@@ -243,7 +247,7 @@ class ModelClient:
         The order of the checks matters: a content filter may use the statuses of a bad request, and
         spent credit has the status of a rate limit.
         """
-        text = redact_for_record(str(error), [self.key])[:_MAX_ERROR_LENGTH]
+        text = redact_for_record(_error_text(openai, error), [self.key])[:_MAX_ERROR_LENGTH]
         if _is_filtered_question(openai, error):
             return ProviderUnavailable(
                 f"The provider's content filter stopped the question: {text}"
@@ -277,6 +281,59 @@ class ModelClient:
         if until:
             return ProviderBusy(message, until)
         return ProviderUnavailable(message)
+
+
+def _error_text(openai: Any, error: Any) -> str:
+    """
+    Return the text of an error, with the server's own words.
+
+    The library finds these words only in an error of OpenAI's form. Of other forms, its text is
+    only the status.
+    """
+    text = str(error)
+    if not isinstance(error, openai.APIStatusError):
+        return text
+    words = _find_words(error.body)
+    if not words or words in text:
+        return text
+    return f"{text} - {one_line(words)}"
+
+
+# The members of an error's body that may have the server's words, in the order of their use.
+_MEMBERS_WITH_WORDS = ("error", "message", "detail", "msg", "error_description")
+# An error's body is read to this depth. A list in it is read up to this number of items.
+_MAX_ERROR_DEPTH, _MAX_ERROR_ITEMS = 6, 3
+
+
+def _find_words(body: Any, depth: int = _MAX_ERROR_DEPTH) -> str:
+    """
+    Return the server's words in the body of an error; empty if there are none.
+
+    The forms that are read: a text; `error` as a text (xAI) or an object; a list of errors
+    (Gemini); `message` with a list of details, each with a place and a text (Mistral).
+    """
+    if isinstance(body, str):
+        return body.strip()
+    if depth == 0:
+        return ""
+    if isinstance(body, list):
+        found = [_find_words(part, depth - 1) for part in body[:_MAX_ERROR_ITEMS]]
+        return "; ".join(words for words in found if words)
+    if not isinstance(body, dict):
+        return ""
+    for name in _MEMBERS_WITH_WORDS:
+        words = _find_words(body.get(name), depth - 1)
+        if words:
+            return words + _place_of(body)
+    return ""
+
+
+def _place_of(detail: dict[str, Any]) -> str:
+    """Return where a request has the mistake that a detail of an error is about."""
+    place = detail.get("loc")
+    if not isinstance(place, list):
+        return ""
+    return f" ({'.'.join(str(part) for part in place[:_MAX_ERROR_DEPTH])})"
 
 
 def _is_filtered_question(openai: Any, error: Any) -> bool:

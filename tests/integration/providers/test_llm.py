@@ -16,7 +16,7 @@ from clocks import HandSetClock
 from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
 from provider_server import provider as provider
 
-from app.domain.prompt import answer_schema
+from app.domain import prompt
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.providers.llm import ModelAnswer, ModelClient, ModelOptions
 
@@ -108,7 +108,7 @@ async def test_the_request(picker, provider):
         ],
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "picks", "schema": answer_schema(), "strict": True},
+            "json_schema": {"name": "picks", "schema": prompt.CURRENT.schema, "strict": True},
         },
     }
 
