@@ -399,6 +399,7 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
         prompt_version=prompt.CURRENT.version,
         system_prompt=prompt.CURRENT.system_prompt,
         user_prompt=prompt.CURRENT.user_prompt(run.run_date, context.benchmark, refusals),
+        reasoning_effort=context.model_client.options.reasoning_effort,
     )
     async with transaction(context.pool) as conn:
         claimed = await generations.claim(conn, question, context.in_force)
@@ -480,6 +481,9 @@ def _with_answer(context: Context, question: Generation, answer: ModelAnswer) ->
         request_id=answer.request_id,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
+        finish_reason=answer.finish_reason,
+        system_fingerprint=answer.system_fingerprint,
+        reasoning_tokens=answer.reasoning_tokens,
         accepted=refusal is None,
         refusal=refusal,
     )
@@ -715,6 +719,7 @@ def _make_picks(batch: Batch, ideas: Sequence[Idea], readings: dict[str, Close])
             ticker=idea.ticker,
             action=idea.action,
             reasoning=idea.reasoning,
+            probability=idea.probability,
             initial_price=reading.close,
             initial_close_id=reading.id,
         )

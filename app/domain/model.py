@@ -222,7 +222,8 @@ class Pick(Struct, frozen=True, kw_only=True):
     """
     An idea with its initial price: the close of the baseline session.
 
-    `entry_open` is the open of the first session on or after the run date, None until it is known.
+    `probability` is the model's own, in percent, that the pick turns out right; None if the model
+    was not asked for it. `entry_open` is the open of the first session on or after the run date, None until it is known.
     """
 
     id: UUID
@@ -231,6 +232,7 @@ class Pick(Struct, frozen=True, kw_only=True):
     ticker: str
     action: Action
     reasoning: str
+    probability: int | None = None
     initial_price: Decimal
     initial_close_id: UUID
     entry_open: Decimal | None = None
@@ -343,7 +345,9 @@ class Generation(Struct, frozen=True, kw_only=True):
     None until the outcome of the question is stored; then it is true or false. `refusal` is set for
     a refused answer, and for a question that ended without an answer. `profile_sha256` identifies
     the profile with which the question was asked (see `app.domain.declarations.Profile`). It is
-    None for a question of a record that was not sealed then.
+    None for a question of a record that was not sealed then. `finish_reason` says why the model
+    stopped, and `system_fingerprint` names the server's configuration, both in the words of the
+    server. `reasoning_tokens` are the part of `completion_tokens` that the answer does not show.
     """
 
     id: UUID
@@ -364,6 +368,10 @@ class Generation(Struct, frozen=True, kw_only=True):
     accepted: bool | None = None
     refusal: str | None = None
     profile_sha256: str | None = None
+    reasoning_effort: str | None = None
+    finish_reason: str | None = None
+    system_fingerprint: str | None = None
+    reasoning_tokens: int | None = None
 
 
 class JournalHead(Struct, frozen=True):

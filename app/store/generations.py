@@ -138,6 +138,9 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
             request_id = %(request_id)s,
             prompt_tokens = %(prompt_tokens)s,
             completion_tokens = %(completion_tokens)s,
+            finish_reason = %(finish_reason)s,
+            system_fingerprint = %(system_fingerprint)s,
+            reasoning_tokens = %(reasoning_tokens)s,
             accepted = %(accepted)s,
             refusal = %(refusal)s
         WHERE id = %(id)s AND (accepted IS NULL

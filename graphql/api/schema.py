@@ -689,6 +689,11 @@ class Pick:
     reasoning: str = column(
         "The model's reasoning for the pick, in its own words.", max_bytes=lengths.REASONING
     )
+    probability: int | None = column(
+        "The probability, in percent from 50 to 99, that the model gives its own pick: that "
+        "`alphaPct` of the result is above zero. Null if the model was not asked for it.",
+        invalid_if="picks.probability NOT BETWEEN 50 AND 99",
+    )
     initial_price: Decimal = column(
         "The closing price of the share in the baseline session, in US dollars. Returns are "
         "computed from this price.",
@@ -837,6 +842,24 @@ class Generation:
     completion_tokens: int | None = column(
         "The number of tokens in the model's answer, as the provider counted them. Null if the "
         "provider did not report it."
+    )
+    reasoning_tokens: int | None = column(
+        "The number of tokens with which the model reasoned before it answered, as the provider "
+        "counted them. Most providers count them in `completionTokens`, too. Null if the provider "
+        "did not report it."
+    )
+    reasoning_effort: str | None = column(
+        "The reasoning effort that was requested, such as `low`. Null if none was requested.",
+        max_bytes=lengths.WORD,
+    )
+    finish_reason: str | None = column(
+        "The reason why the model stopped, in the provider's words, such as `stop` or `length`. "
+        "Null if the provider did not report it.",
+        max_bytes=lengths.PROVIDER_NAME,
+    )
+    system_fingerprint: str | None = column(
+        "The provider's name for the configuration that answered. Null if it was not reported.",
+        max_bytes=lengths.PROVIDER_NAME,
     )
     asked_at: datetime = column("The time at which the question was sent.")
     answered_at: datetime | None = column(

@@ -121,7 +121,7 @@ _ABOVE_ZERO = frozenset(
         "value",
     }
 )
-_AT_LEAST_ZERO = frozenset({"prompt_tokens", "completion_tokens", "day"})
+_AT_LEAST_ZERO = frozenset({"prompt_tokens", "completion_tokens", "reasoning_tokens", "day"})
 _AT_LEAST_ONE = frozenset({"attempt", "position"})
 _TICKERS = frozenset({"ticker", "benchmark_symbol"})
 _NOT_EMPTY = frozenset({"source", "series", "reason", "reasoning"})

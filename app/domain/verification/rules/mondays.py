@@ -333,7 +333,7 @@ def _check_answer(place: str, batch: Batch, state: JournalState, *, picks: Seque
 
 
 def _check_idea(place: str, pick: Pick, idea: Idea, *, question: Generation) -> None:
-    for field in ("ticker", "action", "reasoning"):
+    for field in ("ticker", "action", "reasoning", "probability"):
         stored, proposed = getattr(pick, field), getattr(idea, field)
         if stored == proposed:
             continue

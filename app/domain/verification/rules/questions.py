@@ -42,6 +42,9 @@ COMPLETION_COLUMNS = (
     "request_id",
     "prompt_tokens",
     "completion_tokens",
+    "finish_reason",
+    "system_fingerprint",
+    "reasoning_tokens",
     "accepted",
     "refusal",
 )

@@ -1,0 +1,55 @@
+-- What a question was asked with, beside its model, and what the server said of its answer. Null where it was not asked
+-- or not said, and for the questions of earlier versions.
+ALTER TABLE generations
+    ADD COLUMN reasoning_effort text,
+    ADD COLUMN finish_reason text,
+    ADD COLUMN system_fingerprint text,
+    ADD COLUMN reasoning_tokens integer,
+    ADD CONSTRAINT open_has_no_outcome CHECK (
+        accepted IS NOT NULL OR num_nonnulls(finish_reason, system_fingerprint, reasoning_tokens) = 0);
+
+-- The model's own probability that a pick turns out right, in percent. Null under version 1 of the prompt, and for the picks
+-- of a control.
+ALTER TABLE picks
+    ADD COLUMN probability smallint,
+    ADD CONSTRAINT probability_is_a_percentage CHECK (probability BETWEEN 50 AND 99);
+
+-- A database that was taken back over this migration has lost what its journal says: it comes back from there. The outcome of a
+-- question is its last mention.
+UPDATE generations
+SET reasoning_effort = mentioned.content #>> '{generation,reasoning_effort}',
+    finish_reason = mentioned.content #>> '{generation,finish_reason}',
+    system_fingerprint = mentioned.content #>> '{generation,system_fingerprint}',
+    reasoning_tokens = (mentioned.content #>> '{generation,reasoning_tokens}')::integer
+FROM (
+    SELECT DISTINCT ON (id) content::json #>> '{generation,id}' AS id, content::json AS content
+    FROM journal
+    WHERE kind = 'GENERATION'
+    ORDER BY id, seq DESC
+) AS mentioned
+WHERE generations.id = mentioned.id::uuid;
+
+UPDATE picks
+SET probability = (mentioned.pick ->> 'probability')::smallint
+FROM (
+    SELECT json_array_elements(content::json -> 'picks') AS pick
+    FROM journal
+    WHERE kind = 'BATCH' AND content LIKE '%"probability":%'
+) AS mentioned
+WHERE picks.id = (mentioned.pick ->> 'id')::uuid;
+
+DROP TRIGGER a_question_stays_as_it_was_asked ON generations;
+CREATE TRIGGER a_question_stays_as_it_was_asked BEFORE UPDATE ON generations
+    FOR EACH ROW EXECUTE FUNCTION these_never_change(
+        'id', 'series', 'run_date', 'attempt', 'asked_at', 'requested_model', 'prompt_version', 'system_prompt',
+        'user_prompt', 'profile_sha256', 'reasoning_effort');
+DROP TRIGGER an_answer_stays_as_it_was_given ON generations;
+CREATE TRIGGER an_answer_stays_as_it_was_given BEFORE UPDATE ON generations
+    FOR EACH ROW WHEN (OLD.accepted IS NOT NULL)
+    EXECUTE FUNCTION these_never_change(
+        'answered_at', 'answered_model', 'answer', 'request_id', 'prompt_tokens', 'completion_tokens', 'finish_reason',
+        'system_fingerprint', 'reasoning_tokens');
+DROP TRIGGER a_pick_keeps_what_was_said ON picks;
+CREATE TRIGGER a_pick_keeps_what_was_said BEFORE UPDATE ON picks
+    FOR EACH ROW EXECUTE FUNCTION these_never_change(
+        'id', 'batch_id', 'position', 'action', 'reasoning', 'probability');
