@@ -38,6 +38,7 @@ import uvloop
 from app.database.sessions import Session
 from app.domain.calendar import Calendar, new_york_date
 from app.domain.model import PICKS_PER_BATCH
+from app.domain.prompt import MAX_PROBABILITY, MIN_PROBABILITY
 from app.errors import ConfigurationError
 from app.simulation import timestamp_calendar
 from app.simulation.faults import (
@@ -259,6 +260,12 @@ class ProviderSimulators:
         model = msgspec.json.decode(body)["model"]
         day = new_york_date(request.at)
         picks = ideas(day, self._ideas_seed(day))
+        if b"probability" not in body:
+            # An earlier version asks for no probability, and refuses an answer with one.
+            picks = [
+                {name: value for name, value in pick.items() if name != "probability"}
+                for pick in picks
+            ]
         content = msgspec.json.encode({"picks": picks}).decode()
         # A token has four characters, approximately.
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
@@ -377,14 +384,15 @@ _SELL = (
 )
 
 
-def ideas(monday: date, seed: str) -> list[dict[str, str]]:
+def ideas(monday: date, seed: str) -> list[dict[str, Any]]:
     """Return three ideas for a Monday in the words of a model."""
     rng = Random(f"{seed}/ideas/{monday}")  # noqa: S311
     candidates = [ticker for ticker in SHARES if ticker != BENCHMARK_TICKER]
-    return [_make_idea(ticker, rng) for ticker in rng.sample(candidates, PICKS_PER_BATCH)]
+    tickers = rng.sample(candidates, PICKS_PER_BATCH)
+    return [_make_idea(ticker, rng, f"{seed}/ideas/{monday}") for ticker in tickers]
 
 
-def _make_idea(ticker: str, rng: Random) -> dict[str, str]:
+def _make_idea(ticker: str, rng: Random, seed: str) -> dict[str, Any]:
     share = SHARES[ticker]
     action, templates = "SELL", _SELL
     if rng.random() < 0.65:
@@ -392,7 +400,15 @@ def _make_idea(ticker: str, rng: Random) -> dict[str, str]:
     reasoning = rng.choice(templates).format(
         name=share.name, tailwind=share.tailwind, headwind=share.headwind
     )
-    return {"ticker": ticker, "action": action, "reasoning": reasoning}
+    # Drawn from another stream, so that the ideas are the same with and without it.
+    chance = Random(f"{seed}/probability/{ticker}")  # noqa: S311
+    probability = chance.randrange(MIN_PROBABILITY, MAX_PROBABILITY + 1)
+    return {
+        "ticker": ticker,
+        "action": action,
+        "reasoning": reasoning,
+        "probability": probability,
+    }
 
 
 def database_time(conninfo: str) -> Now:

@@ -79,6 +79,7 @@ def make_answer(*tickers: str) -> dict[str, Any]:
                 "ticker": ticker,
                 "action": "BUY" if number % 2 else "SELL",
                 "reasoning": f"{ticker} has its reasons.",
+                "probability": 60 + number,
             }
             for number, ticker in enumerate(tickers)
         ]

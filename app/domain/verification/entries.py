@@ -33,6 +33,7 @@ from app.domain.model import (
     Renaming,
     Split,
 )
+from app.domain.prompt import MAX_PROBABILITY, MIN_PROBABILITY
 from app.domain.verification.discrepancies import Rule, discrepancy
 
 # A row in the form of the journal and of the API: each value is a text.
@@ -419,6 +420,8 @@ def _integer_problem(name: str, value: int) -> str | None:
         return "below 1"
     if name in _AT_LEAST_ZERO and value < 0:
         return "below 0"
+    if name == "probability" and not MIN_PROBABILITY <= value <= MAX_PROBABILITY:
+        return f"not from {MIN_PROBABILITY} to {MAX_PROBABILITY}"
     return None
 
 

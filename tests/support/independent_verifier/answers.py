@@ -45,7 +45,7 @@ def as_ticker(text: str) -> str:
     return text.strip().upper().replace("-", ".")
 
 
-def picks_of(answer: str, benchmark: str | None = None) -> list[dict[str, str]]:
+def picks_of(answer: str, version: str, benchmark: str | None = None) -> list[dict[str, str]]:
     """Return the three picks of an answer; raise BrokenRuleError if it breaks a rule."""
     try:
         value = json.loads(inside(answer), object_pairs_hook=once)
@@ -55,7 +55,7 @@ def picks_of(answer: str, benchmark: str | None = None) -> list[dict[str, str]]:
         raise BrokenRuleError("it is no object with the one member picks")
     if not isinstance(value["picks"], list) or len(value["picks"]) != 3:
         raise BrokenRuleError("picks is no array of three")
-    picks = [pick_of(one) for one in value["picks"]]
+    picks = [pick_of(one, version) for one in value["picks"]]
     if len({pick["ticker"] for pick in picks}) != 3:
         raise BrokenRuleError("two tickers are the same")
     if any(pick["ticker"] == benchmark for pick in picks):
@@ -63,11 +63,13 @@ def picks_of(answer: str, benchmark: str | None = None) -> list[dict[str, str]]:
     return picks
 
 
-def pick_of(value: object) -> dict[str, str]:
+def pick_of(value: object, version: str) -> dict[str, str]:
     """Return one pick of an answer; raise BrokenRuleError if it breaks a rule."""
-    if not isinstance(value, dict) or set(value) != {"ticker", "action", "reasoning"}:
+    texts = {"ticker", "action", "reasoning"}
+    members = texts if version == "1" else texts | {"probability"}
+    if not isinstance(value, dict) or set(value) != members:
         raise BrokenRuleError("a pick has other members")
-    if not all(isinstance(text, str) for text in value.values()):
+    if not all(isinstance(value[name], str) for name in texts):
         raise BrokenRuleError("a member of a pick is no text")
     ticker = as_ticker(value["ticker"])
     if not value["ticker"].isascii() or not TICKER.fullmatch(ticker):
@@ -79,7 +81,13 @@ def pick_of(value: object) -> dict[str, str]:
         raise BrokenRuleError("a reasoning is empty or too long")
     if any(is_not_stored(character) for character in reasoning):
         raise BrokenRuleError("a reasoning holds U+0000 or a lone surrogate")
-    return {"ticker": ticker, "action": value["action"], "reasoning": reasoning}
+    pick = {"ticker": ticker, "action": value["action"], "reasoning": reasoning}
+    if version != "1":
+        probability = value["probability"]
+        if type(probability) is not int or not 50 <= probability <= 99:
+            raise BrokenRuleError("a probability is no whole number from 50 to 99")
+        pick["probability"] = str(probability)
+    return pick
 
 
 def is_not_stored(character: str) -> bool:

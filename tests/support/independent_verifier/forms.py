@@ -155,6 +155,10 @@ def is_above_zero(text: str) -> bool:
     return is_decimal(text) and not text.startswith("-") and re.search("[1-9]", text) is not None
 
 
+def is_probability(text: str) -> bool:
+    return re.fullmatch("[5-9][0-9]", text) is not None
+
+
 def is_truth(text: str) -> bool:
     return text in ("true", "false")
 
@@ -323,6 +327,10 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "request_id": is_text,
         "prompt_tokens": is_natural,
         "completion_tokens": is_natural,
+        "finish_reason": is_text,
+        "reasoning_effort": is_text,
+        "reasoning_tokens": is_natural,
+        "system_fingerprint": is_text,
         "accepted": is_truth,
         "refusal": is_text,
         "profile_sha256": is_text,
@@ -334,7 +342,11 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "benchmark_initial_close_id": is_id,
         "trading_day": is_date,
     },
-    "picks": {"entry_open": is_above_zero, "entry_close_id": is_id},
+    "picks": {
+        "probability": is_probability,
+        "entry_open": is_above_zero,
+        "entry_close_id": is_id,
+    },
     "checkpoints": {
         "trading_day": is_date,
         "skip_reason": REASONS_OF_A_SKIP,

@@ -57,7 +57,9 @@ class Missing:
         if "benchmark" in row["refusal"] or len(sessions) > 1:
             return
         try:
-            picks = picks_of(row["answer"], named_benchmark(row["user_prompt"]))
+            picks = picks_of(
+                row["answer"], row["prompt_version"], named_benchmark(row["user_prompt"])
+            )
         except BrokenRuleError:
             return
         tickers = [pick["ticker"] for pick in picks if names(row["refusal"], pick["ticker"])]
@@ -76,7 +78,9 @@ class Missing:
         if len(sessions) > 1 or not accepted:
             return
         try:
-            picks = picks_of(accepted[0]["answer"], row["benchmark_symbol"])
+            picks = picks_of(
+                accepted[0]["answer"], accepted[0]["prompt_version"], row["benchmark_symbol"]
+            )
         except BrokenRuleError:
             return
         tickers = [row["benchmark_symbol"], *(pick["ticker"] for pick in picks)]

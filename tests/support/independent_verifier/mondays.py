@@ -134,9 +134,11 @@ def check_answer(entry: Entry, known: Known, batch: Row) -> None:
     accepted = [row for row in questions if row.get("accepted") == "true"]
     one = len(accepted) == 1
     require(one, "picks-of-the-answer", f"{entry.where}: {len(accepted)} accepted answers")
-    chosen = picks_of(accepted[0]["answer"])
-    columns = ("ticker", "action", "reasoning")
-    picks = [{name: pick[name] for name in columns} for pick in entry.content["picks"]]
+    chosen = picks_of(accepted[0]["answer"], accepted[0]["prompt_version"])
+    columns = ("ticker", "action", "reasoning", "probability")
+    picks = [
+        {name: pick[name] for name in columns if name in pick} for pick in entry.content["picks"]
+    ]
     require(picks == chosen, "picks-of-the-answer", f"{entry.where}: {picks}, not {chosen}")
     benchmark = named_benchmark(accepted[0]["user_prompt"])
     fits = benchmark in (None, batch["benchmark_symbol"])

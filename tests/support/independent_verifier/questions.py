@@ -105,7 +105,7 @@ def check_accepted(entry: Entry, row: Row, benchmark: str | None) -> None:
         require(column in row, "answer-accepted", f"{entry.where} has no {column}")
     require("refusal" not in row, "answer-accepted", f"{entry.where} has a refusal")
     try:
-        picks_of(row["answer"], benchmark)
+        picks_of(row["answer"], row["prompt_version"], benchmark)
     except BrokenRuleError as error:
         raise RecordRefused("answer-accepted", f"{entry.where}: {error}") from None
 
@@ -121,7 +121,7 @@ def check_refused(entry: Entry, row: Row, benchmark: str | None, *, once: bool) 
     if "answer" not in row:
         return
     try:
-        picks = picks_of(row["answer"], benchmark)
+        picks = picks_of(row["answer"], row["prompt_version"], benchmark)
     except BrokenRuleError:
         return
     why = row["refusal"]
