@@ -223,7 +223,8 @@ class Pick(Struct, frozen=True, kw_only=True):
     An idea with its initial price: the close of the baseline session.
 
     `probability` is the model's own, in percent, that the pick turns out right; None if the model
-    was not asked for it. `entry_open` is the open of the first session on or after the run date, None until it is known.
+    was not asked for it. `entry_open` is the open of the first session on or after the run date,
+    None until it is known.
     """
 
     id: UUID
