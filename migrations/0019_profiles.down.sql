@@ -1,3 +1,7 @@
+DROP VIEW profiles;
+DROP FUNCTION json_object_or_null(text);
+DROP FUNCTION date_or_null(text);
+
 DROP TRIGGER a_pick_keeps_what_was_said ON picks;
 CREATE TRIGGER a_pick_keeps_what_was_said BEFORE UPDATE ON picks
     FOR EACH ROW EXECUTE FUNCTION these_never_change('id', 'batch_id', 'position', 'action', 'reasoning');

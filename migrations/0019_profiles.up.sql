@@ -53,3 +53,42 @@ DROP TRIGGER a_pick_keeps_what_was_said ON picks;
 CREATE TRIGGER a_pick_keeps_what_was_said BEFORE UPDATE ON picks
     FOR EACH ROW EXECUTE FUNCTION these_never_change(
         'id', 'batch_id', 'position', 'action', 'reasoning', 'probability');
+
+-- The declared profiles of each series, one row for each SERIES entry. It is a view, so it cannot differ from the journal. An
+-- entry whose content is damaged has no row: `alpha-monday verify` names it.
+CREATE FUNCTION json_object_or_null(content text) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN CASE WHEN json_typeof(content::json) = 'object' THEN content::json END;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION date_or_null(value text) RETURNS date
+    LANGUAGE plpgsql IMMUTABLE SET datestyle = 'ISO, YMD' AS $$
+BEGIN
+    RETURN value::date;
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;
+END
+$$;
+
+CREATE VIEW profiles AS
+SELECT
+    seq,
+    at AS declared_at,
+    series ->> 'name' AS series,
+    series ->> 'label' AS label,
+    series ->> 'kind' AS kind,
+    date_or_null(series ->> 'holds_from') AS holds_from,
+    coalesce(series ->> 'retired', 'false') = 'true' AS retired,
+    series -> 'profile' AS profile,
+    series ->> 'profile_sha256' AS profile_sha256
+FROM (
+    SELECT seq, at, json_object_or_null(content) -> 'series' AS series
+    FROM journal
+    WHERE kind = 'SERIES'
+    OFFSET 0
+) AS declared
+WHERE json_typeof(series) = 'object';

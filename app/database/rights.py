@@ -139,6 +139,8 @@ TABLES: dict[str, TableRights] = {
     "public.corrections": TableRights(_ADD, reader=True),
     "public.journal": TableRights(_ADD, reader=True),
     "public.timestamps": TableRights(_ADD, reader=True),
+    # A view of the journal's SERIES entries.
+    "public.profiles": TableRights(_READ, reader=True),
     # The service's own state.
     "operations.provider_requests": TableRights(
         _ADD, updates=("ended_at", "outcome", "rest_until", "unreadable")
@@ -193,6 +195,9 @@ FUNCTIONS: dict[str, tuple[Role, ...]] = {
     "an_entry_follows_the_head": (),
     "announce": (),
     "checkpoint_belongs_to_its_batch": (),
+    # The view `profiles` calls these two. A view calls functions with the rights of its reader.
+    "date_or_null": (Role.SERVICE, Role.READER),
+    "json_object_or_null": (Role.SERVICE, Role.READER),
     "metric_belongs_to_its_checkpoint": (),
     "only_with_a_correction": (),
     "refuse_change": (),
