@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from typing import NamedTuple
 
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
@@ -15,8 +16,17 @@ from jobs.queue_tables import JobRow
 from jobs.timestamps import check_stamp
 from jobs.weekly import pick_week
 
-# The subject of each job, by the job's id: a Monday and, for a checkpoint or late splits, a day.
-Subjects = dict[int, tuple[date, int | None]]
+
+class Subject(NamedTuple):
+    """What a job is about: a Monday of a series and, for a checkpoint or late splits, a day."""
+
+    run_date: date
+    day: int | None
+    series: str
+
+
+# The subject of each job, by the job's id.
+Subjects = dict[int, Subject]
 
 # The tasks whose jobs have a batch and a day as arguments.
 _TASKS_WITH_DAY = (take_checkpoint.name, look_for_splits.name)
@@ -41,27 +51,30 @@ def _require_job(id: int, job: JobRow | None) -> JobRow:
 
 async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
     """
-    Return the Monday and the day that each job is about.
+    Return the Monday of a series, and the day, that each job is about.
 
     Only weekly jobs, jobs of checkpoints and late splits, and checks of a batch's timestamp are
     about a Monday. The result has only those of them whose arguments name a known Monday.
     """
-    run_dates = {}
-    for run_date in await batches.list_run_dates(conn, SERIES):
-        run_dates[str(batch_id(SERIES, run_date))] = run_date
+    known = {}
+    for series, run_date in await batches.list_mondays(conn):
+        known[str(batch_id(series, run_date))] = series, run_date
     subjects: Subjects = {}
     for job in jobs:
         match job.args:
             case {"timestamp": int(timestamp)} if job.task == pick_week.name:
                 monday = _monday_of_tick(timestamp)
                 if monday:
-                    subjects[job.id] = monday, None
+                    series = str(job.args.get("series") or SERIES)
+                    subjects[job.id] = Subject(monday, None, series)
             case {"batch_id": str(id), "day": int(day)} if (
-                job.task in _TASKS_WITH_DAY and id in run_dates
+                job.task in _TASKS_WITH_DAY and id in known
             ):
-                subjects[job.id] = run_dates[id], day
-            case {"batch_id": str(id)} if job.task == check_stamp.name and id in run_dates:
-                subjects[job.id] = run_dates[id], None
+                series, run_date = known[id]
+                subjects[job.id] = Subject(run_date, day, series)
+            case {"batch_id": str(id)} if job.task == check_stamp.name and id in known:
+                series, run_date = known[id]
+                subjects[job.id] = Subject(run_date, None, series)
     return subjects
 
 
@@ -118,7 +131,8 @@ def _refuse_retry_of_unfinished(job: JobRow) -> None:
 
 async def _refuse_useless_retry(conn: Conn, job: JobRow, now: datetime) -> None:
     """Raise Refused for a weekly job of a past Monday, or if a copy of the job waits or runs."""
-    monday, _ = (await subjects(conn, [job])).get(job.id, (None, None))
+    subject = (await subjects(conn, [job])).get(job.id)
+    monday = subject.run_date if subject else None
     if job.task == pick_week.name and monday and monday < calendar.new_york_date(now):
         raise Refused(
             f"Job {job.id} belongs to the Monday {monday}, which is over: picks are never"

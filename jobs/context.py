@@ -7,6 +7,7 @@ worker runs, and closes its clients after that. A job gets the context from
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,7 +57,8 @@ class Context:
     The objects that all jobs of a process share.
 
     - `pool`: connections to the database with the record and the queue
-    - `model_client`: the client of the language model
+    - `model_clients`: the client of the language model of each series, by the name of the series; a
+      control has none
     - `prices`: the client of Alpha Vantage
     - `calendar`: knows the market's sessions
     - `benchmark`: the ticker that picks are measured against
@@ -69,7 +71,7 @@ class Context:
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
-    model_client: ModelClient
+    model_clients: Mapping[str, ModelClient]
     prices: AlphaVantage
     calendar: Calendar
     benchmark: str
@@ -79,6 +81,11 @@ class Context:
     heartbeat: WebhookReceiver
     head_repository: HeadRepository
     timestamps: TimestampServices = field(default_factory=TimestampServices)
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Return the names of the series that this process runs, in the configured order."""
+        return tuple(one.name for one in self.in_force.series)
 
     def now(self) -> datetime:
         """

@@ -79,6 +79,7 @@ async def adopt(
     ticker: str,
     reason: str,
     in_force: InForce | None,
+    series: str = SERIES,
 ) -> int:
     """
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.
@@ -90,7 +91,7 @@ async def adopt(
         raise Refused(f"--reason must say why, {STATEMENT_RULE}.")
     require_monday(run_date)
     async with transaction(pool) as conn:
-        batch = await batches.get_by_run_date(conn, SERIES, run_date)
+        batch = await batches.get_by_run_date(conn, series, run_date)
         if batch is None or batch.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
         batch = await batches.lock_for_update(conn, batch.id)

@@ -15,6 +15,7 @@ or an operator's command, its heartbeat is sent then. A worker sends the heartbe
 heartbeat may also mean that no worker is alive.
 """
 
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 
 import structlog
@@ -92,7 +93,9 @@ async def defer_if_morning_is_good(conn: Conn, context: Context) -> int:
     today = calendar.new_york_date(now)
     if not context.heartbeat.is_configured or now < calendar.due_at(today):
         return 0
-    if await _is_deferred_or_ended(conn, today) or not await is_good_morning(conn, now):
+    if await _is_deferred_or_ended(conn, today) or not await is_good_morning(
+        conn, now, context.series
+    ):
         return 0
     # The row exists already if its job was lost: then only the job is deferred again.
     await conn.execute(
@@ -117,8 +120,12 @@ async def _is_deferred_or_ended(conn: Conn, morning: date) -> bool:
             return True
 
 
-async def is_good_morning(conn: Conn, now: datetime) -> bool:
-    """Return whether nothing that is due by `now` is missing."""
+async def is_good_morning(conn: Conn, now: datetime, series: Sequence[str] = (SERIES,)) -> bool:
+    """
+    Return whether nothing that is due by `now` is missing.
+
+    `series` are the names of the series that must have a batch on a Monday.
+    """
     today = calendar.new_york_date(now)
     for due in await checkpoints.list_due(conn, today):
         if due.due_at <= now:
@@ -128,8 +135,11 @@ async def is_good_morning(conn: Conn, now: datetime) -> bool:
             return False
     if calendar.run_date(now) is None:
         return True
-    batch = await batches.get_by_run_date(conn, SERIES, today)
-    return batch is not None and batch.status != BatchStatus.FAILED
+    for name in series:
+        batch = await batches.get_by_run_date(conn, name, today)
+        if batch is None or batch.status == BatchStatus.FAILED:
+            return False
+    return True
 
 
 async def give_up_and_delete_old(conn: Conn, context: Context, retention: timedelta) -> int:

@@ -9,20 +9,26 @@ from importlib.metadata import version
 from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
+from app.core import series_file
+from app.core.series_file import SeriesSettings
 from app.core.settings import Settings
-from app.domain import prompt, rfc3161
+from app.core.universe import load_universe
+from app.domain import control, prompt, rfc3161
 from app.domain.calendar import Calendar
-from app.domain.declarations import InForce, Profile, SeriesInForce, schema_text, sha256_of
-from app.domain.model import SERIES
+from app.domain.declarations import (
+    ControlProfile,
+    InForce,
+    Profile,
+    SeriesInForce,
+    schema_text,
+    sha256_of,
+)
 from app.domain.returns import format_decimal
 from app.domain.text import canonical_host, public_address
 from app.providers.alpha_vantage import BASE_URL, PRICE_SOURCE
 from app.providers.timestamp_services import read_root_file
 from app.store import closes, declarations
 from app.store.rows import Conn
-
-# The kind of response format that the model's client requests.
-_RESPONSE_FORMAT = "json_schema"
 
 # The address of the model's client if OPENAI_BASE_URL is not set. The library has it, too.
 _MODEL_ADDRESS = "https://api.openai.com/v1"
@@ -33,20 +39,22 @@ def make(settings: Settings, *, is_command: bool = False) -> InForce:
     Return what is in force in a process with these settings.
 
     `is_command` is true in a command of an operator. Such a command declares no root certificates
-    (see `app.domain.declarations.InForce`), so it does not read their file.
+    and no series (see `app.domain.declarations.InForce`), so it does not read their files.
 
-    Raises ConfigurationError if the file of TIMESTAMP_ROOTS cannot be read.
+    Raises ConfigurationError if the file of TIMESTAMP_ROOTS or SERIES_FILE cannot be read.
     """
     timestamp_roots: tuple[str, ...] = ()
+    series: list[SeriesSettings] = []
     if not is_command:
         timestamp_roots = _timestamp_roots(settings)
+        series = series_file.load(settings)
     return InForce(
         version=version("alpha-monday"),
         benchmark=settings.benchmark_symbol,
         price_source=_price_source(settings),
         calendar=Calendar(settings.market_closed_days),
         timestamp_roots=timestamp_roots,
-        series=(_main_series(settings),),
+        series=tuple(_in_force(one) for one in series),
         is_command=is_command,
     )
 
@@ -59,27 +67,46 @@ def _timestamp_roots(settings: Settings) -> tuple[str, ...]:
     return rfc3161.root_fingerprints(certificates)
 
 
-def _main_series(settings: Settings) -> SeriesInForce:
-    temperature = None
-    if settings.openai_temperature is not None:
-        temperature = _format(settings.openai_temperature)
-    profile = Profile(
-        base_url=_model_address(settings),
-        model=settings.openai_model,
-        response_format=_RESPONSE_FORMAT,
-        temperature=temperature,
-        timeout_seconds=_format(settings.openai_timeout),
+def _in_force(series: SeriesSettings) -> SeriesInForce:
+    profile: Profile | ControlProfile
+    if series.kind == "random":
+        profile = _control_profile()
+    else:
+        profile = _model_profile(series)
+    return SeriesInForce(name=series.name, label=series.label, profile=profile)
+
+
+def _control_profile() -> ControlProfile:
+    listed = load_universe()
+    return ControlProfile(
+        draw_version=control.DRAW_VERSION,
+        universe=listed.tickers,
+        universe_source=listed.source,
+    )
+
+
+def _model_profile(series: SeriesSettings) -> Profile:
+    return Profile(
+        base_url=_model_address(series.base_url),
+        model=series.model,
+        response_format=series.response_format,
+        temperature=_format_optional(series.temperature),
+        reasoning_effort=series.reasoning_effort,
+        max_tokens=_format_optional(series.max_tokens),
+        token_limit_as=series.token_limit_as if series.max_tokens is not None else None,
+        extra_body=schema_text(series.extra_body) if series.extra_body else None,
+        tools=True if series.tools else None,
+        timeout_seconds=_format(series.timeout_seconds),
         prompt_version=prompt.CURRENT.version,
         system_prompt_sha256=sha256_of(prompt.CURRENT.system_prompt),
         user_prompt_sha256=sha256_of(prompt.USER_PROMPT_TEMPLATE),
         schema=schema_text(prompt.CURRENT.schema),
     )
-    return SeriesInForce(name=SERIES, label=settings.openai_model, profile=profile)
 
 
-def _model_address(settings: Settings) -> str:
+def _model_address(base_url: str) -> str:
     """Return the address of the model's provider; empty if it is the default one."""
-    address = declared_address(settings.openai_base_url)
+    address = declared_address(base_url)
     return "" if address == _MODEL_ADDRESS else address
 
 
@@ -97,6 +124,10 @@ def _format(number: float) -> str:
     if "." in text:
         return text.rstrip("0").removesuffix(".")
     return text
+
+
+def _format_optional(number: float | None) -> str | None:
+    return None if number is None else _format(number)
 
 
 def declared_address(url: str) -> str:

@@ -19,7 +19,7 @@ from app.domain.calendar import (
     require_monday,
 )
 from app.domain.declarations import InForce
-from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
+from app.domain.model import Batch, Ending, Pick, Renaming
 from app.domain.returns import format_decimal
 from app.domain.text import STATEMENT_RULE, end_sentence, is_publishable
 from app.domain.tickers import CloseComparison, TickerHistory, compare_closes
@@ -58,19 +58,21 @@ async def end(
     value: Decimal,
     source: str,
     in_force: InForce | None,
+    series: str | None = None,
 ) -> int:
     """
     Record that a pick's share last traded on `last_session`, and its `value` after that.
 
     Checkpoints of later sessions use the value, and mark the pick as `ended`. `source` names the
-    publication in which the operator found the end and the value. Return how many skipped
+    publication in which the operator found the end and the value. `series` is needed only if
+    several series have picked the ticker. Return how many skipped
     checkpoints are taken again. Raise Refused if the arguments are not valid for this pick.
     """
     _require_past_session(calendar, last_session, now)
     if not is_publishable(source):
         raise Refused(_SOURCE_RULE)
     async with transaction(pool) as conn:
-        batch, pick = await _get_pick(conn, run_date, ticker)
+        batch, pick = await _get_pick(conn, series, run_date=run_date, ticker=ticker)
         if batch.trading_day and last_session < batch.trading_day:
             raise Refused(
                 f"{ticker} was priced on {batch.trading_day};"
@@ -104,6 +106,7 @@ async def rename(
     new: str,
     from_session: date,
     source: str,
+    series: str | None = None,
     force: bool = False,
     report_progress: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -126,7 +129,11 @@ async def rename(
         raise Refused(_SOURCE_RULE)
 
     rename_request = _Rename(
-        run_date=run_date, ticker=ticker, new=new_ticker, from_session=from_session
+        series=series,
+        run_date=run_date,
+        ticker=ticker,
+        new=new_ticker,
+        from_session=from_session,
     )
     async with context.pool.connection() as conn:
         batch, pick, tickers = await _check_rename(conn, rename_request)
@@ -169,8 +176,9 @@ def _require_session_up_to_today(context: Context, from_session: date) -> None:
 
 
 class _Rename(Struct, frozen=True, kw_only=True):
-    """The arguments of a rename: the pick by its Monday and ticker, and its `new` ticker."""
+    """The arguments of a rename: the pick by its series, Monday and ticker, and its new ticker."""
 
+    series: str | None
     run_date: date
     ticker: str
     new: str
@@ -181,7 +189,12 @@ async def _check_rename(conn: Conn, rename_request: _Rename) -> tuple[Batch, Pic
     """Return the pick with its batch and tickers. Raise Refused if the rename is not allowed."""
     run_date, new = rename_request.run_date, rename_request.new
     from_session = rename_request.from_session
-    batch, pick = await _get_pick(conn, run_date, rename_request.ticker)
+    batch, pick = await _get_pick(
+        conn,
+        rename_request.series,
+        run_date=run_date,
+        ticker=rename_request.ticker,
+    )
     histories = await batches.get_tickers(conn, batch.id)
     tickers = histories.pop(pick.id)
     if new == batch.benchmark_symbol:
@@ -316,22 +329,49 @@ async def _compare_stored(context: Context, selection: _ClosesToCompare) -> Clos
     )
 
 
-async def _get_pick(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
-    """Lock a Monday's batch. Return it and one of its picks. Raise Refused if one is missing."""
+async def _get_pick(
+    conn: Conn, series: str | None, *, run_date: date, ticker: str
+) -> tuple[Batch, Pick]:
+    """
+    Lock a Monday's batch. Return it and one of its picks.
+
+    Without `series`, the batches of all series are searched. Raise Refused if the batch or the pick
+    is missing, or if several series have picked the ticker.
+    """
     require_monday(run_date)
-    batch = await batches.get_by_run_date(conn, SERIES, run_date)
-    if batch is None:
-        raise Refused(f"There is no batch of {run_date}.")
+    ticker = prompt.normalize_ticker(ticker)
+    of_monday = await batches.list_by_run_date(conn, run_date)
+    if series is not None:
+        of_monday = [batch for batch in of_monday if batch.series == series]
+    if not of_monday:
+        raise Refused(f"There is no batch of {run_date}{_of_series(series)}.")
+    found: list[Batch] = []
+    tickers: list[str] = []
+    for batch in of_monday:
+        of_batch = [pick.ticker for pick in await batches.list_picks(conn, batch.id)]
+        tickers += of_batch
+        if ticker in of_batch:
+            found.append(batch)
+    if not found:
+        known = ", ".join(dict.fromkeys(tickers)) or "none"
+        raise Refused(f"{ticker} is no pick of {run_date}{_of_series(series)}; its picks: {known}.")
+    if len(found) > 1:
+        names = ", ".join(batch.series for batch in found)
+        raise Refused(
+            f"Several series have picked {ticker} on {run_date}: {names}. Name one with --series, "
+            "and repeat the command for each of them."
+        )
     # A job that is storing a checkpoint has already read the picks. Without the lock, its journal
     # entry with the old state of the picks could follow the entry about the caller's change.
-    await batches.lock_for_update(conn, batch.id)
-    ticker = prompt.normalize_ticker(ticker)
-    picks = await batches.list_picks(conn, batch.id)
-    for pick in picks:
+    batch = await batches.lock_for_update(conn, found[0].id)
+    for pick in await batches.list_picks(conn, batch.id):
         if pick.ticker == ticker:
             return batch, pick
-    tickers = ", ".join(pick.ticker for pick in picks) or "none"
-    raise Refused(f"{ticker} is no pick of {run_date}; its picks: {tickers}.")
+    raise Refused(f"{ticker} was renamed at this moment. Repeat the command.")
+
+
+def _of_series(series: str | None) -> str:
+    return f" of the series {series}" if series is not None else ""
 
 
 async def _defer_retakes(conn: Conn, batch: Batch, now: datetime, *, first: date = date.min) -> int:

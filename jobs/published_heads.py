@@ -315,7 +315,14 @@ async def defer_if_due(conn: Conn, context: Context) -> int:
     published_seq = state.seq or 0
     if head is None or head.seq <= published_seq:
         return 0
-    if not await _is_due(conn, state, published_seq=published_seq, now=context.now()):
+    is_due = await _is_due(
+        conn,
+        state,
+        published_seq=published_seq,
+        now=context.now(),
+        series=context.series,
+    )
+    if not is_due:
         return 0
     waiting = await queue_tables.find_jobs(
         conn, queue_tables.NOT_ENDED, task=publish_head.name, limit=1
@@ -339,14 +346,19 @@ async def defer_if_due(conn: Conn, context: Context) -> int:
 
 
 async def _is_due(
-    conn: Conn, state: PublicationState, *, published_seq: int, now: datetime
+    conn: Conn,
+    state: PublicationState,
+    *,
+    published_seq: int,
+    now: datetime,
+    series: Sequence[str] = (SERIES,),
 ) -> bool:
     """Return whether a batch was stored since the last job, or the morning is over."""
     if await _has_batch_after(conn, max(published_seq, state.requested_seq or 0)):
         return True
     if state.requested_at and now - state.requested_at < _INTERVAL:
         return False
-    return await _is_morning_over(conn, now)
+    return await _is_morning_over(conn, now, series)
 
 
 async def _has_batch_after(conn: Conn, seq: int) -> bool:
@@ -358,12 +370,14 @@ async def _has_batch_after(conn: Conn, seq: int) -> bool:
     return bool(exists)
 
 
-async def _is_morning_over(conn: Conn, now: datetime) -> bool:
-    """Return whether each checkpoint that is due has a row, and today's Monday has a batch."""
+async def _is_morning_over(conn: Conn, now: datetime, series: Sequence[str]) -> bool:
+    """
+    Return whether each checkpoint that is due has a row, and today's Monday a batch of each series.
+    """
     today = calendar.new_york_date(now)
     for due in await checkpoints.list_due(conn, today):
         if due.due_at <= now:
             return False
     if calendar.run_date(now) is None:
         return True
-    return await batches.get_by_run_date(conn, SERIES, today) is not None
+    return await batches.have_all(conn, series, today)

@@ -24,13 +24,14 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from app.core import availability, logging, settings
+from app.core import availability, logging, series_file, settings
 from app.core.availability import (
     describe_cause,
     is_permission_denied,
     is_unavailable,
     root_cause,
 )
+from app.core.series_file import SeriesSettings
 from app.core.settings import Settings
 from app.database import pools, roles
 from app.database.advice import get_user, permission_denied_message
@@ -574,15 +575,7 @@ async def bind_context(
     ledger = rate_limiter.RequestLedger(pool, provider="alphavantage", limits=limits, clock=clock)
     context = Context(
         pool=pool,
-        model_client=ModelClient(
-            key=settings.openai_api_key,
-            options=ModelOptions(
-                model=settings.openai_model, temperature=settings.openai_temperature
-            ),
-            base_url=settings.openai_base_url,
-            timeout=settings.openai_timeout,
-            clock=clock,
-        ),
+        model_clients=_make_model_clients(settings, clock, is_command=is_command),
         prices=AlphaVantage(
             key=settings.alpha_vantage_api_key,
             ledger=ledger,
@@ -600,13 +593,9 @@ async def bind_context(
     )
     # The stack closes every client, even if one of them raises an error.
     async with AsyncExitStack() as clients:
-        for client in (
-            context.prices,
-            context.model_client,
-            context.alerts,
-            context.heartbeat,
-            context.timestamps,
-        ):
+        for model_client in context.model_clients.values():
+            clients.push_async_callback(model_client.close)
+        for client in (context.prices, context.alerts, context.heartbeat, context.timestamps):
             clients.push_async_callback(client.close)
         queue.context = context
         queue.refusals.clear()
@@ -614,6 +603,42 @@ async def bind_context(
             yield context
         finally:
             queue.context = None
+
+
+def _make_model_clients(
+    settings: Settings, clock: Clock, *, is_command: bool
+) -> dict[str, ModelClient]:
+    """Return a client for each series that asks a model. A command of an operator asks none."""
+    if is_command:
+        return {}
+    clients = {}
+    for one in series_file.load(settings):
+        if one.kind == "model":
+            clients[one.name] = _make_model_client(settings, one, clock)
+    return clients
+
+
+def _make_model_client(settings: Settings, series: SeriesSettings, clock: Clock) -> ModelClient:
+    model_setting = "OPENAI_MODEL"
+    if settings.series_file:
+        model_setting = f"model of [{series.name}] in SERIES_FILE"
+    return ModelClient(
+        key=series.key,
+        options=ModelOptions(
+            model=series.model,
+            response_format=series.response_format,
+            temperature=series.temperature,
+            reasoning_effort=series.reasoning_effort,
+            max_tokens=series.max_tokens,
+            token_limit_as=series.token_limit_as,
+            extra_body=series.extra_body,
+        ),
+        base_url=series.base_url,
+        timeout=series.timeout_seconds,
+        clock=clock,
+        key_setting=series.key_from,
+        model_setting=model_setting,
+    )
 
 
 def current_context() -> Context:

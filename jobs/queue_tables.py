@@ -29,6 +29,7 @@ from procrastinate.exceptions import ConnectorException, NoResult
 from psycopg import sql
 from psycopg.rows import scalar_row
 
+from app.domain.model import SERIES
 from app.store.rows import Conn, row_factory
 from jobs.queue import STALLED_AFTER, app
 
@@ -370,6 +371,7 @@ async def periodic_jobs(
     conn: Conn,
     *,
     task: str,
+    series: str,
     since: datetime,
     statuses: Sequence[str],
     until: datetime | None = None,
@@ -378,8 +380,9 @@ async def periodic_jobs(
     """
     Return the ids of a periodic task's jobs that have one of these statuses, oldest first.
 
-    The argument `timestamp` of these jobs is at `since` or later. If `until` is given, `timestamp`
-    is before `until`; if `before` is given, the job's id is lower than `before`.
+    The argument `series` of these jobs is `series`; a job without this argument is of the default
+    series. The argument `timestamp` is at `since` or later. If `until` is given, `timestamp` is
+    before `until`; if `before` is given, the job's id is lower than `before`.
     """
     end = None
     if until:
@@ -392,9 +395,10 @@ async def periodic_jobs(
             AND jsonb_typeof(args -> 'timestamp') = 'number'
             AND args -> 'timestamp' >= to_jsonb(%s::bigint)
             AND args -> 'timestamp' < to_jsonb(coalesce(%s::bigint, 9223372036854775807))
+            AND coalesce(args ->> 'series', %s) = %s
         ORDER BY id
         """,
-        (task, list(statuses), before, int(since.timestamp()), end),
+        (task, list(statuses), before, int(since.timestamp()), end, SERIES, series),
     )
     return [id for (id,) in await cursor.fetchall()]
 

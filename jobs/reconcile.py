@@ -30,7 +30,6 @@ from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.alternation import find_alternation
-from app.domain.model import SERIES
 from app.errors import RecordDamaged, TryAgainAt
 from app.store import batches, checkpoints, declarations
 from app.store.checkpoints import DueCheckpoint
@@ -313,16 +312,15 @@ async def _lock_batch(conn: Conn, due: DueCheckpoint) -> bool:
 
 
 async def _give_up_monday(conn: Conn, context: Context) -> int:
-    """Record this Monday as failed if its job has failed."""
-    run_date = await _find_monday_without_job(conn, context)
-    if run_date is None:
-        return 0
-    failed_jobs = await weekly.list_jobs(conn, run_date, ["failed"])
-    if not failed_jobs:
-        return 0
-    failure = _FAILED_JOB_NOTE.format(failed_jobs[-1])
-    await weekly.give_up(conn, context, run_date, failure=failure)
-    return 1
+    """Record this Monday as failed for each series whose job has failed. Return how many."""
+    given_up = 0
+    for series, run_date in await _find_mondays_without_job(conn, context):
+        failed_jobs = await weekly.list_jobs(conn, series, run_date, ["failed"])
+        if failed_jobs:
+            failure = _FAILED_JOB_NOTE.format(failed_jobs[-1])
+            await weekly.give_up(conn, context, run_date, series=series, failure=failure)
+            given_up += 1
+    return given_up
 
 
 async def _defer_checkpoints(conn: Conn, context: Context) -> int:
@@ -357,36 +355,43 @@ def _key(due: DueCheckpoint) -> CheckpointKey:
     return str(due.batch_id), str(due.day)
 
 
-async def _find_monday_without_job(conn: Conn, context: Context) -> date | None:
+async def _find_mondays_without_job(conn: Conn, context: Context) -> list[tuple[str, date]]:
     """
-    Return this Monday if it has neither a batch nor a job that waits or runs.
+    Return the series that have neither a batch of this Monday nor a job that waits or runs.
 
-    Return None before 09:01, because the tick of 09:00 may still start the job.
+    Return none before 09:01, because the tick of 09:00 may still start the jobs.
     """
     run_date = calendar.run_date(context.now() - _TICK_GRACE)
-    if run_date is None or await batches.get_by_run_date(conn, SERIES, run_date):
-        return None
-    if await weekly.list_live_jobs(conn, run_date):
-        return None
-    return run_date
+    if run_date is None:
+        return []
+    without_job = []
+    for series in context.series:
+        if await batches.get_by_run_date(conn, series, run_date):
+            continue
+        if not await weekly.list_live_jobs(conn, series, run_date):
+            without_job.append((series, run_date))
+    return without_job
 
 
 async def _start_monday(conn: Conn, context: Context) -> int:
     """
-    Defer a weekly job for this Monday if its tick was lost.
-
-    Return 1 if a job was deferred, otherwise 0.
+    Defer a weekly job for each series whose job of this Monday was lost. Return how many.
     """
-    run_date = await _find_monday_without_job(conn, context)
-    if run_date is None or await weekly.list_jobs(conn, run_date, ["failed"]):
-        return 0
-    await weekly.defer_run(conn, context.now())
-    delay = context.now() - calendar.due_at(run_date)
-    without_fraction, _, _ = str(delay).partition(".")
-    log.warning(
-        "Monday run deferred by reconciliation", run_date=str(run_date), late=without_fraction
-    )
-    return 1
+    begun = 0
+    for series, run_date in await _find_mondays_without_job(conn, context):
+        if await weekly.list_jobs(conn, series, run_date, ["failed"]):
+            continue
+        await weekly.defer_run(conn, context.now(), series)
+        begun += 1
+        delay = context.now() - calendar.due_at(run_date)
+        without_fraction, _, _ = str(delay).partition(".")
+        log.warning(
+            "Monday run deferred by reconciliation",
+            series=series,
+            run_date=str(run_date),
+            late=without_fraction,
+        )
+    return begun
 
 
 async def _defer_retakes(conn: Conn, context: Context) -> int:
@@ -394,15 +399,15 @@ async def _defer_retakes(conn: Conn, context: Context) -> int:
     Defer retakes of skipped checkpoints of active batches, once a day.
 
     The retakes wait until RETAKE_TIME, because the other requests of the morning often return the
-    missing closes. On a Monday, they also wait until the batch is stored: they must not use up the
-    requests that the batch needs.
+    missing closes. On a Monday, they also wait until the batch of each series is stored: they must
+    not use up the requests that the batches need.
     """
     now = context.now()
     today = calendar.new_york_date(now)
     if now < calendar.from_new_york(today, calendar.RETAKE_TIME):
         return 0
     run_date = calendar.run_date(now)
-    if run_date and not await batches.get_by_run_date(conn, SERIES, run_date):
+    if run_date and not await batches.have_all(conn, context.series, run_date):
         return 0
     request = str(today)
     deferred = await queue_tables.find_retakes(conn, daily.take_checkpoint.name, request)

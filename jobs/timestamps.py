@@ -12,7 +12,7 @@ stored. No error of this module ends the transaction that records something.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,7 +25,7 @@ from structlog.contextvars import bind_contextvars
 from app.core.availability import is_unavailable
 from app.database.pools import transaction
 from app.domain import calendar, opentimestamps
-from app.domain.model import SERIES, Batch, BatchStatus, JournalKind
+from app.domain.model import Batch, BatchStatus, JournalKind
 from app.domain.opentimestamps import Attestation, Proof, UnusableProof
 from app.domain.timestamps import (
     Head,
@@ -199,20 +199,30 @@ async def defer_lost_check(conn: Conn, context: Context) -> int:
     due_at = first_open(context.calendar, run_date) + _CHECK_AFTER_OPEN
     if not context.timestamps.authorities or now > due_at + _RECONCILE_CHECK_UNTIL:
         return 0
+    deferred = 0
+    for series in context.series:
+        batch = await _find_without_check(conn, series, run_date)
+        if batch is not None:
+            await _defer_check(conn, batch, max(now, due_at))
+            log.warning("lost check of a timestamp deferred", series=series, run_date=str(run_date))
+            deferred += 1
+    return deferred
+
+
+async def _find_without_check(conn: Conn, series: str, run_date: date) -> Batch | None:
+    """Return the batch of a Monday if its timestamp needs a check and has no job for it."""
     try:
-        batch = await batches.get_by_run_date(conn, SERIES, run_date)
+        batch = await batches.get_by_run_date(conn, series, run_date)
     except RecordDamaged:
         # Its checkpoints report the damage.
-        return 0
+        return None
     if batch is None or batch.late or batch.status == BatchStatus.FAILED:
-        return 0
+        return None
     if await queue_tables.has_job(
         conn, task=check_stamp.name, argument="batch_id", value=str(batch.id)
     ):
-        return 0
-    await _defer_check(conn, batch, max(now, due_at))
-    log.warning("lost check of a timestamp deferred", run_date=str(run_date))
-    return 1
+        return None
+    return batch
 
 
 async def _has_unstamped_batch(conn: Conn, service: TimestampService, before: datetime) -> bool:

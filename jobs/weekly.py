@@ -17,8 +17,9 @@ from structlog.contextvars import bind_contextvars
 
 from app.core.locks import Lock
 from app.database.pools import transaction
-from app.domain import calendar, prompt, returns
+from app.domain import calendar, control, prompt, returns
 from app.domain.calendar import Calendar
+from app.domain.declarations import ControlDeclaration, expected_mondays, in_force_on
 from app.domain.model import (
     QUESTIONS_PER_MONDAY,
     SERIES,
@@ -35,6 +36,7 @@ from app.domain.model import (
     batch_id,
 )
 from app.domain.text import make_storable
+from app.domain.verification.rules.questions import parse_ideas
 from app.errors import (
     ConfigurationError,
     MissingClose,
@@ -47,7 +49,7 @@ from app.errors import (
     UnusableAnswer,
 )
 from app.providers.llm import ModelAnswer
-from app.store import batches, closes, generations, journal
+from app.store import batches, closes, declarations, generations, journal
 from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn
 from jobs import alerts, queue_tables, timestamps
@@ -56,7 +58,7 @@ from jobs.daily import MAX_READING_AGE, defer_checkpoints
 from jobs.in_force import effective_calendar
 from jobs.prices import TemporarilyUnknownTicker, fetch_closes, is_traded
 from jobs.queue import RetryPolicy, app, current_context
-from jobs.queue_tables import LIVE
+from jobs.queue_tables import LIVE, QUEUE_STATUSES
 
 log = structlog.get_logger()
 
@@ -77,6 +79,8 @@ _MAX_TICK_LEAD = timedelta(days=1)
 _PAUSE_BEFORE_LAST_QUESTION = timedelta(minutes=10)
 _PAUSE = timedelta(minutes=1)
 
+_DAYS_PER_WEEK = 7
+
 
 class _MondayIsOver(Exception):
     """The Monday ended before its answer was accepted or its prices were read."""
@@ -86,9 +90,14 @@ class _MondayIsOver(Exception):
 # summer the second job finds the batch stored, and in winter the first one finds no Monday due.
 @app.periodic(cron="0 13,14 * * 1")
 @app.task(name="pick_week", retry=RetryPolicy(), pass_context=True)
-async def pick_week(job_context: JobContext, timestamp: int, questions: int | None = None) -> None:
+async def pick_week(
+    job_context: JobContext,
+    timestamp: int,
+    questions: int | None = None,
+    series: str | None = None,
+) -> None:
     """
-    Make this Monday's batch, if it is Monday after 09:00 in New York and the batch is not stored.
+    Make this Monday's batch of a series, if it is Monday after 09:00 in New York and there is none.
 
     `timestamp` is the time of the tick that deferred the job. For a job without a tick, it is the
     time at which `defer_run` deferred the job. If `timestamp` is ahead of this process's clock, the
@@ -98,12 +107,45 @@ async def pick_week(job_context: JobContext, timestamp: int, questions: int | No
     `questions` is set only for a manual run (`alpha-monday pick`): the most questions that the
     Monday may have in all, earlier ones included. The argument keeps its short name, because queued
     jobs carry it.
+
+    The job of a tick has no `series`. It defers a job for each other series, and is itself the job
+    of the series `main`: so the failure of one series does not touch another. The jobs of earlier
+    versions have no `series` either.
     """
     assert job_context.job.id is not None
     context = current_context()
     wait_for_tick(timestamp, context.now())
     async with alerts.alert_if_quota_spent(context):
-        await run_if_due(context, job_context.job.id, questions)
+        if series is None:
+            await defer_other_series(context, timestamp)
+        await run_if_due(context, job_context.job.id, questions, series or SERIES)
+
+
+async def defer_other_series(context: Context, timestamp: int) -> None:
+    """
+    Defer this Monday's job of each series except `main`, unless the series has a batch or a job.
+
+    `timestamp` is the time of the tick. The order of the series changes every week: if the day's
+    requests run short, it is not always the same series that gets none.
+    """
+    run_date = calendar.run_date(context.now())
+    others = [name for name in context.series if name != SERIES]
+    if run_date is None or not others:
+        return
+    async with transaction(context.pool) as conn:
+        # Two ticks may do this at the same moment, so the second one waits and finds the jobs of
+        # the first one.
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
+        for name in rotate_by_week(others, run_date):
+            has_batch = await batches.get_by_run_date(conn, name, run_date)
+            if not has_batch and not await list_jobs(conn, name, run_date, QUEUE_STATUSES):
+                await defer_run(conn, datetime.fromtimestamp(timestamp, UTC), name)
+
+
+def rotate_by_week(names: Sequence[str], run_date: date) -> list[str]:
+    """Return the names in their order, beginning with another one every week."""
+    first = run_date.toordinal() // _DAYS_PER_WEEK % max(1, len(names))
+    return [*names[first:], *names[:first]]
 
 
 def wait_for_tick(timestamp: int, now: datetime) -> None:
@@ -121,22 +163,32 @@ def wait_for_tick(timestamp: int, now: datetime) -> None:
         )
 
 
-async def run_if_due(context: Context, job_id: int, max_questions: int | None) -> None:
+async def run_if_due(
+    context: Context, job_id: int, max_questions: int | None, series: str = SERIES
+) -> None:
     """
-    Run this Monday if it is due.
+    Run this Monday of a series if it is due.
 
-    Nothing is run if the Monday's batch is stored, or if an older weekly job waits or runs. Only a
-    manual run replaces a failed batch. `max_questions` is the argument `questions` of `pick_week`.
+    Nothing is run if the Monday's batch is stored, or if an older job of the series waits or runs.
+    Only a manual run replaces a failed batch. `max_questions` is the argument `questions` of
+    `pick_week`.
     """
     run_date = calendar.run_date(context.now())
     if run_date is None:
         log.info("no Monday run is due")
         return
-    bind_contextvars(run_date=str(run_date), batch=str(batch_id(SERIES, run_date)), step="begin")
+    if series not in context.series:
+        # The job of a tick is always of `main`, which a file of series may lack. Another job may be
+        # of a series that was taken out of the file a moment ago.
+        log.info("series not configured", series=series)
+        return
+    bind_contextvars(
+        run_date=str(run_date), batch=str(batch_id(series, run_date)), series=series, step="begin"
+    )
     is_manual = max_questions is not None
     async with transaction(context.pool) as conn:
-        batch = await batches.get_by_run_date(conn, SERIES, run_date)
-        other_jobs = await list_live_jobs(conn, run_date, before=job_id)
+        batch = await batches.get_by_run_date(conn, series, run_date)
+        other_jobs = await list_live_jobs(conn, series, run_date, before=job_id)
     if batch and (batch.status != BatchStatus.FAILED or not is_manual):
         log.info("batch already stored", status=batch.status)
     elif other_jobs:
@@ -144,6 +196,7 @@ async def run_if_due(context: Context, job_id: int, max_questions: int | None) -
     else:
         log.info("Monday run started", by_hand=is_manual)
         run = _Run(
+            series=series,
             run_date=run_date,
             max_questions=max_questions or QUESTIONS_PER_MONDAY,
             is_manual=is_manual,
@@ -153,17 +206,26 @@ async def run_if_due(context: Context, job_id: int, max_questions: int | None) -
 
 async def list_live_jobs(
     conn: Conn,
+    series: str,
     run_date: date,
     *,
     until: date | None = None,
     before: int | None = None,
 ) -> list[int]:
-    """Return the ids of the weekly jobs that wait or run (see `list_jobs`)."""
-    return await list_jobs(conn, run_date, LIVE, until=until, before=before)
+    """Return the ids of the weekly jobs of a series that wait or run (see `list_jobs`)."""
+    return await list_jobs(
+        conn,
+        series,
+        run_date,
+        LIVE,
+        until=until,
+        before=before,
+    )
 
 
 async def list_jobs(
     conn: Conn,
+    series: str,
     run_date: date,
     statuses: Sequence[str],
     *,
@@ -171,7 +233,7 @@ async def list_jobs(
     before: int | None = None,
 ) -> list[int]:
     """
-    Return the ids of the weekly jobs that have one of these statuses, oldest first.
+    Return the ids of the weekly jobs of a series that have one of these statuses, oldest first.
 
     The argument `timestamp` of these jobs is on `run_date` or later. The result has no jobs of
     earlier Mondays: such a job may stay `doing` for ever, and would prevent the run of every later
@@ -184,6 +246,7 @@ async def list_jobs(
     return await queue_tables.periodic_jobs(
         conn,
         task=pick_week.name,
+        series=series,
         since=calendar.from_new_york(run_date, time(0)),
         statuses=statuses,
         until=end,
@@ -191,7 +254,7 @@ async def list_jobs(
     )
 
 
-async def max_questions_of_manual_run(conn: Conn, run_date: date) -> int:
+async def max_questions_of_manual_run(conn: Conn, series: str, run_date: date) -> int:
     """
     Return how many questions a Monday may have in all, if it is run manually now.
 
@@ -201,23 +264,27 @@ async def max_questions_of_manual_run(conn: Conn, run_date: date) -> int:
     questions and failed, and a manual run was interrupted after two more. The result is six, so one
     question is left.
     """
-    batch = await batches.get_by_run_date(conn, SERIES, run_date)
+    batch = await batches.get_by_run_date(conn, series, run_date)
     if batch is None:
         return QUESTIONS_PER_MONDAY
-    question_count = len(await generations.list_by_run_date(conn, SERIES, run_date))
+    question_count = len(await generations.list_by_run_date(conn, series, run_date))
     failures = len(await journal.list_contents(conn, batch.id, JournalKind.FAILURE))
     return min(question_count, QUESTIONS_PER_MONDAY * failures) + QUESTIONS_PER_MONDAY
 
 
-async def defer_run(conn: Conn, now: datetime, max_questions: int | None = None) -> int:
+async def defer_run(
+    conn: Conn, now: datetime, series: str = SERIES, max_questions: int | None = None
+) -> int:
     """
-    Defer a weekly job without a tick, to run at once. Return its id.
+    Defer a weekly job of a series without a tick, to run at once. Return its id.
 
     `max_questions` is the argument `questions` of `pick_week`.
     """
-    job = pick_week.configure().job.evolve(
-        task_kwargs={"timestamp": int(now.timestamp()), "questions": max_questions}
-    )
+    arguments: dict[str, object] = {"timestamp": int(now.timestamp()), "questions": max_questions}
+    # The job of `main` has the arguments that an earlier version knows.
+    if series != SERIES:
+        arguments["series"] = series
+    job = pick_week.configure().job.evolve(task_kwargs=arguments)
     (deferred,) = await app.job_manager.batch_defer_jobs_async([job], connection=conn)
     assert deferred.id is not None
     return deferred.id
@@ -225,12 +292,13 @@ async def defer_run(conn: Conn, now: datetime, max_questions: int | None = None)
 
 class _Run(Struct, frozen=True, kw_only=True):
     """
-    One run of a Monday.
+    One run of a Monday of a series.
 
     `max_questions` is how many questions the Monday may have in all, those of earlier runs
     included. Only a manual run replaces a failed batch.
     """
 
+    series: str
     run_date: date
     max_questions: int
     is_manual: bool
@@ -308,8 +376,8 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
     # Each pass of the loop reads what is stored, because another process may have added to it.
     while True:
         async with context.pool.connection() as conn:
-            batch = await batches.get_by_run_date(conn, SERIES, run.run_date)
-            questions = await generations.list_by_run_date(conn, SERIES, run.run_date)
+            batch = await batches.get_by_run_date(conn, run.series, run.run_date)
+            questions = await generations.list_by_run_date(conn, run.series, run.run_date)
         if batch and batch.status != BatchStatus.FAILED:
             log.info("batch already stored by another process")
             return None
@@ -323,16 +391,16 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
             await _refuse_timed_out(context, last)
         elif last and len(questions) >= run.max_questions:
             _raise_no_questions_left(questions)
-        else:
+        elif run.series in context.model_clients:
             await _ask(context, run, questions)
+        else:
+            await _draw(context, run, questions)
 
 
 async def _read_accepted(context: Context, generation: Generation) -> _Choice | None:
     """Return a stored answer with its ideas; refuse it and return None if it is unusable now."""
     try:
-        ideas = prompt.parse_answer(
-            generation.answer or "", context.benchmark, generation.prompt_version
-        )
+        ideas = parse_ideas(generation, context.benchmark)
         _require_same_benchmark(generation, context.benchmark)
     except UnusableAnswer as error:
         # Another version of this program has accepted the answer, or the benchmark has changed.
@@ -355,8 +423,10 @@ async def _refuse_timed_out(context: Context, question: Generation) -> None:
     Raise QuestionInProgress if the question has not timed out yet.
     """
     # This process's timeout is used; the process that asked may have a different one.
-    model_timeout = timedelta(seconds=context.model_client.timeout)
-    times_out_at = question.asked_at + model_timeout + _TIME_TO_STORE
+    timeout = timedelta(0)
+    if question.series in context.model_clients:
+        timeout = timedelta(seconds=context.model_clients[question.series].timeout)
+    times_out_at = question.asked_at + timeout + _TIME_TO_STORE
     if times_out_at > context.now():
         raise QuestionInProgress("A question to the model is open.", times_out_at)
     refusal = "No answer was stored: whoever asked was cut off."
@@ -376,6 +446,80 @@ def _raise_no_questions_left(questions: Sequence[Generation]) -> None:
     raise ProviderUnavailable(message)
 
 
+async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) -> None:
+    """
+    Draw the picks of a control, and store them as the answer to a question.
+
+    `questions` are the Monday's earlier questions: their picks without a price are not drawn again.
+    Raise UnusableAnswer if the universe has too few possible picks, and _MondayIsOver if it is too
+    late to draw.
+    """
+    question = _new_question(
+        context,
+        run,
+        attempt=len(questions) + 1,
+        requested_model=control.REQUESTED_MODEL,
+        version=control.QUESTION_VERSION,
+        system_prompt="",
+        user_prompt="",
+    )
+    async with transaction(context.pool) as conn:
+        claimed = await generations.claim(conn, question, context.in_force)
+        if claimed is None:
+            # Another process draws.
+            return
+        # The claim has declared the control, so its first entry is there.
+        declared = [
+            one for one in await declarations.list_all_series(conn) if one.value.name == run.series
+        ]
+    in_force = in_force_on((one.value for one in declared), run.run_date)
+    assert isinstance(in_force, ControlDeclaration)
+    seed = control.draw_seed(declared[0].hash, run.run_date)
+    universe = in_force.profile.universe
+    draws = control.draw(
+        universe,
+        seed,
+        benchmark=context.benchmark,
+        refused=control.refused_tickers(questions),
+    )
+    answered = replace(
+        claimed,
+        answered_at=context.now(),
+        answer=control.answer_text(universe, seed, draws),
+        accepted=True,
+    )
+    await _complete(context, answered)
+
+
+def _new_question(
+    context: Context,
+    run: _Run,
+    *,
+    attempt: int,
+    requested_model: str,
+    version: str,
+    system_prompt: str,
+    user_prompt: str,
+    reasoning_effort: str | None = None,
+) -> Generation:
+    """Return a question that is asked now. Raise _MondayIsOver if it is too late to ask."""
+    now = context.now()
+    if calendar.new_york_date(now) != run.run_date:
+        raise _MondayIsOver("The Monday was over before an answer was accepted.")
+    return Generation(
+        id=uuid4(),
+        series=run.series,
+        run_date=run.run_date,
+        attempt=attempt,
+        asked_at=now,
+        requested_model=requested_model,
+        prompt_version=version,
+        system_prompt=system_prompt,
+        user_prompt=user_prompt,
+        reasoning_effort=reasoning_effort,
+    )
+
+
 async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> None:
     """
     Ask the model one more question, and store the outcome.
@@ -384,22 +528,18 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
     are the Monday's earlier questions. Raise TryAgainAt if the provider did not answer and more
     questions are allowed, and _MondayIsOver if it is too late to ask.
     """
-    now = context.now()
-    if calendar.new_york_date(now) != run.run_date:
-        raise _MondayIsOver("The Monday was over before an answer was accepted.")
+    client = context.model_clients[run.series]
     # The model learns why its answers were refused. It does not learn of errors of the provider.
     refusals = [one.refusal for one in questions if one.answered_at and one.refusal]
-    question = Generation(
-        id=uuid4(),
-        series=SERIES,
-        run_date=run.run_date,
+    question = _new_question(
+        context,
+        run,
         attempt=len(questions) + 1,
-        asked_at=now,
-        requested_model=context.model_client.model,
-        prompt_version=prompt.CURRENT.version,
+        requested_model=client.model,
+        version=prompt.CURRENT.version,
         system_prompt=prompt.CURRENT.system_prompt,
         user_prompt=prompt.CURRENT.user_prompt(run.run_date, context.benchmark, refusals),
-        reasoning_effort=context.model_client.options.reasoning_effort,
+        reasoning_effort=client.options.reasoning_effort,
     )
     async with transaction(context.pool) as conn:
         claimed = await generations.claim(conn, question, context.in_force)
@@ -416,7 +556,7 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
 
     questions_left = run.max_questions - question.attempt
     try:
-        answer = await context.model_client.ask(question.system_prompt, question.user_prompt)
+        answer = await client.ask(question.system_prompt, question.user_prompt)
     except ConfigurationError as error:
         await _complete(context, replace(question, accepted=False, refusal=str(error)))
         raise
@@ -659,7 +799,7 @@ async def _store(
     """
     bind_contextvars(step="store")
     generation = choice.generation
-    batch = _make_batch(context, run.run_date, benchmark=readings[context.benchmark], now=now)
+    batch = _make_batch(context, run, benchmark=readings[context.benchmark], now=now)
     picks = _make_picks(batch, choice.ideas, readings)
     baseline = _make_baseline(batch, readings[context.benchmark])
     async with transaction(context.pool) as conn:
@@ -693,14 +833,14 @@ async def _store(
     return True
 
 
-def _make_batch(context: Context, run_date: date, *, benchmark: Close, now: datetime) -> Batch:
+def _make_batch(context: Context, run: _Run, *, benchmark: Close, now: datetime) -> Batch:
     return Batch(
-        id=batch_id(SERIES, run_date),
-        series=SERIES,
-        run_date=run_date,
+        id=batch_id(run.series, run.run_date),
+        series=run.series,
+        run_date=run.run_date,
         created_at=now,
         status=BatchStatus.ACTIVE,
-        late=context.calendar.is_late(run_date, now),
+        late=context.calendar.is_late(run.run_date, now),
         benchmark_symbol=context.benchmark,
         benchmark_initial_price=benchmark.close,
         benchmark_initial_close_id=benchmark.id,
@@ -743,9 +883,11 @@ def _make_baseline(batch: Batch, benchmark: Close) -> Checkpoint:
     )
 
 
-async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> bool:
+async def record_missed_monday(
+    conn: Conn, context: Context, run_date: date, series: str = SERIES
+) -> bool:
     """Record that a Monday, which is over, was missed. Return False if it already has a row."""
-    questions = await generations.list_by_run_date(conn, SERIES, run_date)
+    questions = await generations.list_by_run_date(conn, series, run_date)
     if not questions:
         failure = "Nobody was there to ask on that Monday."
     elif await context.prices.ledger.was_quota_spent(conn, calendar.end_of_day(run_date)):
@@ -755,34 +897,49 @@ async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> 
     else:
         failure = "The Monday was over before its batch was made."
     batch = await _make_failed(
-        conn, context, run_date, reason=FailureReason.MISSED, failure=failure
+        conn,
+        context,
+        series,
+        run_date=run_date,
+        reason=FailureReason.MISSED,
+        failure=failure,
     )
     return await _record_failed(conn, context, batch)
 
 
 async def record_missed_mondays(conn: Conn, context: Context) -> int:
     """
-    Record all missed Mondays: since the first batch, those that are over and have no row.
+    Record all missed Mondays of all series: those that are over and have no row.
 
     Return how many were recorded.
     """
     missed = 0
-    for monday in await _find_missed_mondays(conn, context):
-        missed += await record_missed_monday(conn, context, monday)
+    for monday, series in await _find_missed_mondays(conn, context):
+        missed += await record_missed_monday(conn, context, monday, series)
     return missed
 
 
-async def _find_missed_mondays(conn: Conn, context: Context) -> list[date]:
-    """Return the Mondays since the first batch of the series that are over and have no row."""
-    run_dates = await batches.list_run_dates(conn, SERIES)
+async def _find_missed_mondays(conn: Conn, context: Context) -> list[tuple[date, str]]:
+    """
+    Return the Mondays that are over and have no row, each with its series, the oldest ones first.
+
+    A series must have each Monday from its first batch on. A series that joined a record must have
+    each Monday from its first declaration on. There are no Mondays while a series is retired.
+    """
+    declared = await declarations.list_all_series(conn)
+    recorded = await batches.list_mondays(conn)
+    first_of_record = min((monday for _, monday in recorded), default=None)
+    if first_of_record is None:
+        return []
+    names = {series for series, _ in recorded} | {one.value.name for one in declared}
     today = calendar.new_york_date(context.now())
-    monday = min(run_dates, default=date.max)
     missed = []
-    while monday < today:
-        if monday not in run_dates:
-            missed.append(monday)
-        monday += timedelta(days=7)
-    return missed
+    for name in names:
+        of_series = [one.value for one in declared if one.value.name == name]
+        own = {monday for series, monday in recorded if series == name}
+        expected = expected_mondays(of_series, own, first_of_record=first_of_record, until=today)
+        missed += [(monday, name) for monday in expected if monday not in own]
+    return sorted(missed)
 
 
 async def _record_missed_mondays_first(context: Context) -> None:
@@ -798,14 +955,21 @@ async def _record_missed_mondays_first(context: Context) -> None:
             await record_missed_mondays(conn, context)
 
 
-async def give_up(conn: Conn, context: Context, run_date: date, *, failure: str) -> bool:
+async def give_up(
+    conn: Conn, context: Context, run_date: date, *, series: str = SERIES, failure: str
+) -> bool:
     """
     Record a Monday as failed because its job has failed. Return False if it already has a row.
 
     The reason is CONFIGURATION, because no FailureReason stands for an error of the service.
     """
     batch = await _make_failed(
-        conn, context, run_date, reason=FailureReason.CONFIGURATION, failure=failure
+        conn,
+        context,
+        series,
+        run_date=run_date,
+        reason=FailureReason.CONFIGURATION,
+        failure=failure,
     )
     return await _record_failed(conn, context, batch)
 
@@ -820,7 +984,14 @@ async def _record_failed(conn: Conn, context: Context, batch: Batch) -> bool:
 async def _fail(context: Context, run: _Run, *, reason: FailureReason, failure: str) -> None:
     """Record this run's Monday as failed."""
     async with transaction(context.pool) as conn:
-        batch = await _make_failed(conn, context, run.run_date, reason=reason, failure=failure)
+        batch = await _make_failed(
+            conn,
+            context,
+            run.series,
+            run_date=run.run_date,
+            reason=reason,
+            failure=failure,
+        )
         if not await _insert_failed(conn, context, batch, rerun=run.is_manual):
             log.info("batch already stored by another process")
             return
@@ -832,6 +1003,7 @@ def _log_failed(batch: Batch) -> None:
         "Monday failed",
         reason=batch.failure_reason,
         failure=batch.failure,
+        series=batch.series,
         run_date=str(batch.run_date),
         batch=str(batch.id),
     )
@@ -853,13 +1025,19 @@ async def _insert_failed(
 
 
 async def _make_failed(
-    conn: Conn, context: Context, run_date: date, *, reason: FailureReason, failure: str
+    conn: Conn,
+    context: Context,
+    series: str,
+    *,
+    run_date: date,
+    reason: FailureReason,
+    failure: str,
 ) -> Batch:
     now = context.now()
     sessions = await effective_calendar(conn, context.calendar, context.benchmark)
     return Batch(
-        id=batch_id(SERIES, run_date),
-        series=SERIES,
+        id=batch_id(series, run_date),
+        series=series,
         run_date=run_date,
         created_at=now,
         status=BatchStatus.FAILED,

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import datetime
 
 import click
 from msgspec.structs import asdict
@@ -24,12 +24,13 @@ from app.core import settings
 from app.database import pools
 from app.database.rights import Need
 from app.domain import calendar
+from app.domain.model import SERIES
 from app.domain.text import escape_unprintable
 from app.errors import Refused
 from app.store import rehearsed
 from app.store.rows import Conn
 from jobs import admin, queue_tables
-from jobs.admin import Subjects
+from jobs.admin import Subject, Subjects
 from jobs.daily import take_checkpoint
 from jobs.queue_tables import JobRow
 from jobs.weekly import pick_week
@@ -135,7 +136,9 @@ async def show_list(
 
 
 def _cells(job: JobRow, subjects: Subjects) -> Sequence[str]:
-    monday, day = subjects.get(job.id, (None, None))
+    subject = subjects.get(job.id)
+    monday = subject.run_date if subject else None
+    day = subject.day if subject else None
     scheduled = ""
     if job.scheduled_at:
         scheduled = f"{job.scheduled_at.astimezone(calendar.NEW_YORK):%Y-%m-%d %H:%M}"
@@ -178,7 +181,7 @@ async def show(id: int, rehearsal: bool) -> None:
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} UTC  {event.type}")
 
 
-def _fields(job: JobRow, subject: tuple[date, int | None] | None) -> dict[str, object]:
+def _fields(job: JobRow, subject: Subject | None) -> dict[str, object]:
     """Return the values of `jobs show` by their names; a value that is None is not printed."""
     fields: dict[str, object] = asdict(job)
     fields["args"] = json.dumps(job.args)
@@ -189,13 +192,13 @@ def _fields(job: JobRow, subject: tuple[date, int | None] | None) -> dict[str, o
     return fields
 
 
-def _describe_subject(subject: tuple[date, int | None] | None) -> str | None:
-    match subject:
-        case (monday, None):
-            return f"the Monday {monday}"
-        case (monday, day):
-            return f"day {day} of {monday}"
-    return None
+def _describe_subject(subject: Subject | None) -> str | None:
+    if subject is None:
+        return None
+    of_series = f" of {subject.series}" if subject.series != SERIES else ""
+    if subject.day is None:
+        return f"the Monday {subject.run_date}{of_series}"
+    return f"day {subject.day} of {subject.run_date}{of_series}"
 
 
 @jobs.command(context_settings=_ACCEPT_DASHES)

@@ -87,7 +87,7 @@ async def _defer_run(conn: Conn, run_date: date, earlier: Batch | None) -> int:
     """
     if earlier and earlier.status != BatchStatus.FAILED:
         raise Refused(f"The Monday {run_date} has its picks: batch {earlier.id}.")
-    live_jobs = await weekly.list_live_jobs(conn, run_date)
+    live_jobs = await weekly.list_live_jobs(conn, SERIES, run_date)
     if live_jobs:
         raise Refused(f"Job {live_jobs[0]} already makes the batch of the Monday {run_date}.")
     if not await queue_tables.has_live_worker(conn):
@@ -95,8 +95,8 @@ async def _defer_run(conn: Conn, run_date: date, earlier: Batch | None) -> int:
             "No worker is running that could do it. "
             "Start one with `alpha-monday serve` or `alpha-monday work`."
         )
-    questions = await weekly.max_questions_of_manual_run(conn, run_date)
-    return await weekly.defer_run(conn, clock.now(), questions)
+    questions = await weekly.max_questions_of_manual_run(conn, SERIES, run_date)
+    return await weekly.defer_run(conn, clock.now(), SERIES, questions)
 
 
 async def _wait_for_batch(
@@ -112,7 +112,7 @@ async def _wait_for_batch(
         async with pools.transaction(pool) as conn:
             # The jobs are read before the batch. A job stores the batch before it ends. So if the
             # job has ended and the batch is missing, the job will never store one.
-            live_jobs = await weekly.list_live_jobs(conn, run_date)
+            live_jobs = await weekly.list_live_jobs(conn, SERIES, run_date)
             batch = await batches.get_by_run_date(conn, SERIES, run_date)
         if batch and batch != earlier:
             return batch

@@ -14,9 +14,9 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from app.domain.declarations import RecordSettings, SeriesDeclaration
+from app.domain.declarations import AnyDeclaration, RecordSettings
 
-T = TypeVar("T", RecordSettings, SeriesDeclaration)
+T = TypeVar("T", RecordSettings, AnyDeclaration)
 
 # This many of the newest declarations must alternate: a rollback that is taken back is not enough.
 _LEAST_ENTRIES = 4
@@ -47,11 +47,26 @@ _SOURCES = {
     "system_prompt_sha256": "the system prompt",
     "user_prompt_sha256": "the prompt",
     "schema": "the JSON schema of an answer",
+    "reasoning_effort": "reasoning_effort in SERIES_FILE",
+    "max_tokens": "max_tokens in SERIES_FILE",
+    "token_limit_as": "token_limit_as in SERIES_FILE",
+    "extra_body": "extra_body in SERIES_FILE",
+    "tools": "tools in SERIES_FILE",
+    "retired": "whether SERIES_FILE has the series",
+    "draw_version": "the version of the draws",
+    "universe": "the tickers that a control draws from",
 }
 
 # These fields are compared, but their values are too long to be shown.
 _WITHOUT_VALUES = frozenset(
-    {"days_without_session", "system_prompt_sha256", "user_prompt_sha256", "schema"}
+    {
+        "days_without_session",
+        "extra_body",
+        "schema",
+        "system_prompt_sha256",
+        "universe",
+        "user_prompt_sha256",
+    }
 )
 
 # If the field on the left differs, the field on the right differs because of it.
@@ -150,11 +165,11 @@ def _differing_fields(newest: T, before: T) -> list[str]:
     return [name for name in after if after[name] != earlier[name]]
 
 
-def _fields(declared: RecordSettings | SeriesDeclaration) -> dict[str, object]:
+def _fields(declared: RecordSettings | AnyDeclaration) -> dict[str, object]:
     """Return the fields that a process decides."""
     fields = asdict(declared)
-    if isinstance(declared, SeriesDeclaration):
-        fields = {"label": declared.label, **asdict(declared.profile)}
+    if not isinstance(declared, RecordSettings):
+        fields = {"label": declared.label, "retired": declared.retired, **asdict(declared.profile)}
     return {name: value for name, value in fields.items() if name in _SOURCES}
 
 

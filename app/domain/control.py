@@ -15,18 +15,25 @@ its draws, not even the operator:
 docs/record.md#the-draws-of-a-control defines the draws, so that others can recompute them.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from hashlib import sha256, shake_256
 
+import msgspec
 from msgspec import Struct
 
 from app.domain import journal
-from app.domain.model import PICKS_PER_BATCH, Action, DescribedEnum
+from app.domain.model import PICKS_PER_BATCH, Action, DescribedEnum, Generation, Idea
+from app.domain.tickers import names_ticker
 from app.errors import UnusableAnswer
 
 # The version of the rules of this module. A profile states it.
 DRAW_VERSION = "1"
+
+# A question of a control has these in place of a model's name and of the version of a prompt. Its
+# prompts are empty texts.
+REQUESTED_MODEL = "random"
+QUESTION_VERSION = f"draw-{DRAW_VERSION}"
 
 # How long before its first Monday a new universe is in the journal.
 UNIVERSE_NOTICE = timedelta(days=28)
@@ -61,6 +68,14 @@ class Draw(Struct, frozen=True, kw_only=True):
     ticker: str
     action: Action
     skipped: SkippedDraw | None = None
+
+
+class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is stored where a model's answer would be: see `answer_text`."""
+
+    draws: list[Draw]
+    seed: str
+    universe_sha256: str
 
 
 class RandomStream:
@@ -165,6 +180,44 @@ def answer_text(universe: Sequence[str], seed: str, draws: Sequence[Draw]) -> st
     return journal.canonical_json(
         {"draws": list(draws), "seed": seed, "universe_sha256": universe_sha256(universe)}
     )
+
+
+def parse_answer(answer: str, benchmark: str) -> list[Idea]:
+    """
+    Return the ideas of a text that `answer_text` has made.
+
+    Raises UnusableAnswer if the text has another form, or if a pick is the benchmark.
+    """
+    try:
+        draws = msgspec.json.decode(answer, type=_Answer, strict=False).draws
+    except (msgspec.MsgspecError, RecursionError):
+        raise UnusableAnswer("The text is not the text of draws.") from None
+    picks = [draw for draw in draws if draw.skipped is None]
+    if len({pick.ticker for pick in picks}) != PICKS_PER_BATCH or len(picks) != PICKS_PER_BATCH:
+        raise UnusableAnswer(f"The draws do not give {PICKS_PER_BATCH} different picks.")
+    if any(pick.ticker == benchmark for pick in picks):
+        raise UnusableAnswer("A pick is the benchmark.")
+    return [
+        Idea(ticker=pick.ticker, action=pick.action, reasoning=REASONING, probability=None)
+        for pick in picks
+    ]
+
+
+def refused_tickers(questions: Iterable[Generation]) -> set[str]:
+    """
+    Return the tickers that cannot be drawn after these questions of the same Monday.
+
+    They are the picks of refused answers that the refusal names: a pick has no price.
+    """
+    refused: set[str] = set()
+    for question in questions:
+        refusal = question.refusal or ""
+        try:
+            ideas = parse_answer(question.answer or "", "")
+        except UnusableAnswer:
+            continue
+        refused.update(idea.ticker for idea in ideas if names_ticker(refusal, idea.ticker))
+    return refused
 
 
 def universe_sha256(universe: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ A declaration is an entry of one of three kinds:
 
 - GENESIS begins a sealed record: its id, its origin, and its first settings.
 - SETTINGS has the settings of the record after a change.
-- SERIES has the profile of a series: everything that decides what the model is asked.
+- SERIES has the profile of a series: everything that decides what the model is asked, or what a
+  control draws from. It also says that a series is retired: that it is asked no more.
 
 A process that records compares what is in force in it with the newest declarations, and first
 writes a new declaration where the two differ. So each change of a setting that decides a figure has
@@ -15,7 +16,7 @@ an entry that shows it. docs/journal.md#declarations has the rules.
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -24,6 +25,7 @@ from msgspec.structs import asdict, replace
 
 from app.domain import journal
 from app.domain.calendar import Calendar, is_weekday
+from app.domain.control import UNIVERSE_NOTICE
 from app.domain.model import DescribedEnum
 
 # The calendar of a declaration ends with the year that is this many years after the current one.
@@ -32,6 +34,7 @@ _YEARS_AHEAD = 2
 _ID_BYTES = 16
 
 _DAY = timedelta(days=1)
+_DAYS_PER_WEEK = 7
 
 
 class Origin(DescribedEnum):
@@ -90,15 +93,23 @@ class Profile(Struct, frozen=True, kw_only=True):
     Everything that decides what a model is asked, except the question of one Monday.
 
     It has no key. `base_url` has no user information, no query and no fragment. It is empty for the
-    default address. `temperature` is None if none is sent. The members that end in `_sha256` are
-    hashes of texts, as 64 hexadecimal digits: of the system prompt, and of the template of the user
-    prompt. `schema` is the JSON schema of an answer, as it is sent.
+    default address. The members that are None are not sent: `temperature`, `reasoning_effort`,
+    `max_tokens` with the name under which it is sent, `token_limit_as`, and `extra_body`, which has
+    additional members of a request as JSON. `tools` is true if the model has tools or searches the
+    web. The members that end in `_sha256` are hashes of texts, as 64 hexadecimal digits: of the
+    system prompt, and of the template of the user prompt. `schema` is the JSON schema of an answer,
+    as it is sent.
     """
 
     base_url: str
     model: str
     response_format: str
     temperature: str | None = None
+    reasoning_effort: str | None = None
+    max_tokens: str | None = None
+    token_limit_as: str | None = None
+    extra_body: str | None = None
+    tools: Literal[True] | None = None
     timeout_seconds: str
     prompt_version: str
     system_prompt_sha256: str
@@ -108,22 +119,88 @@ class Profile(Struct, frozen=True, kw_only=True):
     @property
     def sha256(self) -> str:
         """Return the SHA-256 of the profile's canonical JSON, as 64 hexadecimal digits."""
-        return sha256_of(journal.canonical_json(asdict(self)))
+        return _sha256_of_profile(self)
+
+
+class ControlProfile(Struct, frozen=True, kw_only=True):
+    """
+    Everything that decides what a control draws, except the Monday.
+
+    `draw_version` is the version of the rules of the draws (`app.domain.control`). `universe` are
+    the tickers to draw from, in ascending order, and `universe_source` says where they come from.
+    """
+
+    draw_version: str
+    universe: tuple[str, ...]
+    universe_source: str
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the profile's canonical JSON, as 64 hexadecimal digits."""
+        return _sha256_of_profile(self)
+
+
+def _sha256_of_profile(profile: Profile | ControlProfile) -> str:
+    return sha256_of(journal.canonical_json(asdict(profile)))
+
+
+class SeriesKind(DescribedEnum):
+    """What chooses the picks of a series."""
+
+    MODEL = "model", "A language model is asked for the picks."
+    RANDOM = "random", "A control: the picks are drawn at random, and anyone can recompute them."
 
 
 class SeriesDeclaration(Struct, frozen=True, kw_only=True):
     """
     A series, as the journal states it: its names, its kind and its profile.
 
-    `holds_from` is the first Monday whose questions are asked with this profile.
+    `holds_from` is the first Monday of this profile. `retired` is True if the series is asked no
+    more from that Monday on. The two subclasses have the profiles of the two kinds.
     """
 
     name: str
     label: str
-    kind: Literal["model"]
     holds_from: date
-    profile: Profile
+    retired: Literal[True] | None = None
     profile_sha256: str
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """Return what must differ between two declarations of a series that follow each other."""
+        kind = declared_kind(self)
+        return self.label, kind, self.profile_sha256, bool(self.retired)
+
+
+class ModelDeclaration(SeriesDeclaration, frozen=True, kw_only=True):
+    """The declaration of a series that asks a model."""
+
+    kind: Literal["model"] = "model"
+    profile: Profile
+
+
+class ControlDeclaration(SeriesDeclaration, frozen=True, kw_only=True):
+    """The declaration of a control."""
+
+    kind: Literal["random"] = "random"
+    profile: ControlProfile
+
+
+AnyDeclaration = ModelDeclaration | ControlDeclaration
+
+
+def declared_kind(declaration: SeriesDeclaration) -> SeriesKind:
+    """Return the kind of a declared series."""
+    if isinstance(declaration, ControlDeclaration):
+        return SeriesKind.RANDOM
+    return SeriesKind.MODEL
+
+
+def declaration_type(series: object) -> type[AnyDeclaration]:
+    """Return the type of the member `series` of a SERIES entry, which is not decoded yet."""
+    if isinstance(series, Mapping) and series.get("kind") == SeriesKind.RANDOM:
+        return ControlDeclaration
+    return ModelDeclaration
 
 
 class ResponseKind(DescribedEnum):
@@ -155,8 +232,14 @@ class SeriesInForce(Struct, frozen=True, kw_only=True):
 
     name: str
     label: str
-    kind: Literal["model"] = "model"
-    profile: Profile
+    profile: Profile | ControlProfile
+
+    @property
+    def kind(self) -> SeriesKind:
+        """Return the kind of the series."""
+        if isinstance(self.profile, ControlProfile):
+            return SeriesKind.RANDOM
+        return SeriesKind.MODEL
 
 
 class InForce(Struct, frozen=True, kw_only=True):
@@ -176,9 +259,9 @@ class InForce(Struct, frozen=True, kw_only=True):
     series: tuple[SeriesInForce, ...] = ()
     is_command: bool = False
 
-    def profile_of(self, series: str) -> Profile | None:
-        """Return the profile of a series; None if this process does not run the series."""
-        return next((one.profile for one in self.series if one.name == series), None)
+    def series_named(self, name: str) -> SeriesInForce | None:
+        """Return a series of this process; None if the process does not run it."""
+        return next((one for one in self.series if one.name == name), None)
 
 
 def sha256_of(text: str) -> str:
@@ -257,12 +340,19 @@ def differing_fields(before: RecordSettings, after: RecordSettings) -> list[str]
     return [name for name in names if getattr(before, name) != getattr(after, name)]
 
 
-def declare_series(series: SeriesInForce, holds_from: date) -> SeriesDeclaration:
+def declare_series(series: SeriesInForce, holds_from: date) -> AnyDeclaration:
     """Return the declaration of a series that holds from a Monday on."""
-    return SeriesDeclaration(
+    if isinstance(series.profile, ControlProfile):
+        return ControlDeclaration(
+            name=series.name,
+            label=series.label,
+            holds_from=holds_from,
+            profile=series.profile,
+            profile_sha256=series.profile.sha256,
+        )
+    return ModelDeclaration(
         name=series.name,
         label=series.label,
-        kind=series.kind,
         holds_from=holds_from,
         profile=series.profile,
         profile_sha256=series.profile.sha256,
@@ -273,8 +363,128 @@ def is_declared(series: SeriesInForce, newest: SeriesDeclaration | None) -> bool
     """Return whether the newest declaration of a series states it as this process runs it."""
     if newest is None:
         return False
-    declared = (newest.label, newest.kind, newest.profile_sha256)
-    return declared == (series.label, series.kind, series.profile.sha256)
+    return newest.terms == (series.label, series.kind, series.profile.sha256, False)
+
+
+def changed_series(
+    series: SeriesInForce, newest: AnyDeclaration | None, *, run_date: date, today: date
+) -> AnyDeclaration | None:
+    """
+    Return the declaration of a series that is due before a question of the Monday `run_date`.
+
+    None if the newest declaration states the series as this process runs it. A new profile of a
+    model holds at once. A new profile of a control is declared `UNIVERSE_NOTICE` before it holds:
+    otherwise an operator could choose among several universes when the draws of each are known.
+    The first one holds at once, because the draws depend on its own entry.
+    """
+    if is_declared(series, newest):
+        return None
+    if newest is None:
+        return declare_series(series, run_date)
+    holds_from = max(run_date, newest.holds_from)
+    is_new_profile = newest.profile_sha256 != series.profile.sha256
+    if series.kind is not SeriesKind.RANDOM or not is_new_profile:
+        return declare_series(series, holds_from)
+    if newest.retired:
+        # A control that comes back draws from its former universe until the new one holds, which
+        # the next question declares.
+        return replace(newest, label=series.label, holds_from=holds_from, retired=None)
+    notice_ends = next_monday(today + UNIVERSE_NOTICE)
+    return declare_series(series, max(holds_from, notice_ends))
+
+
+def retirement(newest: AnyDeclaration, run_date: date) -> AnyDeclaration:
+    """Return the declaration that a series is asked no more from the Monday `run_date` on."""
+    return replace(newest, holds_from=max(run_date, newest.holds_from), retired=True)
+
+
+def next_monday(day: date) -> date:
+    """Return the first Monday that is `day` or later."""
+    return day + timedelta(days=-day.weekday() % _DAYS_PER_WEEK)
+
+
+def in_force_on(declared: Iterable[AnyDeclaration], run_date: date) -> AnyDeclaration | None:
+    """
+    Return the declaration that holds on a Monday; None if there is none.
+
+    `declared` are the declarations of one series, in the order of the journal. The newest one that
+    holds from that Monday, or from an earlier one, is in force.
+    """
+    found = None
+    for one in declared:
+        if one.holds_from <= run_date:
+            found = one
+    return found
+
+
+def expected_mondays(
+    declared: Sequence[AnyDeclaration],
+    recorded: Collection[date],
+    *,
+    first_of_record: date,
+    until: date,
+) -> list[date]:
+    """
+    Return the Mondays before `until` on which a series must have a row.
+
+    `declared` are the declarations of the series, in the order of the journal, and `recorded` its
+    Mondays with a row. The first Monday is that of its first row, or that of its first declaration
+    if it joined a record that already had a Monday, `first_of_record`. On a Monday of which it is
+    retired, the series need not have a row.
+    """
+    first = min(recorded, default=None)
+    if declared:
+        joined = max(declared[0].holds_from, first_of_record)
+        first = joined if first is None else min(first, joined)
+    if first is None:
+        return []
+    mondays = []
+    monday = first
+    while monday < until:
+        in_force = in_force_on(declared, monday)
+        if in_force is None or not in_force.retired:
+            mondays.append(monday)
+        monday += timedelta(days=_DAYS_PER_WEEK)
+    return mondays
+
+
+def find_renamed(
+    series: Iterable[SeriesInForce], declared: Iterable[AnyDeclaration]
+) -> tuple[str, str] | None:
+    """
+    Return the old and the new name of a series that seems to be renamed; None if there is none.
+
+    `declared` are the newest declarations of all series. A series seems to be renamed if this
+    process no longer runs it, and runs a new series that asks the same model in the same way. The
+    name of a series lasts: its results would otherwise be torn in two.
+    """
+    series = list(series)
+    names = {one.name for one in series}
+    active = [one for one in declared if not one.retired]
+    known = {one.name for one in declared}
+    for missing in active:
+        for one in series:
+            is_new = missing.name not in names and one.name not in known
+            if is_new and _asks_alike(one.profile, missing.profile):
+                return missing.name, one.name
+    return None
+
+
+def _asks_alike(one: Profile | ControlProfile, other: Profile | ControlProfile) -> bool:
+    """Return whether two profiles ask the same model alike, or are both of controls."""
+    if isinstance(one, Profile) and isinstance(other, Profile):
+        return _requested(one) == _requested(other)
+    return isinstance(one, ControlProfile) and isinstance(other, ControlProfile)
+
+
+def _requested(profile: Profile) -> tuple[object, ...]:
+    return (
+        profile.base_url,
+        profile.model,
+        profile.reasoning_effort,
+        profile.temperature,
+        profile.extra_body,
+    )
 
 
 def _weekdays(first: date, last: date) -> Iterable[date]:

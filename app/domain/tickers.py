@@ -1,6 +1,7 @@
 """The ticker of a share on each session: a renamed share has one ticker after another."""
 
 import decimal
+import re
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from typing import Self
@@ -171,3 +172,13 @@ def _is_near(last: Close, first: Close, *, factors: Sequence[Split], from_sessio
         factor = splits.total_factor(counted, last.trading_day, first.trading_day)
         price = first.close * factor
     return not splits.is_large_change(last.close, price)
+
+
+def names_ticker(sentence: str, ticker: str) -> bool:
+    """
+    Return whether a sentence contains a ticker as a word of its own.
+
+    A part of another ticker does not count: a text with BRK.B does not name BRK.
+    """
+    word = rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z])(?!\.[A-Z]\b)"
+    return re.search(word, sentence) is not None

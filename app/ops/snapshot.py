@@ -564,7 +564,7 @@ async def _read_queue(conn: Conn) -> QueueState:
 
 async def _read_record(conn: Conn, at: datetime) -> RecordState:
     run_date = calendar.latest_run_date(at)
-    weekly_jobs = await weekly.list_live_jobs(conn, run_date, until=run_date)
+    weekly_jobs = await weekly.list_live_jobs(conn, SERIES, run_date, until=run_date)
     monday = Monday(
         run_date=run_date,
         batch=await batches.get_by_run_date(conn, SERIES, run_date),
@@ -635,7 +635,8 @@ def _pair_with_jobs(
     by_subject = {}
     for job in jobs:
         if job.task == take_checkpoint.name and job.id in subjects:
-            by_subject[subjects[job.id]] = job
+            subject = subjects[job.id]
+            by_subject[subject.run_date, subject.day] = job
     return [_pending_checkpoint(due, by_subject.get((due.run_date, due.day))) for due in pending]
 
 
@@ -674,7 +675,9 @@ def _owed_subjects(
 
 
 def _failed_job(job: JobRow, subjects: Subjects, owed: set[_Subject]) -> FailedJob:
-    run_date, day = subjects.get(job.id, (None, None))
+    subject = subjects.get(job.id)
+    run_date = subject.run_date if subject else None
+    day = subject.day if subject else None
     return FailedJob(
         id=job.id,
         task=job.task,

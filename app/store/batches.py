@@ -181,6 +181,33 @@ async def list_completed(conn: Conn, first: date, last: date) -> list[CompletedB
     )
 
 
+async def list_by_run_date(conn: Conn, run_date: date) -> list[Batch]:
+    """Return the batches of all series of a Monday, by the name of the series."""
+    return await select_rows(
+        conn,
+        Batch,
+        table="batches",
+        where="WHERE run_date = %s ORDER BY series",
+        values=(run_date,),
+    )
+
+
+async def have_all(conn: Conn, series: Sequence[str], run_date: date) -> bool:
+    """Return whether each of these series has a row of the Monday `run_date`, failed or not."""
+    cursor = await conn.execute(
+        "SELECT count(*) FROM batches WHERE run_date = %s AND series = ANY(%s)",
+        (run_date, list(series)),
+    )
+    (count,) = await cursor.fetchone() or (0,)
+    return bool(count == len(series))
+
+
+async def list_mondays(conn: Conn) -> list[tuple[str, date]]:
+    """Return the series and the Monday of each batch, failed ones included."""
+    cursor = await conn.execute("SELECT series, run_date FROM batches ORDER BY run_date, series")
+    return await cursor.fetchall()
+
+
 async def list_run_dates(conn: Conn, series: str) -> set[date]:
     """Return the run dates for which a series has a batch, with any status."""
     cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))

@@ -6,21 +6,25 @@ The newest declarations of the journal, and those that a process must add before
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from typing import NamedTuple
 
 from app.domain import calendar
 from app.domain.alternation import Declared
 from app.domain.declarations import (
+    AnyDeclaration,
     Genesis,
     InForce,
     Origin,
     RecordSettings,
-    SeriesDeclaration,
+    changed_series,
     changed_settings,
+    declaration_type,
     declare_series,
     first_calendar_day,
-    is_declared,
+    in_force_on,
     last_calendar_day,
     new_record_id,
+    retirement,
     settings_in_force,
 )
 from app.domain.model import JournalEntry, JournalHead, JournalKind
@@ -31,9 +35,20 @@ from app.store.rows import Conn, select_rows
 # An entry that is to be appended: its kind, and its members.
 Declaration = tuple[JournalKind, dict[str, object]]
 
+
+class DeclaredSeries(NamedTuple):
+    """A declaration of a series, with the hash of its entry."""
+
+    value: AnyDeclaration
+    hash: str
+
+
 # Postgres refuses a question, a reading or an entry in a sealed record, unless its transaction has
 # set this parameter: an older version does not set it, and does not declare what is in force in it.
 _DECLARE_VERSION = "SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)"
+
+# More declarations than any series has.
+_ALL = 1_000_000
 
 # How many SERIES entries one statement reads.
 _SERIES_PAGE = 50
@@ -86,10 +101,43 @@ async def list_listed_days(conn: Conn) -> frozenset[date]:
     return frozenset(listed)
 
 
-async def get_series(conn: Conn, name: str) -> SeriesDeclaration | None:
+async def get_series(conn: Conn, name: str) -> AnyDeclaration | None:
     """Return the newest declaration of a series; None if it was not declared."""
     newest = await list_series(conn, name, 1)
     return newest[0].value if newest else None
+
+
+async def get_series_in_force(conn: Conn, name: str, run_date: date) -> AnyDeclaration | None:
+    """Return the declaration of a series that holds on a Monday; None if there is none."""
+    declared = await list_series(conn, name, _ALL)
+    return in_force_on((one.value for one in reversed(declared)), run_date)
+
+
+async def list_newest_series(conn: Conn) -> dict[str, AnyDeclaration]:
+    """
+    Return the newest declaration of each series, by name.
+
+    Raises RecordDamaged if a SERIES entry cannot be read.
+    """
+    newest: dict[str, AnyDeclaration] = {}
+    for declared in await list_all_series(conn):
+        newest[declared.value.name] = declared.value
+    return newest
+
+
+async def list_all_series(conn: Conn) -> list[DeclaredSeries]:
+    """
+    Return the declarations of all series, in the order of the journal.
+
+    Raises RecordDamaged if a SERIES entry cannot be read.
+    """
+    entries = await _list_entries(conn, "kind = %s ORDER BY seq", (JournalKind.SERIES,))
+    return [DeclaredSeries(_read_series(entry), entry.hash) for entry in entries]
+
+
+def _read_series(entry: JournalEntry) -> AnyDeclaration:
+    type_ = declaration_type(read_member(entry, "series", dict[str, object]))
+    return read_member(entry, "series", type_)
 
 
 async def list_settings(conn: Conn, count: int) -> list[Declared[RecordSettings]]:
@@ -105,7 +153,7 @@ async def list_settings(conn: Conn, count: int) -> list[Declared[RecordSettings]
     return [Declared(entry.at, read_member(entry, "settings", RecordSettings)) for entry in entries]
 
 
-async def list_series(conn: Conn, name: str, count: int) -> list[Declared[SeriesDeclaration]]:
+async def list_series(conn: Conn, name: str, count: int) -> list[Declared[AnyDeclaration]]:
     """
     Return the newest declarations of a series with their times, the newest one first.
 
@@ -114,7 +162,7 @@ async def list_series(conn: Conn, name: str, count: int) -> list[Declared[Series
     """
     # The names are compared here, because a cast of a damaged content to JSON would be an error of
     # Postgres that does not name the entry.
-    declared: list[Declared[SeriesDeclaration]] = []
+    declared: list[Declared[AnyDeclaration]] = []
     before = _AFTER_EVERY_ENTRY
     while len(declared) < count:
         entries = await _list_entries(
@@ -125,8 +173,7 @@ async def list_series(conn: Conn, name: str, count: int) -> list[Declared[Series
         for entry in entries:
             # Another series may be of a kind that only a later version knows.
             if read_member(entry, "series", dict[str, object]).get("name") == name:
-                series = read_member(entry, "series", SeriesDeclaration)
-                declared.append(Declared(entry.at, series))
+                declared.append(Declared(entry.at, _read_series(entry)))
         if len(entries) < _SERIES_PAGE:
             break
         before = entries[-1].seq
@@ -167,11 +214,26 @@ async def list_due(
     if changed:
         due.append((JournalKind.SETTINGS, {"settings": changed}))
     if asked_for:
-        for one in in_force.series:
-            if not is_declared(one, await get_series(conn, one.name)):
-                declared = declare_series(one, asked_for)
-                due.append((JournalKind.SERIES, {"series": declared}))
+        due += await _list_due_series(conn, in_force, at, run_date=asked_for)
     return due
+
+
+async def _list_due_series(
+    conn: Conn, in_force: InForce, at: datetime, *, run_date: date
+) -> list[Declaration]:
+    """Return the declarations of the series that are new, changed, or no longer configured."""
+    newest = await list_newest_series(conn)
+    today = calendar.new_york_date(at)
+    declared = []
+    for one in in_force.series:
+        changed = changed_series(one, newest.get(one.name), run_date=run_date, today=today)
+        if changed is not None:
+            declared.append(changed)
+    names = {one.name for one in in_force.series}
+    for name, former in newest.items():
+        if name not in names and not former.retired:
+            declared.append(retirement(former, run_date))
+    return [(JournalKind.SERIES, {"series": one}) for one in declared]
 
 
 async def _first_declarations(conn: Conn, in_force: InForce, at: datetime) -> list[Declaration]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.core.locks import Lock
-from app.domain.declarations import InForce
+from app.domain.declarations import InForce, SeriesKind
 from app.domain.lost_answers import Question
 from app.domain.model import Generation, JournalKind, batch_id
 from app.errors import TryAgainAt
@@ -72,9 +72,8 @@ async def claim(conn: Conn, generation: Generation, in_force: InForce | None) ->
     await declarations.declare_version(conn)
     is_sealed = in_force is not None and await declarations.will_be_sealed(conn)
     if is_sealed and in_force:
-        profile = in_force.profile_of(generation.series)
-        assert profile is not None, "a process asks only the questions of its series"
-        generation = replace(generation, profile_sha256=profile.sha256)
+        sha256 = await _profile_sha256(conn, generation, in_force)
+        generation = replace(generation, profile_sha256=sha256)
     # The constraint one_generation_per_attempt decides which of several processes may send it.
     is_claimed = await insert_row(
         conn,
@@ -102,6 +101,21 @@ async def claim(conn: Conn, generation: Generation, in_force: InForce | None) ->
             asked_for=generation.run_date,
         )
     return generation
+
+
+async def _profile_sha256(conn: Conn, generation: Generation, in_force: InForce) -> str:
+    """Return the hash of the profile with which a question of a sealed record is asked."""
+    series = in_force.series_named(generation.series)
+    assert series is not None, "a process asks only the questions of its series"
+    if series.kind is SeriesKind.RANDOM:
+        # A new universe of a control is declared weeks before it holds. Until then, the one of
+        # before is drawn from.
+        declared = await declarations.get_series_in_force(
+            conn, generation.series, generation.run_date
+        )
+        if declared is not None:
+            return declared.profile_sha256
+    return series.profile.sha256
 
 
 async def lock_for_update(conn: Conn, id: UUID) -> Generation:

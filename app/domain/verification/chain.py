@@ -19,7 +19,6 @@ from app.domain.declarations import (
     Origin,
     ProviderResponse,
     RecordSettings,
-    SeriesDeclaration,
 )
 from app.domain.model import Close, Split
 from app.domain.verification import entries
@@ -147,12 +146,13 @@ class Verification:
             kind=kind,
             at=entries.entry_time(seq, content),
             content=content,
+            hash=entry["hash"],
             mentions=mentions,
             ending=entries.parse_ending(seq, content),
             renaming=entries.parse_renaming(seq, content),
             genesis=entries.parse_member(seq, content, member="genesis", type_=Genesis),
             settings=entries.parse_member(seq, content, member="settings", type_=RecordSettings),
-            series=entries.parse_member(seq, content, member="series", type_=SeriesDeclaration),
+            series=entries.parse_series(seq, content),
             response=entries.parse_member(seq, content, member="response", type_=ProviderResponse),
         )
         check(parsed, self.state)

@@ -37,6 +37,7 @@ class Rule(StrEnum):
     ANSWER_ACCEPTED = "answer-accepted"
     ANSWER_REFUSED = "answer-refused"
     PROMPT_SAYS_WHY = "prompt-says-why"
+    DRAWS = "draws"
     # Mondays
     BATCH_ID = "batch-id"
     MONDAY = "monday"

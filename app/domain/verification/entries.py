@@ -19,7 +19,14 @@ import msgspec
 from msgspec import Struct
 
 from app.domain import journal, model
-from app.domain.declarations import Genesis, ProviderResponse, RecordSettings, SeriesDeclaration
+from app.domain.declarations import (
+    AnyDeclaration,
+    Genesis,
+    ProviderResponse,
+    RecordSettings,
+    SeriesDeclaration,
+    declaration_type,
+)
 from app.domain.model import (
     Batch,
     Checkpoint,
@@ -150,20 +157,22 @@ class ParsedEntry(Struct, frozen=True):
     """
     An entry of the journal with the rows that it mentions, as values of the record.
 
-    `content` has all members of the entry in the form of the journal. The other members have the
-    values of the members of the same name, None if the entry does not have them.
+    `content` has all members of the entry in the form of the journal. `hash` is the hash of the
+    entry. The other members have the values of the members of the same name, None if the entry does
+    not have them.
     """
 
     seq: int
     kind: JournalKind
     at: datetime
     content: Mapping[str, Any]
+    hash: str
     mentions: Sequence[Mention]
     ending: Ending | None = None
     renaming: Renaming | None = None
     genesis: Genesis | None = None
     settings: RecordSettings | None = None
-    series: SeriesDeclaration | None = None
+    series: AnyDeclaration | None = None
     response: ProviderResponse | None = None
 
     @property
@@ -495,6 +504,12 @@ def parse_member(seq: int, content: Mapping[str, Any], member: str, type_: type[
                 Rule.ROW_FORM, f"{subject} has {name} as {text!r}, which is {problem}."
             )
     return value
+
+
+def parse_series(seq: int, content: Mapping[str, Any]) -> AnyDeclaration | None:
+    """Return the series that an entry declares; None if it declares none."""
+    type_ = declaration_type(content.get("series"))
+    return parse_member(seq, content, member="series", type_=type_)
 
 
 def _show(value: object) -> str | None:

@@ -4,12 +4,18 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import UUID
 
 from app.domain import model
 from app.domain.calendar import Calendar
-from app.domain.declarations import Genesis, ProviderResponse, ResponseKind, SeriesDeclaration
+from app.domain.declarations import (
+    AnyDeclaration,
+    Genesis,
+    ProviderResponse,
+    ResponseKind,
+    in_force_on,
+)
 from app.domain.model import (
     Batch,
     BatchStatus,
@@ -50,6 +56,14 @@ _SERVICE_KINDS = (
 SeriesMonday = tuple[str, date]
 
 
+class DeclaredSeries(NamedTuple):
+    """A declaration of a series, with the hash and the time of its entry."""
+
+    declaration: AnyDeclaration
+    hash: str
+    at: datetime
+
+
 class JournalState:
     """
     What the journal has recorded so far.
@@ -75,7 +89,11 @@ class JournalState:
         self.sealed_since: int | None = None
         self.record_calendar = RecordCalendar()
         self.timestamp_roots: dict[str, int] = {}
-        self.declared_series: dict[str, SeriesDeclaration] = {}
+        # The declarations of each series, in the order of the journal.
+        self.declared_series: dict[str, list[DeclaredSeries]] = defaultdict(list)
+
+        # The series of a record that was sealed late; None if it was sealed from the beginning.
+        self.series_before_seal: frozenset[str] | None = None
 
         self.figures = 0
         self.series = {model.SERIES}
@@ -155,6 +173,16 @@ class JournalState:
     def is_being_sealed(self) -> bool:
         """Return whether a late GENESIS has begun to seal the record, and nothing ended that."""
         return self.genesis is not None and not self.is_sealed
+
+    def series_in_force(self, name: str, run_date: date) -> AnyDeclaration | None:
+        """Return the declaration of a series that holds on a Monday; None if there is none."""
+        declared = self.declared_series.get(name, ())
+        return in_force_on((one.declaration for one in declared), run_date)
+
+    def newest_series(self, name: str) -> AnyDeclaration | None:
+        """Return the newest declaration of a series; None if it was not declared."""
+        declared = self.declared_series.get(name)
+        return declared[-1].declaration if declared else None
 
     def add_rows(self, seq: int, kind: JournalKind, content: dict[str, object]) -> list[Mention]:
         """

@@ -7,13 +7,20 @@ the state, and the rules that are checked next use them.
 """
 
 import re
-from collections.abc import Sequence
+from datetime import datetime
 
+from app.domain.calendar import new_york_date
+from app.domain.control import REQUESTED_MODEL, UNIVERSE_NOTICE
 from app.domain.declarations import (
+    AnyDeclaration,
+    ControlDeclaration,
+    ControlProfile,
     Genesis,
+    ModelDeclaration,
     Origin,
+    Profile,
     RecordSettings,
-    SeriesDeclaration,
+    declared_kind,
     differing_fields,
     sha256_of,
 )
@@ -21,7 +28,7 @@ from app.domain.model import SHA256_PATTERN, TICKER_PATTERN, Batch, Generation, 
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.rules import declared_calendar
-from app.domain.verification.state import JournalState, locate
+from app.domain.verification.state import DeclaredSeries, JournalState, locate
 
 _RECORD_ID = r"[0-9a-f]{32}"
 _SERIES_NAME = r"[a-z][a-z0-9-]{0,31}"
@@ -43,14 +50,18 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
             state.timestamp_roots.setdefault(root, entry.seq)
     if entry.genesis is not None:
         state.genesis = entry.genesis
-        if not entry.genesis.late:
+        if entry.genesis.late:
+            state.series_before_seal = frozenset(state.series)
+        else:
             state.sealed_since = entry.seq
     if entry.is_sealing:
         state.sealed_since = entry.seq
     if entry.series is not None:
-        _check_series(place, entry.series, state)
-        state.declared_series[entry.series.name] = entry.series
+        _check_series(place, entry, series=entry.series, state=state)
+        declared = DeclaredSeries(entry.series, hash=entry.hash, at=entry.at)
+        state.declared_series[entry.series.name].append(declared)
     _check_benchmark(entry, state)
+    _check_series_of_batches(entry, state)
 
 
 def check_questions(entry: ParsedEntry, state: JournalState) -> None:
@@ -202,24 +213,27 @@ def _check_benchmark(entry: ParsedEntry, state: JournalState) -> None:
 # Series
 
 
-def _check_series(place: str, series: SeriesDeclaration, state: JournalState) -> None:
-    problem = _series_problem(series, state.declared_series.get(series.name))
+def _check_series(
+    place: str, entry: ParsedEntry, *, series: AnyDeclaration, state: JournalState
+) -> None:
+    problem = _series_problem(series, state.newest_series(series.name), at=entry.at)
     if problem is not None:
         raise discrepancy(Rule.SERIES, f"{place}: its series: {problem}.")
 
 
-def _series_problem(series: SeriesDeclaration, former: SeriesDeclaration | None) -> str | None:
+def _series_problem(
+    series: AnyDeclaration, former: AnyDeclaration | None, *, at: datetime
+) -> str | None:
     if not re.fullmatch(_SERIES_NAME, series.name):
         return f"name is {series.name[:80]!r}, which is no name of a series"
     if not series.label.strip():
         return "label is empty"
-    for name in ("system_prompt_sha256", "user_prompt_sha256"):
-        text = getattr(series.profile, name)
-        if not re.fullmatch(SHA256_PATTERN, text):
-            return f"{name} is {text[:80]!r}, but must be 64 lower-case hexadecimal digits"
-    for name in ("model", "response_format", "timeout_seconds", "prompt_version", "schema"):
-        if not getattr(series.profile, name).strip():
-            return f"{name} of its profile is empty"
+    if isinstance(series, ControlDeclaration):
+        problem = _control_profile_problem(series.profile)
+    else:
+        problem = _model_profile_problem(series.profile)
+    if problem is not None:
+        return problem
     if series.profile_sha256 != series.profile.sha256:
         return (
             f"profile_sha256 is {series.profile_sha256[:80]}, but its profile gives "
@@ -228,17 +242,74 @@ def _series_problem(series: SeriesDeclaration, former: SeriesDeclaration | None)
     if series.holds_from.weekday() != _MONDAY:
         return f"holds_from is a {series.holds_from:%A}, but must be a Monday"
     if former is None:
+        if series.retired:
+            return "it is retired, but was not declared before"
         return None
-    if series.holds_from < former.holds_from:
-        return f"holds_from is {series.holds_from}, before {former.holds_from} of the entry before"
-    if _terms(series) == _terms(former):
-        return "it is equal to the newest declaration of that series"
+    return _succession_problem(series, former, at=at)
+
+
+def _model_profile_problem(profile: Profile) -> str | None:
+    for name in ("system_prompt_sha256", "user_prompt_sha256"):
+        text = getattr(profile, name)
+        if not re.fullmatch(SHA256_PATTERN, text):
+            return f"{name} is {text[:80]!r}, but must be 64 lower-case hexadecimal digits"
+    for name in ("model", "response_format", "timeout_seconds", "prompt_version", "schema"):
+        if not getattr(profile, name).strip():
+            return f"{name} of its profile is empty"
     return None
 
 
-def _terms(series: SeriesDeclaration) -> Sequence[str]:
-    """Return what must differ between two declarations of a series."""
-    return series.label, series.kind, series.profile_sha256
+def _control_profile_problem(profile: ControlProfile) -> str | None:
+    for name in ("draw_version", "universe_source"):
+        if not getattr(profile, name).strip():
+            return f"{name} of its profile is empty"
+    if list(profile.universe) != sorted(set(profile.universe)):
+        return "universe is not in ascending order, or has a ticker twice"
+    for ticker in profile.universe:
+        if not re.fullmatch(TICKER_PATTERN, ticker):
+            return f"universe has {ticker[:80]!r}, which is no ticker"
+    return None
+
+
+def _succession_problem(
+    series: AnyDeclaration, former: AnyDeclaration, *, at: datetime
+) -> str | None:
+    """Return what is wrong with a declaration that follows another one; None if nothing is."""
+    if declared_kind(series) is not declared_kind(former):
+        return f"kind is {declared_kind(series)}, but was {declared_kind(former)}"
+    if series.holds_from < former.holds_from:
+        return f"holds_from is {series.holds_from}, before {former.holds_from} of the entry before"
+    if series.terms == former.terms:
+        return "it is equal to the newest declaration of that series"
+    is_same_profile = series.profile_sha256 == former.profile_sha256
+    if series.retired and not is_same_profile:
+        return "it is retired, but its profile differs from that of the entry before"
+    if isinstance(series, ModelDeclaration) or is_same_profile:
+        return None
+    notice_ends = new_york_date(at) + UNIVERSE_NOTICE
+    if series.holds_from < notice_ends:
+        return (
+            f"holds_from is {series.holds_from}, but a new profile of a control is declared "
+            f"{UNIVERSE_NOTICE.days} days before it holds, so not before {notice_ends}"
+        )
+    return None
+
+
+def _check_series_of_batches(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a new batch of a series that is not declared."""
+    if entry.kind not in (JournalKind.BATCH, JournalKind.FAILURE) or not state.is_sealed:
+        return
+    for batch in entry.rows(Batch):
+        is_declared = batch.series in state.declared_series
+        # A record that was sealed late declares its series before the next question. A Monday that
+        # was missed before that has none.
+        is_older = state.series_before_seal is not None and batch.series in state.series_before_seal
+        if not is_declared and not is_older:
+            raise discrepancy(
+                Rule.SERIES,
+                f"{locate(entry, state, batch)}: no SERIES entry declares its series, "
+                f"{batch.series}.",
+            )
 
 
 def _profile_problem(question: Generation, state: JournalState, *, is_adopted: bool) -> str | None:
@@ -247,25 +318,54 @@ def _profile_problem(question: Generation, state: JournalState, *, is_adopted: b
         if question.profile_sha256 is None:
             return None
         return "it has a profile_sha256, but it was asked before the record was sealed"
-    declared = state.declared_series.get(question.series)
-    if declared is None:
+    newest = state.newest_series(question.series)
+    if newest is None:
         return f"no SERIES entry declares its series, {question.series}"
+    declared = newest
+    if isinstance(newest, ControlDeclaration):
+        # A new universe is declared weeks before it holds.
+        declared = state.series_in_force(question.series, question.run_date) or newest
     if question.profile_sha256 is None:
         return "it has no profile_sha256"
     if question.profile_sha256 != declared.profile_sha256:
         return (
-            f"profile_sha256 is {question.profile_sha256[:80]}, but that of the newest SERIES "
-            f"entry of {question.series} is {declared.profile_sha256}"
+            f"profile_sha256 is {question.profile_sha256[:80]}, but that of the SERIES entry of "
+            f"{question.series} that is in force is {declared.profile_sha256}"
         )
     if question.run_date < declared.holds_from:
         return f"its profile holds from {declared.holds_from} on"
-    profile = declared.profile
+    if declared.retired:
+        return f"its series was retired from {declared.holds_from} on"
+    if isinstance(declared, ControlDeclaration):
+        return _draw_problem(question, declared.profile)
+    return _request_problem(question, declared.profile)
+
+
+def _draw_problem(question: Generation, profile: ControlProfile) -> str | None:
+    """Return why a question of a control does not fit its profile; None if it fits."""
+    if question.requested_model != REQUESTED_MODEL:
+        return f"requested_model is {question.requested_model}, but must be {REQUESTED_MODEL}"
+    version = f"draw-{profile.draw_version}"
+    if question.prompt_version != version:
+        return f"prompt_version is {question.prompt_version}, but its profile gives {version}"
+    if question.system_prompt or question.user_prompt:
+        return "it has a prompt, which no question of a control has"
+    return None
+
+
+def _request_problem(question: Generation, profile: Profile) -> str | None:
+    """Return why a question to a model does not fit its profile; None if it fits."""
     if question.requested_model != profile.model:
         return f"requested_model is {question.requested_model}, but its profile has {profile.model}"
     if question.prompt_version != profile.prompt_version:
         return (
             f"prompt_version is {question.prompt_version}, but its profile has "
             f"{profile.prompt_version}"
+        )
+    if question.reasoning_effort != profile.reasoning_effort:
+        return (
+            f"reasoning_effort is {question.reasoning_effort}, but its profile has "
+            f"{profile.reasoning_effort}"
         )
     if sha256_of(question.system_prompt) != profile.system_prompt_sha256:
         return "the SHA-256 of its system_prompt is not that of its profile"

@@ -26,10 +26,10 @@ from app.domain.model import (
     Split,
 )
 from app.domain.splits import newest_by_effective_date
-from app.domain.tickers import TickerHistory
+from app.domain.tickers import TickerHistory, names_ticker
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import ParsedEntry
-from app.domain.verification.rules.questions import names_ticker, parse_ideas
+from app.domain.verification.rules.questions import parse_ideas
 from app.domain.verification.rules.readings import newest_readings
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, CONCURRENT_WINDOW
 from app.domain.verification.state import JournalState, locate

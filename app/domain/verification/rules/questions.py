@@ -2,15 +2,15 @@
 The rules of a Monday's questions and their answers (docs/journal.md#questions).
 
 Answers are parsed by `app.domain.prompt`, as on the Monday itself. No pick may be the benchmark, so
-the parser needs the benchmark: see `_benchmark_of`.
+the parser needs the benchmark: see `benchmark_of`.
 """
 
-import re
 from collections.abc import Sequence
 
-from app.domain import calendar, prompt
+from app.domain import calendar, control, prompt
 from app.domain.model import QUESTIONS_PER_MONDAY, BatchStatus, Generation, Idea, batch_id
 from app.domain.text import make_storable
+from app.domain.tickers import names_ticker
 from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
 from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
@@ -85,6 +85,8 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
 
 def parse_ideas(question: Generation, benchmark: str) -> list[Idea]:
     """Return the ideas of a question's answer; raises UnusableAnswer if it breaks a rule."""
+    if question.prompt_version == control.QUESTION_VERSION:
+        return control.parse_answer(question.answer or "", benchmark)
     return prompt.parse_answer(question.answer or "", benchmark, question.prompt_version)
 
 
@@ -198,8 +200,11 @@ def _check_prompt(place: str, question: Generation, state: JournalState) -> None
     """
     Raise Discrepancy unless the prompt has exactly the refusals of the Monday's earlier answers.
 
-    A question that got no answer has a refusal, too, but the model is not told of it.
+    A question that got no answer has a refusal, too, but the model is not told of it. A question of
+    a control has no prompt.
     """
+    if question.prompt_version == control.QUESTION_VERSION:
+        return
     refusals = [one.refusal for one in _earlier(question, state) if one.answered_at and one.refusal]
     for refusal in refusals:
         if refusal not in question.user_prompt:
@@ -217,7 +222,7 @@ def _check_prompt(place: str, question: Generation, state: JournalState) -> None
         )
 
 
-def _benchmark_of(question: Generation, state: JournalState) -> str:
+def benchmark_of(question: Generation, state: JournalState) -> str:
     """
     Return the benchmark of a question.
 
@@ -228,9 +233,11 @@ def _benchmark_of(question: Generation, state: JournalState) -> str:
     if named:
         return named
     batch = state.batches.get(batch_id(question.series, question.run_date))
-    if batch is None:
-        return ""
-    return batch.benchmark_symbol
+    if batch is not None:
+        return batch.benchmark_symbol
+    if question.prompt_version == control.QUESTION_VERSION and state.record_calendar.newest:
+        return state.record_calendar.newest.benchmark
+    return ""
 
 
 def _check_accepted_question(place: str, question: Generation, state: JournalState) -> None:
@@ -246,7 +253,7 @@ def _accepted_problem(question: Generation, state: JournalState) -> str | None:
     if question.refusal is not None:
         return "it has a refusal"
     try:
-        parse_ideas(question, _benchmark_of(question, state))
+        parse_ideas(question, benchmark_of(question, state))
     except UnusableAnswer as error:
         return f"its answer breaks a rule: {error}"
     return None
@@ -288,7 +295,7 @@ def _check_reason_of_refusal(
     docs/journal.md#an-answer lists the reasons for which such a refusal is allowed.
     """
     try:
-        ideas = parse_ideas(question, _benchmark_of(question, state))
+        ideas = parse_ideas(question, benchmark_of(question, state))
     except UnusableAnswer:
         return
     refusal = question.refusal or ""
@@ -313,13 +320,3 @@ def _is_about_setting_or_price(refusal: str, ideas: Sequence[Idea]) -> bool:
     """Return whether a refusal is about a changed benchmark, or about the price of a ticker."""
     is_about_price = any(names_ticker(refusal, idea.ticker) for idea in ideas)
     return refusal == prompt.BENCHMARK_CHANGED or is_about_price
-
-
-def names_ticker(sentence: str, ticker: str) -> bool:
-    """
-    Return whether a sentence contains a ticker as a word of its own.
-
-    A part of another ticker does not count: a text with BRK.B does not name BRK.
-    """
-    word = rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z])(?!\.[A-Z]\b)"
-    return re.search(word, sentence) is not None
