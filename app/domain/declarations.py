@@ -109,7 +109,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     max_tokens: str | None = None
     token_limit_as: str | None = None
     extra_body: str | None = None
-    tools: Literal[True] | None = None
+    tools: bool | None = None
     timeout_seconds: str
     prompt_version: str
     system_prompt_sha256: str
@@ -162,7 +162,7 @@ class SeriesDeclaration(Struct, frozen=True, kw_only=True):
     name: str
     label: str
     holds_from: date
-    retired: Literal[True] | None = None
+    retired: bool | None = None
     profile_sha256: str
 
     @property
@@ -194,6 +194,18 @@ def declared_kind(declaration: SeriesDeclaration) -> SeriesKind:
     if isinstance(declaration, ControlDeclaration):
         return SeriesKind.RANDOM
     return SeriesKind.MODEL
+
+
+def is_known_kind(series: object) -> bool:
+    """
+    Return whether this version knows the kind of the member `series` of a SERIES entry.
+
+    A later version may write other kinds. A member that cannot be read counts as known: it may be
+    damaged.
+    """
+    if not isinstance(series, Mapping) or not isinstance(series.get("kind"), str):
+        return True
+    return series["kind"] in tuple(SeriesKind)
 
 
 def declaration_type(series: object) -> type[AnyDeclaration]:

@@ -22,6 +22,7 @@ from app.domain.declarations import (
     declare_series,
     first_calendar_day,
     in_force_on,
+    is_known_kind,
     last_calendar_day,
     new_record_id,
     retirement,
@@ -129,10 +130,15 @@ async def list_all_series(conn: Conn) -> list[DeclaredSeries]:
     """
     Return the declarations of all series, in the order of the journal.
 
-    Raises RecordDamaged if a SERIES entry cannot be read.
+    Declarations of a kind that only a later version knows are left out. Raises RecordDamaged if a SERIES entry cannot be read.
     """
     entries = await _list_entries(conn, "kind = %s ORDER BY seq", (JournalKind.SERIES,))
-    return [DeclaredSeries(_read_series(entry), entry.hash) for entry in entries]
+    declared = []
+    for entry in entries:
+        series = read_member(entry, "series", dict[str, object])
+        if is_known_kind(series):
+            declared.append(DeclaredSeries(_read_series(entry), entry.hash))
+    return declared
 
 
 def _read_series(entry: JournalEntry) -> AnyDeclaration:

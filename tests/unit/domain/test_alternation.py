@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.alternation import Declared, Difference, find_alternation
-from app.domain.declarations import Profile, RecordSettings, SeriesDeclaration
+from app.domain.declarations import Profile, RecordSettings, ModelDeclaration
 
 NOW = datetime(2026, 11, 30, 14, tzinfo=UTC)
 A = RecordSettings(
@@ -112,7 +112,7 @@ def test_closures_are_named_once():
 def test_two_models():
     """The declarations of a series alternate: each Monday another process asks."""
 
-    def series(model: str, temperature: str | None) -> SeriesDeclaration:
+    def series(model: str, temperature: str | None) -> ModelDeclaration:
         profile = Profile(
             base_url="",
             model=model,
@@ -124,7 +124,7 @@ def test_two_models():
             user_prompt_sha256="b" * 64,
             schema="{}",
         )
-        return SeriesDeclaration(
+        return ModelDeclaration(
             name="main",
             label=model,
             kind="model",

@@ -228,6 +228,8 @@ def _series_problem(
         return f"name is {series.name[:80]!r}, which is no name of a series"
     if not series.label.strip():
         return "label is empty"
+    if series.retired is False:
+        return "retired is false, but must be true or absent"
     if isinstance(series, ControlDeclaration):
         problem = _control_profile_problem(series.profile)
     else:
@@ -253,6 +255,8 @@ def _model_profile_problem(profile: Profile) -> str | None:
         text = getattr(profile, name)
         if not re.fullmatch(SHA256_PATTERN, text):
             return f"{name} is {text[:80]!r}, but must be 64 lower-case hexadecimal digits"
+    if profile.tools is False:
+        return "tools is false, but must be true or absent"
     for name in ("model", "response_format", "timeout_seconds", "prompt_version", "schema"):
         if not getattr(profile, name).strip():
             return f"{name} of its profile is empty"
