@@ -42,6 +42,9 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 
+# The variable with the key of a series that names no other.
+_USUAL_KEY = "OPENAI_API_KEY"
+
 # More series could not be asked in the half hour before the open, nor be shown side by side.
 MAX_SERIES = 32
 # In bytes. A longer file is no file of series.
@@ -161,7 +164,7 @@ def _main_series(settings: Settings) -> SeriesSettings:
         label=settings.openai_model,
         model=settings.openai_model,
         base_url=settings.openai_base_url,
-        key_from="OPENAI_API_KEY",
+        key_from=_USUAL_KEY,
         key=settings.openai_api_key,
         temperature=settings.openai_temperature,
         timeout_seconds=settings.openai_timeout,
@@ -271,7 +274,7 @@ class _FileReader:
         if "model" not in table:
             raise self._error(f'[{name}] model is missing, for example model = "gpt-5.4-mini".')
         model = self._read(name, table, "model", _read_model_name, "")
-        key_from = self._read(name, table, "key_from", _read_variable_name, "OPENAI_API_KEY")
+        key_from = self._read(name, table, "key_from", _read_variable_name, _USUAL_KEY)
         extra_body = self._read(name, table, "extra_body", _read_extra_body, {})
         tools = self._read(name, table, "tools", _read_bool, False)
         has_tools = _has_tools(extra_body) or bool(_SEARCHING_MODEL.search(model))
@@ -288,7 +291,7 @@ class _FileReader:
             model=model,
             base_url=self._read(name, table, "base_url", _read_address, settings.openai_base_url),
             key_from=key_from,
-            key=self._environment.get(key_from, "").strip(),
+            key=self._key(key_from),
             response_format=self._read(
                 name, table, "response_format", _one_of(RESPONSE_FORMATS), "json_schema"
             ),
@@ -304,6 +307,14 @@ class _FileReader:
             extra_body=extra_body,
             tools=tools,
         )
+
+    def _key(self, variable: str) -> str:
+        """Return the value of the variable with the key; empty if it is not set."""
+        key = self._environment.get(variable, "").strip()
+        if not key and variable == _USUAL_KEY:
+            # The setting of this name may come from elsewhere than from the environment.
+            return self._settings.openai_api_key
+        return key
 
     def _read(
         self,

@@ -16,7 +16,7 @@ an entry that shows it. docs/journal.md#declarations has the rules.
 import hashlib
 import json
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -435,9 +435,9 @@ def expected_mondays(
     *,
     first_of_record: date,
     until: date,
-) -> list[date]:
+) -> Iterator[date]:
     """
-    Return the Mondays before `until` on which a series must have a row.
+    Yield the Mondays before `until` on which a series must have a row, in ascending order.
 
     `declared` are the declarations of the series, in the order of the journal, and `recorded` its
     Mondays with a row. The first Monday is that of its first row, or that of its first declaration
@@ -449,15 +449,12 @@ def expected_mondays(
         joined = max(declared[0].holds_from, first_of_record)
         first = joined if first is None else min(first, joined)
     if first is None:
-        return []
-    mondays = []
-    monday = first
-    while monday < until:
+        return
+    for days in range(0, max(0, (until - first).days), _DAYS_PER_WEEK):
+        monday = first + timedelta(days=days)
         in_force = in_force_on(declared, monday)
         if in_force is None or not in_force.retired:
-            mondays.append(monday)
-        monday += timedelta(days=_DAYS_PER_WEEK)
-    return mondays
+            yield monday
 
 
 def find_renamed(

@@ -194,6 +194,7 @@ def _taken(content: Content, state: JournalState) -> list[Mention]:
             kind=kind,
             at=at,
             content=content,
+            hash="",
             mentions=mentions,
             ending=ending,
             renaming=renaming,

@@ -57,6 +57,8 @@ PRICES = {
     "KO": "60.0000",
     "BRK.B": "500.0000",
 }
+# The price of every other ticker: a control may draw any.
+OTHER_PRICE = "40.0000"
 CHOSEN = ("MSFT", "AAPL", "NVDA")
 
 # The kinds of the first entries of a record, and of the two entries of a question.
@@ -137,7 +139,7 @@ class World:
         day, bars = new_york_date(self.clock.now()) - timedelta(days=1), {}
         for _ in range(40):
             if self.calendar.is_session(day) and (ticker, day) not in self.absent:
-                price = self.closes.get((ticker, day), self.prices[ticker])
+                price = self.closes.get((ticker, day), self.prices.get(ticker, OTHER_PRICE))
                 bars[str(day)] = {
                     "1. open": self.opens.get((ticker, day), price),
                     "4. close": price,
@@ -177,9 +179,11 @@ class JobHarness:
             if request.path != "/query"
         ]
 
-    async def begin(self, job_id: int = 1, questions: int | None = None) -> None:
+    async def begin(
+        self, job_id: int = 1, questions: int | None = None, series: str = SERIES
+    ) -> None:
         """Run the weekly job's function."""
-        await weekly.run_if_due(self.context, job_id, questions)
+        await weekly.run_if_due(self.context, job_id, questions, series)
 
     async def make_batch(self, run_date: date = MONDAY, *tickers: str) -> Batch:
         """Make the batch of a Monday at 09:00, then clear the list of requests."""
@@ -194,10 +198,10 @@ class JobHarness:
         assert batch.status == "active"
         return batch
 
-    async def batch(self, run_date: date = MONDAY) -> Batch | None:
+    async def batch(self, run_date: date = MONDAY, series: str = SERIES) -> Batch | None:
         """Return the batch of a Monday."""
         async with self.context.pool.connection() as conn:
-            return await batches.get_by_run_date(conn, SERIES, run_date)
+            return await batches.get_by_run_date(conn, series, run_date)
 
     async def journal(self) -> list[JournalEntry]:
         """Return all entries of the journal."""
@@ -321,13 +325,21 @@ async def harness(database, clock) -> AsyncIterator[JobHarness]:
 
 
 @asynccontextmanager
-async def open_harness(database: str, clock: HandSetClock) -> AsyncIterator[JobHarness]:
-    """A harness with any migrated database."""
+async def open_harness(
+    database: str, clock: HandSetClock, **environment: str
+) -> AsyncIterator[JobHarness]:
+    """A harness with any migrated database, and with more settings."""
     world = World(clock)
     async with (
         pools.opened(pools.make_pool(database, max_size=5)) as pool,
         ProviderServer() as provider,
-        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
+        open_context(
+            database=database,
+            pool=pool,
+            clock=clock,
+            base_url=provider.url,
+            **environment,
+        ) as context,
     ):
         provider.answers = world
         yield JobHarness(context=context, provider=provider, world=world, clock=clock)

@@ -47,6 +47,8 @@ def as_ticker(text: str) -> str:
 
 def picks_of(answer: str, version: str, benchmark: str | None = None) -> list[dict[str, str]]:
     """Return the three picks of an answer; raise BrokenRuleError if it breaks a rule."""
+    if version == "draw-1":
+        return drawn_picks(answer, benchmark)
     try:
         value = json.loads(inside(answer), object_pairs_hook=once)
     except ValueError as error:
@@ -61,6 +63,34 @@ def picks_of(answer: str, version: str, benchmark: str | None = None) -> list[di
     if any(pick["ticker"] == benchmark for pick in picks):
         raise BrokenRuleError("a ticker is the benchmark")
     return picks
+
+
+def drawn_picks(answer: str, benchmark: str | None) -> list[dict[str, str]]:
+    """Return the three picks of draws; raise BrokenRuleError if they break a rule."""
+    try:
+        value = json.loads(answer, object_pairs_hook=once)
+    except ValueError as error:
+        raise BrokenRuleError(str(error)) from None
+    texts = ("seed", "universe_sha256")
+    fits = isinstance(value, dict) and set(value) == {"draws", *texts}
+    if not fits or not all(isinstance(value[name], str) for name in texts):
+        raise BrokenRuleError("it is no text of draws")
+    if not isinstance(value["draws"], list) or not all(map(is_draw, value["draws"])):
+        raise BrokenRuleError("draws is no array of draws")
+    picks = [draw for draw in value["draws"] if "skipped" not in draw]
+    tickers = {pick["ticker"] for pick in picks}
+    if len(picks) != 3 or len(tickers) != 3 or benchmark in tickers:
+        raise BrokenRuleError("there are no three different picks")
+    return [{**pick, "reasoning": "This pick was drawn at random."} for pick in picks]
+
+
+def is_draw(draw: object) -> bool:
+    """Return whether a value has the form of one draw."""
+    if not isinstance(draw, dict) or set(draw) - {"skipped"} != {"ticker", "action"}:
+        return False
+    skipped = draw.get("skipped", "REFUSED")
+    known = skipped in ("REPEATED", "BENCHMARK", "REFUSED") and draw["action"] in ("BUY", "SELL")
+    return known and isinstance(draw["ticker"], str)
 
 
 def pick_of(value: object, version: str) -> dict[str, str]:

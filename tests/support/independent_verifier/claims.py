@@ -13,6 +13,9 @@ OUTCOME = {
     "request_id",
     "prompt_tokens",
     "completion_tokens",
+    "finish_reason",
+    "system_fingerprint",
+    "reasoning_tokens",
     "refusal",
 }
 

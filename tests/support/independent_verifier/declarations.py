@@ -28,11 +28,19 @@ def is_sha256(text: str) -> bool:
     return SHA256.fullmatch(text) is not None
 
 
-def check_declarations(entry: Entry, declared: Declared, run_dates: list[str]) -> None:
+def check_declarations(
+    entry: Entry,
+    declared: Declared,
+    *,
+    hash: str,
+    mondays: list[tuple[str, str]],
+    series_of_rows: set[str],
+) -> None:
     """
     Check the rules `genesis`, `settings` and `series`, and add the entry's declarations.
 
-    `run_dates` are those of the batches that earlier entries mention.
+    `hash` is the hash of the entry, `mondays` are the batches that earlier entries mention, and
+    `series_of_rows` the series of the rows up to this entry.
     """
     check_genesis(entry, declared)
     if settings := entry.content.get("settings"):
@@ -40,14 +48,19 @@ def check_declarations(entry: Entry, declared: Declared, run_dates: list[str]) -
         if declared.settings:
             check_new_settings(entry, settings, declared.settings[-1])
         if entry.kind == "GENESIS":
-            check_first_calendar(entry, settings, run_dates)
+            check_first_calendar(entry, settings, [run_date for _, run_date in mondays])
     if series := entry.content.get("series"):
-        check_series(entry, series, declared.series.get(series["name"]))
-    declared.learn(entry.content)
+        check_series(entry, series, declared.newest_series(series["name"]))
+    if entry.kind == "GENESIS" and entry.content["genesis"]["late"] == "true":
+        declared.series_before_seal = set(series_of_rows)
+    declared.learn(entry.content, hash)
     if entry.kind in ("BATCH", "FAILURE") and declared.sealed:
         symbol = entry.content["batch"]["benchmark_symbol"]
         fits = symbol == declared.settings[-1]["benchmark"]
         require(fits, "settings", f"{entry.where}: {symbol} is not the declared benchmark")
+        name = entry.content["batch"]["series"]
+        fits = name in declared.series or name in (declared.series_before_seal or ())
+        require(fits, "series", f"{entry.where}: {name} is not declared")
 
 
 def check_genesis(entry: Entry, declared: Declared) -> None:
@@ -138,25 +151,49 @@ def check_series(entry: Entry, series: dict, before: dict | None) -> None:
     """Check the rule `series`. `before` is the newest series of the same name."""
     fits = NAME.fullmatch(series["name"])
     require(fits, "series", f"{entry.where}: the name is {series['name']!r}")
+    require(is_written(series["label"]), "series", f"{entry.where}: the label is empty")
     profile = series["profile"]
-    for name, text in (
-        ("profile_sha256", series["profile_sha256"]),
-        ("system_prompt_sha256", profile["system_prompt_sha256"]),
-        ("user_prompt_sha256", profile["user_prompt_sha256"]),
-    ):
-        require(is_sha256(text), "series", f"{entry.where}: {name} is {text!r}")
+    for marker in (series.get("retired"), profile.get("tools")):
+        require(marker in (None, "true"), "series", f"{entry.where}: a marker is {marker!r}")
+    if series["kind"] == "random":
+        check_universe(entry, profile)
+    else:
+        for name in ("system_prompt_sha256", "user_prompt_sha256"):
+            require(is_sha256(profile[name]), "series", f"{entry.where}: {name}")
+        for name in NEEDED_IN_PROFILE:
+            require(is_written(profile[name]), "series", f"{entry.where}: {name} is empty")
     hashed = hashlib.sha256(canonical(profile).encode("utf-8")).hexdigest()
     fits = series["profile_sha256"] == hashed
     require(fits, "series", f"{entry.where}: the profile has the hash {hashed}")
-    require(is_written(series["label"]), "series", f"{entry.where}: the label is empty")
-    for name in NEEDED_IN_PROFILE:
-        require(is_written(profile[name]), "series", f"{entry.where}: {name} is empty")
     holds_from = date.fromisoformat(series["holds_from"])
     fits = holds_from.weekday() == MONDAY
     require(fits, "series", f"{entry.where}: {holds_from} is no Monday")
-    if before is not None:
-        fits = series["holds_from"] >= before["holds_from"]
-        require(fits, "series", f"{entry.where} holds from an earlier Monday than before")
-        names = ("label", "kind", "profile_sha256")
-        differs = any(series[name] != before[name] for name in names)
-        require(differs, "series", f"{entry.where} declares nothing new")
+    if before is None:
+        require("retired" not in series, "series", f"{entry.where} retires an unknown series")
+    else:
+        check_next_series(entry, series, before)
+
+
+def check_universe(entry: Entry, profile: dict) -> None:
+    """Check the rule `series`, of the profile of a control."""
+    for name in ("draw_version", "universe_source"):
+        require(is_written(profile[name]), "series", f"{entry.where}: {name} is empty")
+    universe = profile["universe"]
+    fits = universe == sorted(set(universe)) and all(map(is_ticker, universe))
+    require(fits, "series", f"{entry.where}: the universe is {universe[:9]}")
+
+
+def check_next_series(entry: Entry, series: dict, before: dict) -> None:
+    """Check the rule `series`, of a series that was declared before."""
+    fits = series["kind"] == before["kind"]
+    require(fits, "series", f"{entry.where} has another kind than before")
+    fits = series["holds_from"] >= before["holds_from"]
+    require(fits, "series", f"{entry.where} holds from an earlier Monday than before")
+    same_profile = series["profile_sha256"] == before["profile_sha256"]
+    differs = any(series.get(name) != before.get(name) for name in ("label", "retired"))
+    require(differs or not same_profile, "series", f"{entry.where} declares nothing new")
+    fits = same_profile or "retired" not in series
+    require(fits, "series", f"{entry.where} retires with another profile")
+    if series["kind"] == "random" and not same_profile:
+        notice = date.fromisoformat(series["holds_from"]) - new_york_day(entry.at)
+        require(notice >= 28 * DAY, "series", f"{entry.where} holds {notice} later")

@@ -289,7 +289,7 @@ NEEDED: dict[str, dict[str, Form]] = {
     "series": {
         "name": is_text,
         "label": is_text,
-        "kind": is_one_of("model"),
+        "kind": is_one_of("model", "random"),
         "holds_from": is_date,
         "profile": is_text,
         "profile_sha256": is_text,
@@ -304,6 +304,7 @@ NEEDED: dict[str, dict[str, Form]] = {
         "user_prompt_sha256": is_text,
         "schema": is_text,
     },
+    "control": {"draw_version": is_text, "universe": is_text, "universe_source": is_text},
     "response": {
         "source": is_written,
         "kind": is_one_of("CLOSES", "SPLITS"),
@@ -318,6 +319,7 @@ ARRAYS = {
     ("settings", "days_without_session"),
     ("settings", "closed_days"),
     ("settings", "timestamp_roots"),
+    ("control", "universe"),
 }
 POSSIBLE: dict[str, dict[str, Form]] = {
     "generations": {
@@ -366,8 +368,16 @@ POSSIBLE: dict[str, dict[str, Form]] = {
     "renaming": {},
     "genesis": {},
     "settings": {},
-    "series": {},
-    "profile": {"temperature": is_text},
+    "series": {"retired": is_truth},
+    "profile": {
+        "temperature": is_text,
+        "reasoning_effort": is_text,
+        "max_tokens": is_text,
+        "token_limit_as": is_text,
+        "extra_body": is_text,
+        "tools": is_truth,
+    },
+    "control": {},
     "response": {"first_session": is_date, "last_session": is_date},
 }
 
@@ -396,7 +406,8 @@ def check_row(where: str, table: str, row: object) -> None:
     require(not strange, "row-form", f"{where} has {strange}")
     for column, value in row.items():
         if column == "profile":
-            check_row(f"{column} of {where}", column, value)
+            shape = "control" if row.get("kind") == "random" else "profile"
+            check_row(f"{column} of {where}", shape, value)
             continue
         form = needed.get(column) or possible[column]
         if (table, column) in ARRAYS:

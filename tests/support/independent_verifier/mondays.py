@@ -172,11 +172,17 @@ def check_day_zero(entry: Entry, batch: Row) -> None:
 
 def check_every_monday(known: Known, long_over: LongOver) -> None:
     """Check the rule `every-monday`, after the last entry."""
-    run_dates: dict[str, set] = {}
+    run_dates: dict[str, set] = {series: set() for series in known.declared.series}
     for series, run_date in known.batch_of_monday:
         run_dates.setdefault(series, set()).add(day_of(run_date))
-    for series, days in run_dates.items():
-        day, last = min(days), max(days)
+    first_of_all = min((day_of(run_date) for _, run_date in known.batch_of_monday), default=None)
+    for series, days in run_dates.items() if first_of_all else ():
+        firsts = {min(days)} if days else set()
+        if declared := known.declared.series.get(series):
+            firsts.add(max(day_of(declared[0][0]["holds_from"]), first_of_all))
+        day, last = min(firsts), max(days, default=date.min)
         while day <= last or long_over.without_prices(in_new_york(day + timedelta(days=1), 0)):
-            require(day in days, "every-monday", f"{series} has no batch of {day}")
+            in_force = known.declared.series_in_force(series, str(day))
+            retired = in_force is not None and "retired" in in_force
+            require(retired or day in days, "every-monday", f"{series} has no batch of {day}")
             day += timedelta(days=7)

@@ -26,18 +26,29 @@ def check_profiles(entry: Entry, declared: Declared) -> None:
 
 
 def check_profile(entry: Entry, declared: Declared, row: Row) -> None:
-    """Check a question against the newest declaration of its series."""
-    series = declared.series.get(row["series"])
+    """Check a question against the declaration of its series."""
+    series = declared.newest_series(row["series"])
+    if series and series["kind"] == "random":
+        series = declared.series_in_force(row["series"], row["run_date"]) or series
     require(series, "profile", f"{entry.where}: no SERIES entry declares {row['series']}")
     fits = row.get("profile_sha256") == series["profile_sha256"]
     require(fits, "profile", f"{entry.where}: profile_sha256 is {row.get('profile_sha256')}")
     fits = row["run_date"] >= series["holds_from"]
     require(fits, "profile", f"{entry.where}: the profile holds from {series['holds_from']}")
+    require("retired" not in series, "profile", f"{entry.where}: the series is retired")
     profile = series["profile"]
+    if series["kind"] == "random":
+        found = [row[name] for name in ("requested_model", "system_prompt", "user_prompt")]
+        require(found == ["random", "", ""], "profile", f"{entry.where}: no draw asks {found}")
+        fits = row["prompt_version"] == f"draw-{profile['draw_version']}"
+        require(fits, "profile", f"{entry.where}: prompt_version is {row['prompt_version']}")
+        return
     fits = row["requested_model"] == profile["model"]
     require(fits, "profile", f"{entry.where} asks {row['requested_model']}")
     fits = row["prompt_version"] == profile["prompt_version"]
     require(fits, "profile", f"{entry.where}: prompt_version is {row['prompt_version']}")
+    fits = row.get("reasoning_effort") == profile.get("reasoning_effort")
+    require(fits, "profile", f"{entry.where}: its reasoning_effort is another one")
     hashed = hashlib.sha256(row["system_prompt"].encode("utf-8")).hexdigest()
     fits = hashed == profile["system_prompt_sha256"]
     require(fits, "profile", f"{entry.where} has another system_prompt")

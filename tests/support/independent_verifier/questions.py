@@ -95,8 +95,11 @@ def benchmark_of(known: Known, row: Row) -> str | None:
     """Return the benchmark that a question names, or else that of the batch before."""
     if named := named_benchmark(row["user_prompt"]):
         return named
-    batch = known.batch_of_monday.get((row["series"], row["run_date"]))
-    return known.batch(batch)["benchmark_symbol"] if batch else None
+    if batch := known.batch_of_monday.get((row["series"], row["run_date"])):
+        return known.batch(batch)["benchmark_symbol"]
+    if row["prompt_version"] == "draw-1" and known.declared.settings:
+        return known.declared.settings[-1]["benchmark"]
+    return None
 
 
 def check_accepted(entry: Entry, row: Row, benchmark: str | None) -> None:
@@ -136,6 +139,8 @@ def check_refused(entry: Entry, row: Row, benchmark: str | None, *, once: bool) 
 
 def check_prompt(entry: Entry, row: Row, others: list[Row]) -> None:
     """Check the rule `prompt-says-why`."""
+    if row["prompt_version"] == "draw-1":
+        return
     prompt = row["user_prompt"]
     refusals = [
         other["refusal"]

@@ -16,6 +16,7 @@ from independent_verifier import (
     api,
     checkpoints,
     declarations,
+    draws,
     entries,
     forms,
     mondays,
@@ -160,8 +161,13 @@ class IndependentVerification:
             kind_before = known.last_kind_of_batch.get(content["batch"]["id"])
         if "pick" in content:
             share_before = known.shares.get(content["pick"]["id"])
-        run_dates = [run_date for _, run_date in self.known.batch_of_monday]
-        declarations.check_declarations(entry, self.declared, run_dates)
+        declarations.check_declarations(
+            entry,
+            self.declared,
+            hash=self.hash,
+            mondays=list(known.batch_of_monday),
+            series_of_rows=self.series,
+        )
         known.learn(entry)
         entries.check_declared_at(entry, self.before)
         entries.check_at(entry, sealed=self.declared.sealed)
@@ -171,6 +177,7 @@ class IndependentVerification:
         sealed_readings.check_sealed_readings(entry, self.declared)
         profiles.check_profiles(entry, self.declared)
         questions.check_questions(entry, known)
+        draws.check_draws(entry, known)
         mondays.check_monday(entry, known, kind_before)
         picks.check_ending(entry, known)
         picks.check_renaming(entry, known, share_before)

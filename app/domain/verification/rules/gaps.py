@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 from app.domain import calendar
+from app.domain.declarations import expected_mondays
 from app.domain.model import CHECKPOINT_DAYS, Batch
 from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
 from app.domain.verification.rules.tolerance import overdue_limit
@@ -21,8 +22,6 @@ from app.domain.verification.state import JournalState
 # retry and midnight, it requests the close again on the next day.
 PRICE_WAIT = timedelta(days=CHECKPOINT_DAYS)
 
-_WEEK = 7
-
 
 def check_end(state: JournalState) -> None:
     """Raise Discrepancy if a Monday or a day was long over and is not in the journal."""
@@ -31,27 +30,43 @@ def check_end(state: JournalState) -> None:
 
 
 def _check_mondays(state: JournalState) -> None:
+    first_of_record = min((monday for _, monday in state.mondays), default=None)
+    if first_of_record is None:
+        return
     limit = overdue_limit(sorted(state.worked_at))
-    for series in state.series:
+    for series in sorted(state.series | state.declared_series.keys()):
         mondays = sorted(monday for name, monday in state.mondays if name == series)
-        if not mondays:
-            continue
-        monday = mondays[0]
-        while monday <= mondays[-1] or _is_over(monday, limit):
+        declared = [one.declaration for one in state.declared_series.get(series, ())]
+        expected = expected_mondays(
+            declared,
+            mondays,
+            first_of_record=first_of_record,
+            until=_expected_until(mondays, limit),
+        )
+        for monday in expected:
             if (series, monday) not in state.mondays:
                 raise discrepancy(
                     Rule.EVERY_MONDAY, _describe_missing_monday(series, monday, mondays)
                 )
-            monday = calendar.checkpoint_date(monday, _WEEK)
 
 
-def _is_over(monday: date, limit: datetime | None) -> bool:
-    return limit is not None and calendar.end_of_day(monday) <= limit
+def _expected_until(mondays: Sequence[date], limit: datetime | None) -> date:
+    """
+    Return the day before which a series must have each Monday.
+
+    `mondays` are those that it has: each Monday before its newest one must be there, too. So must
+    be each Monday that was over at `limit`.
+    """
+    ends = [date.min, *mondays]
+    if limit is not None:
+        # The day of `limit` itself is over only if `limit` is its end.
+        ends.append(calendar.new_york_date(limit))
+    return max(ends)
 
 
 def _describe_missing_monday(series: str, monday: date, mondays: Sequence[date]) -> str:
     missing = f"No entry of the journal mentions a batch of {series} of Monday {monday}"
-    if monday < mondays[-1]:
+    if mondays and monday < mondays[-1]:
         return (
             f"{missing}, but the journal has batches of {mondays[0]} and of {mondays[-1]}. "
             "Its entries were removed."
