@@ -18,7 +18,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer test-dates chaos outage attack audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer test-dates chaos outage attack audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema universe fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,14 @@ dev/audit/.venv/.ready: dev/audit/requirements.lock
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r dev/audit/requirements.lock
 	@touch $@
 
+dev/universe/.venv/.ready: dev/universe/requirements.lock
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r dev/universe/requirements.lock
+	@touch $@
+
+universe: $(READY) dev/universe/.venv/.ready ## Renew the list of tickers that a control draws from; ARGS="--help" lists the options
+	@$(BIN)/python dev/universe/refresh.py $(ARGS)
+
 migrate: $(READY) ## Bring the database's schema up to date
 	@$(BIN)/alpha-monday migrate
 
@@ -148,10 +156,11 @@ lint: $(READY) ## Check format, style, layers and types
 lock: ## Renew the lock files, for Python 3.11 and newer
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@for lock in "pyproject.toml -o requirements.lock" "pyproject.toml --extra dev -o requirements-dev.lock" \
-	    "dev/audit/requirements.in -o dev/audit/requirements.lock" "dev/image/requirements.in -o dev/image/requirements.lock"; do \
+	    "dev/audit/requirements.in -o dev/audit/requirements.lock" "dev/image/requirements.in -o dev/image/requirements.lock" \
+	    "dev/universe/requirements.in -o dev/universe/requirements.lock"; do \
 	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --no-annotate $(ARGS) $$lock || exit 1; done
 	@rm -rf .venv-lock
 
 clean: ## Delete the virtual environment and caches, but not the embedded Postgres
-	@rm -rf $(VENV) dev/audit/.venv .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) dev/audit/.venv dev/universe/.venv .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

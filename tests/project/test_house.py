@@ -202,6 +202,7 @@ def test_no_tracked_file_names_a_registry_or_a_machine():
         "requirements-dev.lock",
         "dev/audit/requirements.lock",
         "dev/image/requirements.lock",
+        "dev/universe/requirements.lock",
     ],
 )
 def test_locks_pin_everything_by_hash(lock):
