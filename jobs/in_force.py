@@ -9,10 +9,10 @@ from importlib.metadata import version
 from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
-from app.core import series_file
+from app.core import series_file, universe
 from app.core.series_file import SeriesSettings
 from app.core.settings import Settings
-from app.core.universe import load_universe
+
 from app.domain import control, prompt, rfc3161
 from app.domain.calendar import Calendar
 from app.domain.declarations import (
@@ -77,7 +77,7 @@ def _in_force(series: SeriesSettings) -> SeriesInForce:
 
 
 def _control_profile() -> ControlProfile:
-    listed = load_universe()
+    listed = universe.load()
     return ControlProfile(
         draw_version=control.DRAW_VERSION,
         universe=listed.tickers,

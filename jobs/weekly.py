@@ -451,8 +451,8 @@ async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) ->
     Draw the picks of a control, and store them as the answer to a question.
 
     `questions` are the Monday's earlier questions: their picks without a price are not drawn again.
-    Raise UnusableAnswer if the universe has too few possible picks, and _MondayIsOver if it is too
-    late to draw.
+    Raise ConfigurationError if the universe has too few possible picks, and _MondayIsOver if it is
+    too late to draw.
     """
     question = _new_question(
         context,
@@ -476,12 +476,17 @@ async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) ->
     assert isinstance(in_force, ControlDeclaration)
     seed = control.draw_seed(declared[0].hash, run.run_date)
     universe = in_force.profile.universe
-    draws = control.draw(
-        universe,
-        seed,
-        benchmark=context.benchmark,
-        refused=control.refused_tickers(questions),
-    )
+    try:
+        draws = control.draw(
+            universe,
+            seed,
+            benchmark=context.benchmark,
+            refused=control.refused_tickers(questions),
+        )
+    except UnusableAnswer as error:
+        # Another draw from the same universe would fail, too.
+        await _complete(context, replace(claimed, accepted=False, refusal=str(error)))
+        raise ConfigurationError(str(error)) from None
     answered = replace(
         claimed,
         answered_at=context.now(),

@@ -19,6 +19,7 @@ from independent_verifier.verifier import VerificationSummary
 from independent_verifier.verifier import verify as verify_from_outside
 from record_server import CHANGES, as_recorded, changed, copy_of, record_server, rehearsed, silent
 from sealing import sealed_late
+from several_series import several_series
 from tampering import forge, one_of_each_rule
 
 from api.schema import schema
@@ -33,12 +34,20 @@ from tests.integration.domain import (
     test_rules_mondays,
     test_rules_rows,
     test_rules_sealed,
+    test_rules_series,
 )
 from tests.integration.domain.test_rules_marks import record_with_moves
 
 DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 
-__all__ = ["as_recorded", "eventful", "eventful_as_recorded", "record_with_moves", "rehearsed"]
+__all__ = [
+    "as_recorded",
+    "eventful",
+    "eventful_as_recorded",
+    "record_with_moves",
+    "rehearsed",
+    "several_series",
+]
 
 OF_CALM_WEEKS = [
     *test_rules_changes.FORGERIES,
@@ -92,6 +101,24 @@ async def test_the_independent_verifier_agrees_about_a_sealed_record(as_recorded
         ours = await verify(source, [], silent)
     summary = await outside(copy, (ours.seq, ours.hash))
     assert (summary.entries, summary.links) == (ours.seq, 0)
+
+
+async def test_the_independent_verifier_agrees_about_several_series(several_series, create):
+    """A record whose series join and retire, with a control, is right by both."""
+    copy = copy_of(several_series, create)
+    async with open_database(copy) as source:
+        ours = await verify(source, [], silent)
+    summary = await outside(copy, (ours.seq, ours.hash))
+    assert (summary.entries, summary.links) == (ours.seq, 0)
+
+
+@pytest.mark.parametrize(("rule", "change"), one_of_each_rule(test_rules_series.FORGERIES))
+async def test_the_independent_verifier_names_the_rule_of_several_series(
+    several_series, create, request, rule, change
+):
+    copy = copy_of(several_series, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
 
 
 @pytest.mark.long

@@ -1,15 +1,22 @@
 """Harnesses of the jobs with several series: two models and a control, from a file of series."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, datetime
+from datetime import date, timedelta
 from pathlib import Path
 
+import pytest
 from clocks import HandSetClock
 from job_context import MONDAY, JobHarness, new_york, open_harness
 
+from app.database import migrations
+from app.domain import control
 from app.domain.model import Batch
+from app.store import checkpoints
+from jobs import daily
 
 NAMES = ("main", "second", "dice")
 
@@ -53,6 +60,48 @@ async def make_batches(harness: JobHarness, run_date: date = MONDAY) -> dict[str
     return made
 
 
-def at_nine(run_date: date) -> datetime:
-    """Return 09:00 in New York on a Monday."""
-    return new_york(run_date)
+async def take_checkpoints(harness: JobHarness, until: date) -> None:
+    """Take all checkpoints that are due up to 09:00 of a day, in their order."""
+    async with harness.context.pool.connection() as conn:
+        due = await checkpoints.list_due(conn, until)
+    for one in sorted(due, key=lambda one: (one.due_at, one.run_date)):
+        harness.clock.time = one.due_at
+        await daily.take(harness.context, one.batch_id, one.day)
+
+
+@pytest.fixture(scope="session")
+def several_series(tmp_path_factory, made_once: Callable[..., str]) -> str:
+    """
+    Return the address of a record of three Mondays with changing series.
+
+    The first Monday has `main` and `dice`, with a ticker that the provider refuses. On the second
+    one `second` joins; on the third one it is retired, and `third` joins. The record is sealed.
+    Tests only read it; they change a copy (`record_server.copy_of`).
+    """
+    folder = tmp_path_factory.mktemp("series")
+    return made_once("several_series", lambda address: asyncio.run(_live(address, folder)))
+
+
+async def _live(address: str, folder: Path) -> None:
+    clock = HandSetClock(new_york(MONDAY))
+    await migrations.migrate(address, clock.now())
+    of_weeks = (["main", "dice"], ["main", "second", "dice"], ["main", "third", "dice"])
+    for week, names in enumerate(of_weeks):
+        run_date = MONDAY + timedelta(weeks=week)
+        async with open_series(address, clock, folder, names) as harness:
+            await take_checkpoints(harness, run_date)
+            clock.time = new_york(run_date)
+            if week == 0:
+                await harness.begin()
+                harness.world.unknown = {await _first_drawn(harness)}
+            await make_batches(harness, run_date)
+
+
+async def _first_drawn(harness: JobHarness) -> str:
+    """Return the ticker that `dice` draws first on the first Monday."""
+    for entry in await harness.journal():
+        if '"name":"dice"' in entry.content:
+            universe = json.loads(entry.content)["series"]["profile"]["universe"]
+            seed = control.draw_seed(entry.hash, MONDAY)
+            return control.draw(universe, seed, benchmark="SPY")[0].ticker
+    raise LookupError
