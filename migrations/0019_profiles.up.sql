@@ -14,29 +14,59 @@ ALTER TABLE picks
     ADD COLUMN probability smallint,
     ADD CONSTRAINT probability_is_a_percentage CHECK (probability BETWEEN 50 AND 99);
 
+-- Returns a text as a JSON object, or null if it is none: the content of an entry may be damaged.
+CREATE FUNCTION json_object_or_null(content text) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN CASE WHEN json_typeof(content::json) = 'object' THEN content::json END;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+
+-- Returns a text as a date, or null if it is none.
+CREATE FUNCTION date_or_null(value text) RETURNS date
+    LANGUAGE plpgsql IMMUTABLE SET datestyle = 'ISO, YMD' AS $$
+BEGIN
+    RETURN value::date;
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;
+END
+$$;
+
 -- A database that was taken back over this migration has lost what its journal says: it comes back from there. The outcome of a
--- question is its last mention.
+-- question is its last mention. A content that is damaged is left out: `alpha-monday verify` names it.
+SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true);
+
 UPDATE generations
-SET reasoning_effort = mentioned.content #>> '{generation,reasoning_effort}',
-    finish_reason = mentioned.content #>> '{generation,finish_reason}',
-    system_fingerprint = mentioned.content #>> '{generation,system_fingerprint}',
-    reasoning_tokens = (mentioned.content #>> '{generation,reasoning_tokens}')::integer
+SET reasoning_effort = mentioned.question ->> 'reasoning_effort',
+    finish_reason = mentioned.question ->> 'finish_reason',
+    system_fingerprint = mentioned.question ->> 'system_fingerprint',
+    reasoning_tokens = (mentioned.question ->> 'reasoning_tokens')::integer
 FROM (
-    SELECT DISTINCT ON (id) content::json #>> '{generation,id}' AS id, content::json AS content
-    FROM journal
-    WHERE kind = 'GENERATION'
-    ORDER BY id, seq DESC
+    SELECT DISTINCT ON (question ->> 'id') question
+    FROM (
+        SELECT seq, json_object_or_null(content) -> 'generation' AS question
+        FROM journal
+        WHERE kind = 'GENERATION'
+    ) AS entries
+    WHERE json_typeof(question) = 'object'
+    ORDER BY question ->> 'id', seq DESC
 ) AS mentioned
-WHERE generations.id = mentioned.id::uuid;
+WHERE generations.id::text = mentioned.question ->> 'id';
 
 UPDATE picks
 SET probability = (mentioned.pick ->> 'probability')::smallint
 FROM (
-    SELECT json_array_elements(content::json -> 'picks') AS pick
-    FROM journal
-    WHERE kind = 'BATCH' AND content LIKE '%"probability":%'
+    SELECT json_array_elements(picks) AS pick
+    FROM (
+        SELECT json_object_or_null(content) -> 'picks' AS picks
+        FROM journal
+        WHERE kind = 'BATCH' AND content LIKE '%"probability":%'
+    ) AS entries
+    WHERE json_typeof(picks) = 'array'
 ) AS mentioned
-WHERE picks.id = (mentioned.pick ->> 'id')::uuid;
+WHERE picks.id::text = mentioned.pick ->> 'id';
 
 DROP TRIGGER a_question_stays_as_it_was_asked ON generations;
 CREATE TRIGGER a_question_stays_as_it_was_asked BEFORE UPDATE ON generations
@@ -56,24 +86,6 @@ CREATE TRIGGER a_pick_keeps_what_was_said BEFORE UPDATE ON picks
 
 -- The declared profiles of each series, one row for each SERIES entry. It is a view, so it cannot differ from the journal. An
 -- entry whose content is damaged has no row: `alpha-monday verify` names it.
-CREATE FUNCTION json_object_or_null(content text) RETURNS json
-    LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    RETURN CASE WHEN json_typeof(content::json) = 'object' THEN content::json END;
-EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-    RETURN NULL;
-END
-$$;
-
-CREATE FUNCTION date_or_null(value text) RETURNS date
-    LANGUAGE plpgsql IMMUTABLE SET datestyle = 'ISO, YMD' AS $$
-BEGIN
-    RETURN value::date;
-EXCEPTION WHEN data_exception THEN
-    RETURN NULL;
-END
-$$;
-
 CREATE VIEW profiles AS
 SELECT
     seq,

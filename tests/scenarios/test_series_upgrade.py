@@ -1,0 +1,154 @@
+"""
+A record of version 0.3.0 goes on with this version: first with its one series, then with several.
+
+Version 0.3.0 asks with version 1 of the prompt, and its database has no column of migration 0019.
+"""
+
+import asyncio
+import json
+from datetime import timedelta
+
+import psycopg
+import pytest
+from independent_verifier.verifier import verify as verify_from_outside
+from job_context import (
+    MONDAY,
+    clock,
+    harness,
+    make_answer,
+    make_completion,
+    new_york,
+    open_harness,
+)
+from record_server import copy_of, record_server, silent, unguarded
+from several_series import make_batches, open_series, several_series, take_checkpoints
+
+from app.database import migrations
+from app.domain import prompt
+from app.errors import Discrepancy
+from app.ops.verify import open_database, verify
+from jobs import weekly
+
+__all__ = ["clock", "harness", "several_series"]
+
+SECOND = MONDAY + timedelta(days=7)
+THIRD = MONDAY + timedelta(days=14)
+# The newest migration of version 0.3.0.
+BEFORE = 18
+
+VALUES = """
+    SELECT position, ticker, probability, reasoning_effort, finish_reason, system_fingerprint,
+        reasoning_tokens
+    FROM picks
+    JOIN batches ON batches.id = batch_id
+    JOIN generations USING (series, run_date)
+    ORDER BY run_date, series, position
+"""
+
+
+def answer_of_version_1() -> dict:
+    """Return an answer without probabilities."""
+    answer = make_answer("MSFT", "AAPL", "NVDA")
+    for pick in answer["picks"]:
+        del pick["probability"]
+    return answer
+
+
+async def check(database: str) -> None:
+    """Verify the record from its database, and by the independent verifier from its API."""
+    async with open_database(database) as source:
+        ours = await verify(source, [], silent)
+    async with record_server(database) as url:
+        theirs = await asyncio.to_thread(verify_from_outside, url, (ours.seq, ours.hash))
+    assert (theirs.entries, theirs.links) == (ours.seq, 0)
+
+
+async def as_of_version_0_3_0(database, clock, monkeypatch) -> int:
+    """
+    Make the first Monday and two checkpoints as version 0.3.0 did.
+
+    Return the id of a job for the second Monday that it has left in the queue.
+    """
+    with monkeypatch.context() as earlier:
+        earlier.setattr(prompt, "CURRENT", prompt.VERSION_1)
+        async with open_harness(database, clock) as harness:
+            harness.world.model = [make_completion(answer_of_version_1())]
+            await make_batches(harness)
+            await take_checkpoints(harness, MONDAY + timedelta(days=2))
+            async with harness.context.pool.connection() as conn:
+                return await weekly.defer_run(conn, new_york(SECOND))
+
+
+async def test_a_running_fortnight_goes_on(database, clock, monkeypatch, tmp_path):
+    """The chain is unbroken, the old fortnight ends, and other series join beside it."""
+    job = await as_of_version_0_3_0(database, clock, monkeypatch)
+    await migrations.migrate(database, clock.now(), BEFORE)
+    await migrations.migrate(database, clock.now())
+    async with open_harness(database, clock) as harness:
+        heads = [(entry.seq, entry.hash) for entry in await harness.journal()]
+        waiting = await harness.jobs()
+    # The jobs of version 0.3.0 have no `series`.
+    assert {"batch_id", "day"} in [set(args) for task, args, _ in waiting if "checkpoint" in task]
+    assert [args for task, args, _ in waiting if task == "pick_week"] == [
+        {"timestamp": int(new_york(SECOND).timestamp()), "questions": None}
+    ]
+
+    async with open_series(database, clock, tmp_path, ["main", "second", "dice"]) as several:
+        await take_checkpoints(several, SECOND)
+        clock.time = new_york(SECOND)
+        # The old job runs `main`; the others get jobs of their own.
+        await several.begin(job_id=job)
+        await make_batches(several, SECOND)
+        await take_checkpoints(several, THIRD)
+        status = await several.rows("SELECT series, run_date, status FROM batches ORDER BY 2, 1")
+        assert status == [
+            ("main", MONDAY, "completed"),
+            ("dice", SECOND, "active"),
+            ("main", SECOND, "active"),
+            ("second", SECOND, "active"),
+        ]
+        entries = await several.journal()
+    assert [(entry.seq, entry.hash) for entry in entries][: len(heads)] == heads
+    declared = [json.loads(entry.content)["series"] for entry in entries if entry.kind == "SERIES"]
+    assert [(one["name"], one["holds_from"]) for one in declared] == [
+        ("main", str(MONDAY)),
+        # The prompt has changed, so the series is declared again.
+        ("main", str(SECOND)),
+        ("second", str(SECOND)),
+        ("dice", str(SECOND)),
+    ]
+    assert [one["profile"].get("prompt_version") for one in declared] == ["1", "2", "2", None]
+    await check(database)
+
+
+async def test_the_way_back_and_forth(harness, database, clock):
+    """What the columns of migration 0019 had comes back from the journal."""
+    await make_batches(harness)
+    await take_checkpoints(harness, MONDAY + timedelta(days=2))
+    before = await harness.rows(VALUES)
+    assert [probability for _, _, probability, *_ in before] == [60, 61, 62]
+    await migrations.migrate(database, clock.now(), BEFORE)
+    await migrations.migrate(database, clock.now())
+    assert await harness.rows(VALUES) == before
+    await check(database)
+
+
+@pytest.mark.parametrize("kind", ["GENERATION", "BATCH", "SERIES"])
+@pytest.mark.parametrize("content", ["", "null", "[]", '{"picks":1,"generation":2,"series":"x"}'])
+@pytest.mark.sampled(3)
+async def test_the_way_with_a_damaged_entry(several_series, create, clock, kind, content):
+    """A damaged entry does not stop the migration, and `verify` names it as before."""
+    copy = copy_of(several_series, create)
+    with unguarded(copy) as conn:
+        ((number, before),) = conn.execute(
+            "SELECT min(seq), (SELECT count(*) FROM profiles) FROM journal WHERE kind = %s", [kind]
+        ).fetchall()
+        conn.execute("UPDATE journal SET content = %s WHERE seq = %s", (content, number))
+    await migrations.migrate(copy, clock.now(), BEFORE)
+    await migrations.migrate(copy, clock.now())
+    with psycopg.connect(copy) as conn:
+        ((after,),) = conn.execute("SELECT count(*) FROM profiles").fetchall()
+    assert before - after == (kind == "SERIES")
+    async with open_database(copy) as source:
+        with pytest.raises(Discrepancy, match=f"ntry {number} of the journal"):
+            await verify(source, [], silent)
