@@ -286,7 +286,10 @@ async def test_down_and_a_correction_by_the_version_before(harness, database):
     assert marked.benchmark_unusual_move
     unseal(database)
     await migrations.migrate(database, harness.context.now(), 11)
+    # The previous version did not read this column, and the code here does.
+    await harness.rows("ALTER TABLE picks ADD COLUMN probability smallint")
     await correct_as_before(harness, batch, replace(marked, benchmark_unusual_move=None))
+    await harness.rows("ALTER TABLE picks DROP COLUMN probability")
     await migrations.migrate(database, harness.context.now())
     assert await harness.rows(MARKS) == [(0, None), (1, False), (2, None)]
     async with record_at(database) as source:

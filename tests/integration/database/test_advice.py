@@ -94,7 +94,8 @@ def test_a_right_on_a_function_of_the_record():
             "UPDATE public.generations SET refusal = ''",
             [
                 "SELECT, INSERT, UPDATE (answered_at, answered_model, answer, request_id, "
-                "prompt_tokens, completion_tokens, accepted, refusal) ON TABLE public.generations"
+                "prompt_tokens, completion_tokens, finish_reason, system_fingerprint, "
+                "reasoning_tokens, accepted, refusal) ON TABLE public.generations"
             ],
             id="a column of the record",
         ),

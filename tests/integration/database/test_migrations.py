@@ -44,6 +44,7 @@ NAMES = [
     "timestamps",
     "published_heads",
     "older_versions",
+    "profiles",
 ]
 LAST = len(NAMES)
 
@@ -537,6 +538,7 @@ TOKEN = {
     "received_at": AT, "nonce": "42", "proof": b"\x30\x00", "chain": "-----BEGIN",
     "block_height": None,
 }  # fmt: skip
+OPEN_QUESTION = {"answered_at": None, "answer": None, "accepted": None}
 PROMISE = {
     "kind": "OPENTIMESTAMPS", "status": "PENDING", "authority": "https://a.pool.example",
     "accuracy_seconds": None, "nonce": None, "chain": None,
@@ -606,7 +608,13 @@ ALLOWED = [
     *(("checkpoints", {"benchmark_unusual_move": mark}) for mark in (True, False, None)),
     ("pick_checkpoint_metrics", {"close_id": None, "ended": True}),
     ("pick_checkpoint_metrics", {"return_from_open_pct": None}),
-    ("generations", {"answered_at": None, "answer": None, "accepted": None}),
+    *(("picks", {"probability": percent}) for percent in (None, 50, 99)),
+    ("generations", OPEN_QUESTION),
+    ("generations", {**OPEN_QUESTION, "reasoning_effort": "low"}),
+    (
+        "generations",
+        {"finish_reason": "stop", "system_fingerprint": "fp_1", "reasoning_tokens": 0},
+    ),
     (
         "generations",
         {"answered_at": None, "answer": None, "accepted": False, "refusal": "No answer."},
@@ -666,6 +674,7 @@ REFUSED = [
     ("picks", {"ticker": "XOM "}, "ticker_is_well_formed"),
     *(("picks", {"action": action}, "action_is_known") for action in ("HOLD", "buy", "")),
     *(("picks", {"reasoning": text}, "reasoning_is_not_empty") for text in ("", " \t\r\n ")),
+    *(("picks", {"probability": percent}, "probability_is_a_percentage") for percent in (49, 100)),
     *(("picks", {"initial_price": price}, "initial_price_is_a_price") for price in NOT_PRICES),
     *(("picks", {"entry_open": price}, "entry_open_is_a_price") for price in NOT_PRICES),
     (
@@ -770,6 +779,14 @@ REFUSED = [
     ("generations", {"refusal": "No."}, "refused_has_a_refusal"),
     ("generations", {"accepted": None}, "open_has_no_answer"),
     ("generations", {"accepted": None, "answer": None}, "open_has_no_answer"),
+    *(
+        ("generations", {**OPEN_QUESTION, column: value}, "open_has_no_outcome")
+        for column, value in (
+            ("finish_reason", "stop"),
+            ("system_fingerprint", "fp_1"),
+            ("reasoning_tokens", 0),
+        )
+    ),
     *(
         ("generations", {"profile_sha256": text}, "profile_is_a_hash")
         for text in ("", "A" * 64, "a" * 63, "a" * 65)
@@ -977,6 +994,7 @@ CHANGES = [
                     "system_prompt": "'x'",
                     "user_prompt": "'x'",
                     "profile_sha256": "repeat('a', 64)",
+                    "reasoning_effort": "'low'",
                 },
             ),
             (
@@ -989,6 +1007,9 @@ CHANGES = [
                     "request_id": "'x'",
                     "prompt_tokens": "1",
                     "completion_tokens": "1",
+                    "finish_reason": "'x'",
+                    "system_fingerprint": "'x'",
+                    "reasoning_tokens": "1",
                 },
             ),
         )
