@@ -15,6 +15,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Mapping,
     Sequence,
@@ -37,6 +38,7 @@ from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal
 from app.domain.calendar import Calendar
+from app.domain.prompt import VERSION_1
 from app.domain.text import escape_unprintable, one_line, public_address
 from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification.chain import Head, Verification
@@ -321,10 +323,7 @@ class ApiRecord:
 
     async def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
         """Yield the rows of every series and ticker that the journal mentions."""
-        # An API of an earlier version does not know the column of sealed records.
-        query = QUERIES["batches"]
-        if state.genesis is not None:
-            query = SEALED_BATCHES
+        query = _batches_query(state)
         for series in sorted(state.series):
             pages = self._pages(
                 "batches", _batch_rows, query=query, first=_BATCHES_PER_PAGE, parent=series
@@ -542,8 +541,8 @@ def _to_exception(display_url: str, errors: Sequence[Node]) -> Exception:
     if any(_error_code(error) == _UNKNOWN_FIELD_CODE for error in errors):
         # A server that was rolled back after the seal.
         message += (
-            " The server is of another version than this command. A sealed record must be served "
-            "by version 0.3.0 or newer."
+            " The server is of another version than this command. A record must be served by the "
+            "newest version that wrote to it, or by a newer one."
         )
     return ConfigurationError(message)
 
@@ -646,7 +645,7 @@ def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
     row: dict[str, object] = dict(parent_columns)
     for column in TABLES[table].__struct_fields__:
         name = _field_name(column)
-        if column in parent_columns or (column in _SEALED_COLUMNS and name not in node):
+        if column in parent_columns or (column in _LATER_COLUMNS and name not in node):
             continue
         value = node[name]
         row[column] = value["id"] if value and column in _LINKS else value
@@ -656,8 +655,19 @@ def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
     return table, journal.to_texts(row)
 
 
-# The columns that only the rows of a sealed record have.
-_SEALED_COLUMNS = ("profile_sha256",)
+# The columns that an API of an earlier version does not know: those of a sealed record, and those
+# that came with version 2 of the prompt.
+_SEALED_COLUMNS = frozenset({"profile_sha256"})
+_PROMPT_2_COLUMNS = frozenset(
+    {
+        "finish_reason",
+        "probability",
+        "reasoning_effort",
+        "reasoning_tokens",
+        "system_fingerprint",
+    }
+)
+_LATER_COLUMNS = _SEALED_COLUMNS | _PROMPT_2_COLUMNS
 
 # The columns that the API shows as another object with an id.
 _LINKS = {
@@ -682,7 +692,7 @@ def _field_name(column: str) -> str:
 # The queries
 
 
-def _fields(table: str, *left_out: str) -> str:
+def _fields(table: str, left_out: Collection[str] = ()) -> str:
     """Return a selection of all columns of a table, except the columns `left_out`."""
     fields = []
     for column in TABLES[table].__struct_fields__:
@@ -709,20 +719,32 @@ def _list_query(field: str, fields: str, parent: str = "") -> str:
 
 
 _CHECKPOINT = (
-    f"{_fields('checkpoints', 'batch_id')} "
-    f"metrics {{ {_fields('pick_checkpoint_metrics', 'checkpoint_id')} }} "
-    f"corrections {{ {_fields('corrections', 'checkpoint_id')} }}"
+    f"{_fields('checkpoints', {'batch_id'})} "
+    f"metrics {{ {_fields('pick_checkpoint_metrics', {'checkpoint_id'})} }} "
+    f"corrections {{ {_fields('corrections', {'checkpoint_id'})} }}"
 )
 
 
-def _batch_fields(*left_out: str) -> str:
-    """Return a selection of a batch and its rows, without some columns of its questions."""
-    hidden = ("series", "run_date", *left_out)
-    questions = _fields("generations", *hidden)
-    return (
-        f"{_fields('batches')} generations {{ {questions} }} "
-        f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
+def _batches_query(state: JournalState) -> str:
+    """
+    Return the query for the batches of the record that the journal describes.
+
+    It leaves out the columns that none of its rows can have, because an API of an earlier version
+    does not know them.
+    """
+    left_out = set[str]()
+    if state.genesis is None:
+        left_out |= _SEALED_COLUMNS
+    versions = {question.prompt_version for question in state.questions.values()}
+    if versions <= {VERSION_1.version}:
+        left_out |= _PROMPT_2_COLUMNS
+    questions = _fields("generations", {"series", "run_date", *left_out})
+    picks = _fields("picks", {"batch_id", *left_out})
+    fields = (
+        f"{_fields('batches')} generations {{ {questions} }} picks {{ {picks} }} "
+        f"checkpoints {{ {_CHECKPOINT} }}"
     )
+    return _list_query("batches", fields, parent="series")
 
 
 _BATCH_ON = (
@@ -730,9 +752,6 @@ _BATCH_ON = (
 )
 QUERIES = {
     "journal": _list_query("journal", "seq kind at content previous hash"),
-    "batches": _list_query("batches", _batch_fields(*_SEALED_COLUMNS), parent="series"),
     "closes": _list_query("closes", _fields("closes"), parent="ticker"),
     "splits": _list_query("splits", _fields("splits"), parent="ticker"),
 }
-# The query for the batches of a sealed record.
-SEALED_BATCHES = _list_query("batches", _batch_fields(), parent="series")

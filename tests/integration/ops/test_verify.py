@@ -462,7 +462,7 @@ def test_no_database(commanded):
                         ]
                     }
                 ),
-                "A sealed record must be served by version 0.3.0 or newer.",
+                "A record must be served by the newest version that wrote to it",
                 id=f"a server without {field}",
             )
             for field in ("profileSha256", "benchmarkUnusualMove", "ended", "note", "entryOpen")
@@ -800,8 +800,8 @@ async def test_a_monday_under_way(harness, database):
         attempt=1,
         asked_at=asked_at,
         requested_model=in_force.profile_of("main").model,
-        prompt_version=prompt.PROMPT_VERSION,
-        system_prompt=prompt.SYSTEM_PROMPT,
+        prompt_version=prompt.CURRENT.version,
+        system_prompt=prompt.CURRENT.system_prompt,
         user_prompt="u",
     )
     async with pools.transaction(harness.context.pool) as conn:

@@ -115,15 +115,24 @@ def row_of(table: str, node: dict, **parent: str) -> tuple[Key, Row]:
     return key_of(table, row), row
 
 
-def rows(
-    url: str, series: set[str], tickers: set[str], *, has_genesis: bool = True
-) -> Iterator[tuple[Key, Row]]:
-    """
-    Yield all rows of the record that the API shows.
+# The fields that a server of an earlier version does not know.
+OF_SEALED_RECORDS = {"profileSha256"}
+OF_LATER_PROMPTS = {
+    "finishReason",
+    "probability",
+    "reasoningEffort",
+    "reasoningTokens",
+    "systemFingerprint",
+}
 
-    A server of an earlier version, without a GENESIS entry, does not know the profiles.
-    """
-    query = ROWS if has_genesis else re.sub(r"\n *profileSha256", "", ROWS)
+
+def rows(
+    url: str, series: set[str], tickers: set[str], unknown: set[str]
+) -> Iterator[tuple[Key, Row]]:
+    """Yield all rows of the record that the API shows, without the fields that it cannot know."""
+    query = ROWS
+    for field in unknown:
+        query = re.sub(rf"\n *{field}\b", "", query)
     for one in sorted(series):
         for batch in pages(url, query, first=3, series=one):
             yield from rows_of_batch(batch)

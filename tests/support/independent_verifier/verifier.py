@@ -79,10 +79,12 @@ def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> V
 def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]:
     """Read all rows; raise RecordRefused if the API reports a damaged one."""
     try:
-        has_genesis = verification.declared.genesis is not None
-        return dict(
-            api.rows(url, verification.series, verification.all_tickers, has_genesis=has_genesis)
-        )
+        unknown = set()
+        if verification.declared.genesis is None:
+            unknown |= api.OF_SEALED_RECORDS
+        if verification.prompt_versions <= {"1"}:
+            unknown |= api.OF_LATER_PROMPTS
+        return dict(api.rows(url, verification.series, verification.all_tickers, unknown=unknown))
     except api.RecordDamagedError as error:
         raise RecordRefused("row", str(error)) from None
 
@@ -99,6 +101,7 @@ class IndependentVerification:
         self.contents: list[dict] = []
         self.series = {"main"}
         self.tickers: set[str] = set()
+        self.prompt_versions: set[str] = set()
         self.declared = Declared()
         self.known = Known(self.declared, RecordCalendar(calendar, self.declared))
         self.decided = DecidedDays(self.known)
@@ -149,6 +152,8 @@ class IndependentVerification:
         self.contents.append(content)
         named = [content.get("batch"), content.get("generation"), *content.get("generations", [])]
         self.series |= {row["series"] for row in named if row}
+        questions = [content.get("generation"), *content.get("generations", [])]
+        self.prompt_versions |= {row["prompt_version"] for row in questions if row}
         for member in ("closes", "splits", "picks"):
             self.tickers |= {row["ticker"] for row in content.get(member, [])}
 
