@@ -288,13 +288,15 @@ def _error_text(openai: Any, error: Any) -> str:
     Return the text of an error, with the server's own words.
 
     The library finds these words only in an error of OpenAI's form. Of other forms, its text is
-    only the status.
+    only the status. A web page is not shown, nor a body that is not UTF-8.
     """
     text = str(error)
     if not isinstance(error, openai.APIStatusError):
         return text
     words = _find_words(error.body)
-    if not words or words in text:
+    # The body was read as UTF-8, with U+FFFD in place of bytes that are not UTF-8.
+    is_readable = not words.startswith("<") and "\ufffd" not in words
+    if not words or words in text or not is_readable:
         return text
     return f"{text} - {one_line(words)}"
 

@@ -105,6 +105,7 @@ OTHER_NUMBERS = {
     "app.domain.verification.rules.declared_calendar": {3},  # days from a Friday to a Monday
     "app.domain.statistics": {3},  # points that a line needs
     "app.domain.text": {3},  # bytes that base64 writes at a time, escapes one around another
+    "app.providers.llm": {3},  # errors in a list of errors
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes
     "app.database.migrations": {15},  # a version of Postgres
