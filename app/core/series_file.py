@@ -259,12 +259,12 @@ class _FileReader:
             raise self._error(f"it is no TOML: {reason}") from None
 
     def _read_series(self, name: str, table: dict[str, Any]) -> SeriesSettings:
-        kind = self._read(name, table, "kind", _read_kind, "model")
+        kind = self._read(name, table, "kind", read=_read_kind, default="model")
         known = _OPTIONS_OF_CONTROL if kind == "random" else _OPTIONS_OF_MODEL
         for option in table:
             if option not in known:
                 raise self._error(f"[{name}] {_unknown_option(option, kind, known)}")
-        label = self._read(name, table, "label", _read_label, "")
+        label = self._read(name, table, "label", read=_read_label, default="")
         if kind == "random":
             return SeriesSettings(name=name, label=label or name, kind="random")
         return self._read_model(name, table, label)
@@ -273,36 +273,48 @@ class _FileReader:
         settings = self._settings
         if "model" not in table:
             raise self._error(f'[{name}] model is missing, for example model = "gpt-5.4-mini".')
-        model = self._read(name, table, "model", _read_model_name, "")
-        key_from = self._read(name, table, "key_from", _read_variable_name, _USUAL_KEY)
-        extra_body = self._read(name, table, "extra_body", _read_extra_body, {})
-        tools = self._read(name, table, "tools", _read_bool, False)
+        model = self._read(name, table, "model", read=_read_model_name, default="")
+        key_from = self._read(
+            name, table, "key_from", read=_read_variable_name, default=_USUAL_KEY
+        )
+        extra_body = self._read(name, table, "extra_body", read=_read_extra_body, default={})
+        tools = self._read(name, table, "tools", read=_read_bool, default=False)
         has_tools = _has_tools(extra_body) or bool(_SEARCHING_MODEL.search(model))
         if has_tools and not tools:
             raise self._error(
                 f"[{name}] gives the model tools or a search on the web. Declare it with "
                 "tools = true: the series is then shown, and not tested."
             )
-        temperature = self._read(name, table, "temperature", _read_temperature, None)
-        effort = self._read(name, table, "reasoning_effort", _read_effort, None)
+        temperature = self._read(name, table, "temperature", read=_read_temperature, default=None)
+        effort = self._read(name, table, "reasoning_effort", read=_read_effort, default=None)
         return SeriesSettings(
             name=name,
             label=label or model,
             model=model,
-            base_url=self._read(name, table, "base_url", _read_address, settings.openai_base_url),
+            base_url=self._read(
+                name, table, "base_url", read=_read_address, default=settings.openai_base_url
+            ),
             key_from=key_from,
             key=self._key(key_from),
             response_format=self._read(
-                name, table, "response_format", _one_of(RESPONSE_FORMATS), "json_schema"
+                name,
+                table,
+                "response_format",
+                read=_one_of(RESPONSE_FORMATS),
+                default="json_schema",
             ),
             reasoning_effort=effort,
             temperature=temperature,
-            max_tokens=self._read(name, table, "max_tokens", _read_token_limit, None),
+            max_tokens=self._read(name, table, "max_tokens", read=_read_token_limit, default=None),
             token_limit_as=self._read(
-                name, table, "token_limit_as", _one_of(TOKEN_LIMIT_OPTIONS), "max_completion_tokens"
+                name,
+                table,
+                "token_limit_as",
+                read=_one_of(TOKEN_LIMIT_OPTIONS),
+                default="max_completion_tokens",
             ),
             timeout_seconds=self._read(
-                name, table, "timeout_seconds", _read_timeout, settings.openai_timeout
+                name, table, "timeout_seconds", read=_read_timeout, default=settings.openai_timeout
             ),
             extra_body=extra_body,
             tools=tools,
@@ -321,6 +333,7 @@ class _FileReader:
         name: str,
         table: dict[str, Any],
         option: str,
+        *,
         read: Callable[[Any], Any],
         default: Any,
     ) -> Any:

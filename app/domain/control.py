@@ -142,7 +142,9 @@ def draw(
         )
     draws: list[Draw] = []
     picks = 0
-    for drawn in _draw_without_end(universe, RandomStream(seed), benchmark, refused):
+    for drawn in _draw_without_end(
+        universe, RandomStream(seed), benchmark=benchmark, refused=refused
+    ):
         draws.append(drawn)
         picks += drawn.skipped is None
         if picks == PICKS_PER_BATCH:
@@ -153,7 +155,7 @@ def draw(
 
 
 def _draw_without_end(
-    universe: Sequence[str], stream: RandomStream, benchmark: str, refused: Collection[str]
+    universe: Sequence[str], stream: RandomStream, *, benchmark: str, refused: Collection[str]
 ) -> Iterator[Draw]:
     seen: set[str] = set()
     actions = (Action.BUY, Action.SELL)

@@ -116,7 +116,7 @@ def _without_references(schema: Any, components: Mapping[str, Any]) -> Any:
         return _without_references(components[schema["$ref"]], components)
     inlined = {}
     for name, part in schema.items():
-        # Members of `properties` have names of their own, which may be `title`.
+        # An object's property may have the name `title`, too. Its value is a schema and not a text.
         if name not in ("title", "description") or not isinstance(part, str):
             inlined[name] = _without_references(part, components)
     if "enum" in inlined:

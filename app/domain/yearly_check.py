@@ -23,6 +23,7 @@ rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70).
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
+from itertools import chain
 
 from msgspec import Struct
 
@@ -136,18 +137,21 @@ def evaluate(batches: Sequence[BatchResult]) -> SeriesEvaluation:
     If a change of the benchmark is missing, the series has no probability, and nothing is found: a
     week without it could not be compared, and a guess could be made in the series' favour.
     """
-    observed = [
-        alpha for batch in batches for pick in batch.picks for alpha in _observed_weeks(pick)
-    ]
+    picks = chain.from_iterable(batch.picks for batch in batches)
+    observed = list(chain.from_iterable(_observed_weeks(pick) for pick in picks))
     lowest, highest = min(observed, default=0.0), max(observed, default=0.0)
-    weeks = {week for batch in batches for week in _weeks_of(batch)}
-    gaps = {week for batch in batches if _has_gap(batch) for week in _weeks_of(batch)}
+    weeks = _all_weeks(batches)
+    gaps = _all_weeks([batch for batch in batches if _has_gap(batch)])
     return SeriesEvaluation(
         weeks=len(weeks),
         imputed=len(gaps),
         better=_evaluate_side(batches, lowest, Side.BETTER),
         worse=_evaluate_side(batches, highest, Side.WORSE),
     )
+
+
+def _all_weeks(batches: Sequence[BatchResult]) -> set[date]:
+    return set(chain.from_iterable(_weeks_of(batch) for batch in batches))
 
 
 def _weeks_of(batch: BatchResult) -> tuple[date, date]:

@@ -36,6 +36,7 @@ ABOUT_SHARES = (
     "It is expected to do better than the benchmark.",  # the enum's value BUY
     "It is expected to do worse than the benchmark.",  # SELL
     "you expect it to do better than the index",  # the prompt, of a BUY
+    "that a BUY does better than the index over the two weeks, or a SELL worse",
     "does better than {{ batch.benchmarkSymbol }}, a SELL when it does worse",
     "a SELL is right when the share did worse than the benchmark",
     "for a SELL it is above zero when the share did worse than SPY",
