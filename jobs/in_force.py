@@ -12,7 +12,6 @@ from urllib.parse import urlsplit, urlunsplit
 from app.core import series_file, universe
 from app.core.series_file import SeriesSettings
 from app.core.settings import Settings
-
 from app.domain import control, prompt, rfc3161
 from app.domain.calendar import Calendar
 from app.domain.declarations import (

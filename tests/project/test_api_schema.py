@@ -75,6 +75,7 @@ type Timestamp {
 }
 type Pick {
   id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String!
+  probability: Int
   initialPrice: Decimal!
   initialClose: Close! entryOpen: Decimal entryClose: Close ended: Boolean!
   pickedAs: String! renamed: Boolean!
@@ -107,7 +108,8 @@ type Generation {
   promptVersion: String! profileSha256: String
   systemPrompt: String! userPrompt: String! answer: String
   answerBeginning: String answerBytes: Int requestId: String
-  promptTokens: Int completionTokens: Int askedAt: DateTime! answeredAt: DateTime
+  promptTokens: Int completionTokens: Int reasoningTokens: Int reasoningEffort: String
+  finishReason: String systemFingerprint: String askedAt: DateTime! answeredAt: DateTime
 }
 type Correction {
   id: ID! checkpoint: Checkpoint! field: String! ticker: String before: String after: String

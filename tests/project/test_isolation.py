@@ -58,6 +58,7 @@ SOMEWHERE = {
     ("tests/integration/providers/test_timestamp_authority.py", "8090"): TEXT,
     ("tests/project/test_bench.py", "8184"): TEXT,
     ("tests/project/test_readme.py", "8080"): TEXT,
+    ("tests/unit/core/test_series_file.py", "11434"): TEXT,
 }
 # That file only reads settings, so it may contain any number.
 NOTHING_LISTENS = "tests/unit/core/test_settings.py"

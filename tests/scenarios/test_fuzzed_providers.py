@@ -1182,7 +1182,8 @@ RARE = {
 
 def check_ideas(answer: str) -> None:
     """Check that an accepted answer obeys every rule, and that its ideas are equal to its picks."""
-    chosen, answered = prompt.parse_answer(answer, BENCHMARK), json.loads(answer)["picks"]
+    chosen = prompt.parse_answer(answer, BENCHMARK, "1")
+    answered = json.loads(answer)["picks"]
     assert len(chosen) == len(answered) == len({idea.ticker for idea in chosen}) == 3
     for idea, pick in zip(chosen, answered, strict=True):
         assert set(pick) == {"ticker", "action", "reasoning"}

@@ -219,8 +219,8 @@ async def an_older_refusal(harness: JobHarness, answer: str) -> None:
         asked_at=now,
         requested_model="m",
         prompt_version="1",
-        system_prompt=prompt.SYSTEM_PROMPT,
-        user_prompt=prompt.user_prompt(MONDAY, "SPY"),
+        system_prompt=prompt.VERSION_1.system_prompt,
+        user_prompt=prompt.VERSION_1.user_prompt(MONDAY, "SPY"),
     )
     answered = replace(
         question,

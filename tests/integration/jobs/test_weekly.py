@@ -98,18 +98,23 @@ async def test_the_stored_question(harness):
         SELECT
             series, run_date, attempt, asked_at, answered_at, requested_model, answered_model,
             prompt_version,
-            answer, request_id, prompt_tokens, completion_tokens, accepted, refusal
+            answer, request_id, prompt_tokens, completion_tokens, reasoning_tokens, finish_reason,
+            system_fingerprint, reasoning_effort, accepted, refusal
         FROM generations
         """
     ) == [
         (
             *("main", MONDAY, 1, new_york(MONDAY), new_york(MONDAY)),
-            *("gpt-5.4-mini", "gpt-5.4-mini-2026-03-17", "1"),
+            *("gpt-5.4-mini", "gpt-5.4-mini-2026-03-17", "2"),
             *(
                 json.dumps(make_answer(*CHOSEN), separators=(",", ":")),
                 "req_99",
                 200,
                 90,
+                None,
+                "stop",
+                None,
+                None,
                 True,
                 None,
             ),

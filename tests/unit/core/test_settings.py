@@ -53,6 +53,7 @@ def test_defaults():
         "openai_base_url": "",
         "openai_temperature": None,
         "openai_timeout": 180.0,
+        "series_file": "",
         "alpha_vantage_api_key": "",
         "alpha_vantage_base_url": "",
         "alpha_vantage_per_second": 1,
@@ -351,6 +352,7 @@ QUOTED = {
     "OPENAI_BASE_URL": "http://localhost:11434/v1",
     "OPENAI_TEMPERATURE": "0.7",
     "OPENAI_TIMEOUT": "180",
+    "SERIES_FILE": "/etc/s3cr3t.toml",
     "ALPHA_VANTAGE_API_KEY": "s3cr3t",
     "ALPHA_VANTAGE_BASE_URL": "https://www.alphavantage.co",
     "ALPHA_VANTAGE_PER_SECOND": "1",
@@ -546,11 +548,11 @@ def test_quotes_within_an_address_stay():
 
 def test_the_examples_are_good_values():
     """Every example in a message is a valid value."""
-    # Any text will do.
-    bad = {"HOST": None, "OPENAI_MODEL": None, "TIMESTAMP_ROOTS": None}
+    # Their example cannot be in a message, because every text without control characters is valid.
+    any_text = {"HOST", "OPENAI_MODEL", "SERIES_FILE", "TIMESTAMP_ROOTS"}
     for field in settings.Settings.__struct_fields__:
         name = field.upper()
-        if name in bad:
+        if name in any_text:
             continue
         with pytest.raises(ConfigurationError) as refused:
             settings.load({name: "not this, surely"})

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.alternation import Declared, Difference, find_alternation
-from app.domain.declarations import Profile, RecordSettings, ModelDeclaration
+from app.domain.declarations import ModelDeclaration, Profile, RecordSettings
 
 NOW = datetime(2026, 11, 30, 14, tzinfo=UTC)
 A = RecordSettings(
