@@ -34,7 +34,7 @@ class Right(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of ours."""
+    """A table or a view of ours. Statements about owners and rights name a view like a table."""
 
     schema: str
     name: str
@@ -131,7 +131,7 @@ async def _list_tables(conn: AsyncConnection[Any]) -> list[Table]:
         FROM pg_catalog.pg_class
         JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
-        WHERE relkind IN ('r', 'p') AND (nspname = ANY(%s) OR nspname || '.' || relname = ANY(%s))
+        WHERE relkind IN ('r', 'p', 'v') AND (nspname = ANY(%s) OR nspname || '.' || relname = ANY(%s))
         GROUP BY nspname, relname, relowner
         ORDER BY nspname, relname
         """,
@@ -244,7 +244,7 @@ async def _rights_on_tables(
         SELECT nspname, relname, r
         FROM pg_catalog.pg_class
         JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace, unnest(%s::text[]) r
-        WHERE relkind IN ('r', 'p') AND nspname || '.' || relname = ANY(%s)
+        WHERE relkind IN ('r', 'p', 'v') AND nspname || '.' || relname = ANY(%s)
             AND has_table_privilege(%s, pg_class.oid, r)
         """,
         (known_rights, _table_names(catalogue), role),
@@ -266,7 +266,7 @@ async def _rights_on_columns(
         JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped,
             unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) r
-        WHERE relkind IN ('r', 'p') AND nspname || '.' || relname = ANY(%s)
+        WHERE relkind IN ('r', 'p', 'v') AND nspname || '.' || relname = ANY(%s)
             AND has_column_privilege(%s, pg_class.oid, attnum, r)
         """,
         (_table_names(catalogue), role),

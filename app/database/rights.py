@@ -139,8 +139,9 @@ TABLES: dict[str, TableRights] = {
     "public.corrections": TableRights(_ADD, reader=True),
     "public.journal": TableRights(_ADD, reader=True),
     "public.timestamps": TableRights(_ADD, reader=True),
-    # A view of the journal's SERIES entries.
+    # Views: the journal's SERIES entries, and the series of the record.
     "public.profiles": TableRights(_READ, reader=True),
+    "public.series": TableRights(_READ, reader=True),
     # The service's own state.
     "operations.provider_requests": TableRights(
         _ADD, updates=("ended_at", "outcome", "rest_until", "unreadable")

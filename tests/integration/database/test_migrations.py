@@ -45,6 +45,7 @@ NAMES = [
     "published_heads",
     "older_versions",
     "profiles",
+    "series",
 ]
 LAST = len(NAMES)
 
@@ -426,6 +427,8 @@ def test_only_domain_tables_in_public(migrated):
         "journal",
         "pick_checkpoint_metrics",
         "picks",
+        "profiles",
+        "series",
         "splits",
         "timestamps",
     }

@@ -107,6 +107,18 @@ def refused(conn: psycopg.Connection, statement: str) -> bool:
     return False
 
 
+def views_of(address: str) -> list[str]:
+    """Return every view that does not belong to Postgres itself."""
+    return [
+        name
+        for (name,) in query(
+            address,
+            "SELECT schemaname || '.' || viewname FROM pg_views "
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
+        )
+    ]
+
+
 def tables_of(address: str) -> list[str]:
     """Return every table that does not belong to Postgres itself."""
     return [
@@ -128,7 +140,7 @@ def test_every_table_and_function_is_in_the_table_of_rights(made):
     rights exists.
     """
     outside = [name for name in tables_of(made.admin) if not name.startswith("queue.")]
-    assert set(outside) == set(rights.TABLES) - {"told.clock"}
+    assert {*outside, *views_of(made.admin)} == set(rights.TABLES) - {"told.clock"}
     functions = query(
         made.admin, "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
     )
@@ -193,6 +205,24 @@ def test_no_row_is_deleted(made, role):
 
 
 @both
+def test_a_view_can_be_read_and_not_changed(made, role):
+    """Both roles read the views; a view has no right of its own to change what it shows."""
+    views = views_of(made.admin)
+    assert views == ["public.profiles", "public.series"]
+    with as_role(getattr(made, role)) as conn:
+        for view in views:
+            assert conn.execute(f"SELECT * FROM {view}").fetchall() == []
+    rights_on_views = query(
+        made.admin,
+        "SELECT table_name, privilege_type FROM information_schema.role_table_grants "
+        "WHERE table_name = ANY(%s) AND grantee = %s ORDER BY 1",
+        ["profiles", "series"],
+        made.names.name_of(rights.Role(role)),
+    )
+    assert rights_on_views == [("profiles", "SELECT"), ("series", "SELECT")]
+
+
+@both
 def test_only_what_a_job_changes_can_be_changed(made, role):
     """
     The service cannot change an append-only table, a key, a question's time, or a text of the
@@ -201,7 +231,9 @@ def test_only_what_a_job_changes_can_be_changed(made, role):
     columns = query(
         made.admin,
         "SELECT table_schema || '.' || table_name, column_name FROM information_schema.columns "
+        "JOIN information_schema.tables USING (table_schema, table_name) "
         "WHERE table_schema IN ('public', 'operations', 'queue') "
+        "AND table_type = 'BASE TABLE' "
         "AND is_generated = 'NEVER' ORDER BY 1, ordinal_position",
     )
     changeable = set()
