@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from app.core.settings import Settings
-from app.domain.model import SERIES
+from app.domain.model import MAX_SERIES, SERIES
 from app.domain.text import one_line
 from app.errors import ConfigurationError
 
@@ -45,8 +45,6 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 # The variable with the key of a series that names no other.
 _USUAL_KEY = "OPENAI_API_KEY"
 
-# More series could not be asked in the half hour before the open, nor be shown side by side.
-MAX_SERIES = 32
 # In bytes. A longer file is no file of series.
 _MAX_FILE_BYTES = 1_000_000
 _MAX_LABEL_LENGTH = 60

@@ -131,7 +131,8 @@ async def _list_tables(conn: AsyncConnection[Any]) -> list[Table]:
         FROM pg_catalog.pg_class
         JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
-        WHERE relkind IN ('r', 'p', 'v') AND (nspname = ANY(%s) OR nspname || '.' || relname = ANY(%s))
+        WHERE relkind IN ('r', 'p', 'v')
+            AND (nspname = ANY(%s) OR nspname || '.' || relname = ANY(%s))
         GROUP BY nspname, relname, relowner
         ORDER BY nspname, relname
         """,

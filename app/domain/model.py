@@ -14,8 +14,14 @@ from uuid import UUID, uuid5
 
 from msgspec import Struct
 
-# The only series so far.
+# The default series.
 SERIES = "main"
+# The greatest number of series that run at the same time. More could not be asked in the half hour
+# before the open, nor be shown side by side.
+MAX_SERIES = 32
+# The name of a series: it is a part of ids, links and exports, so it has no character that needs an
+# escape.
+SERIES_PATTERN = r"[a-z][a-z0-9-]{0,31}"
 
 # The number of stocks of a batch, and the number of checkpoints after day 0.
 PICKS_PER_BATCH = 3
@@ -136,6 +142,17 @@ class JournalKind(DescribedEnum):
     READINGS = "READINGS", "A provider's response was read: its readings of prices or splits."
     CHECK = "CHECK", "A yearly check was held. This version writes no such entry."
     RULES = "RULES", "The rules of the yearly checks have changed. This version writes none."
+
+
+class SeriesKind(DescribedEnum):
+    """What chooses the picks of a series."""
+
+    MODEL = "model", "A language model, which is asked every Monday."
+    RANDOM = (
+        "random",
+        "A control: it draws stocks and actions at random, so that every reader can draw them "
+        "again.",
+    )
 
 
 class Idea(Struct, frozen=True, kw_only=True):

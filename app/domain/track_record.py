@@ -44,6 +44,11 @@ Discrete sequential boundaries for clinical trials. Biometrika 70, 659-663). By 
 the sum is an upper bound of the whole risk, also for dependent tests. If an interim analysis has no
 finding, no later analysis uses its share of the risk.
 
+**A comparison of two series** uses the weeks that both have. The difference of their excess in the
+same week does not contain what moved both alike, so its mean is tested like the mean of one series
+(the paired test of Student (1908)). Among many pairs, one looks different by luck alone. So the
+result names the number of pairs that the record has.
+
 **Random actions** are the control: the same picks, each with BUY or SELL at random, many times.
 """
 
@@ -777,6 +782,47 @@ class TrackRecord(Struct, frozen=True):
     ]
 
 
+class Comparison(Struct, frozen=True):
+    """
+    A comparison of two series: the difference of their weekly excess, on the weeks that both have.
+    docs/record.md defines how each figure is computed.
+    """
+
+    a: Annotated[str, Meta(description="The name of the first series, such as `main`.")]
+    b: Annotated[str, Meta(description="The name of the second series.")]
+    weeks: Annotated[
+        int,
+        Meta(
+            description="The number of weeks in which both series held picks of scored batches. "
+            "It is at least two."
+        ),
+    ]
+    first_week: Annotated[date, Meta(description="The Monday of the first of these weeks.")]
+    last_week: Annotated[date, Meta(description="The Monday of the last of these weeks.")]
+    mean_difference_pct: Annotated[
+        Decimal,
+        Meta(
+            description="The mean over these weeks of the `Week.excessPct` of `a` minus that of "
+            "`b`, in percentage points, to six decimal places. If it is above zero, `a` did better."
+        ),
+    ]
+    interval: Annotated[
+        Interval | None,
+        Meta(
+            description="The 95 % t-interval of `meanDifferencePct`, in percentage points. Null if "
+            "all differences are equal. It is about this one pair: see `comparisons`."
+        ),
+    ]
+    comparisons: Annotated[
+        int,
+        Meta(
+            description="The number of pairs of series that the record has: n (n - 1) / 2 for n "
+            "series, with the retired ones and the controls. Of 20 pairs without any difference, "
+            "one has an interval without zero on average, so the best of many pairs is no finding."
+        ),
+    ]
+
+
 def compute_track_record(
     series: str, batches: Iterable[TrackedBatch], *, is_part: bool = False
 ) -> TrackRecord:
@@ -813,6 +859,47 @@ def compute_track_record(
         random_actions=compare_random_actions(scored),
         verdict=reach_verdict(all_batches, is_part=is_part),
     )
+
+
+def compare_series(
+    a: Sequence[TrackedBatch],
+    b: Sequence[TrackedBatch],
+    *,
+    names: tuple[str, str],
+    series_count: int,
+) -> Comparison | None:
+    """
+    Return the comparison of two series; None if they have fewer than two weeks in common.
+
+    `a` and `b` are all batches of the two series, and `names` their names. `series_count` is the
+    number of all series of the record.
+    """
+    excess_of_a, excess_of_b = weekly_excess_by_monday(a), weekly_excess_by_monday(b)
+    mondays = sorted(excess_of_a.keys() & excess_of_b.keys())
+    points = Points()
+    for monday in mondays:
+        with localcontext(DECIMAL_CONTEXT):
+            difference = excess_of_a[monday] - excess_of_b[monday]
+        points = points.with_point(0.0, to_float(difference))
+    estimate, mean_difference = points.estimate_mean(), round_estimate(points.y)
+    if estimate is None or mean_difference is None:
+        return None
+    return Comparison(
+        a=names[0],
+        b=names[1],
+        weeks=points.count,
+        first_week=mondays[0],
+        last_week=mondays[-1],
+        mean_difference_pct=mean_difference,
+        interval=estimate.interval(SIGNIFICANCE),
+        comparisons=series_count * (series_count - 1) // 2,
+    )
+
+
+def weekly_excess_by_monday(batches: Iterable[TrackedBatch]) -> dict[date, Decimal]:
+    """Return the excess of each week in which picks of scored batches were held, by its Monday."""
+    scored = (one for one in batches if one.is_scored and one.picks)
+    return {week.monday: week.excess_pct for week in combine_weeks(_batch_weeks(scored))}
 
 
 def picks_by_ticker(batch: TrackedBatch) -> Sequence[TrackedPick]:

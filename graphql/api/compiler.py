@@ -23,9 +23,12 @@ the SQL. So a plan depends on only four parts of a request, and the planner sees
 
 SQL is built from pieces. A piece is a `KnownText`, or an expression whose value is JSON text.
 
-Postgres does not compute the value of a computed field. The field's column contains only the rows
-from which `api.computed_values` computes the value. The planner also collects what the operation
-selects of the value (`Member`), so that `api.computed_values` writes only that.
+Postgres does not compute the value of a computed field. The column of a computed root field has
+only the rows from which `api.computed_values` computes the value. If the field belongs to a row
+inside a root field, the JSON has an object in place of the value: `rows`, and `arguments`, which
+are the arguments that the row supplies. The engine replaces this object by the value. The planner
+also collects what the operation selects of the value (`Member`), so that `api.computed_values`
+writes only that.
 
 **Damaged records.** Two things would corrupt the response silently: a null where the schema
 promises a value, and a list that breaks a promise of the record. In such a place the SQL writes
@@ -138,8 +141,9 @@ class Member(Struct, frozen=True):
 
     `field` is the field's full name, such as `Batch.picks`. `attribute` names the attribute of the
     computed value that the member shows. `children` are the members of an object; None for a value
-    that is not an object. The member for `__typename` has only a key and `typename`, the name of
-    the type.
+    that is not an object. `computed` says how the value is computed if the field is a computed one
+    inside a root field. The member for `__typename` has only a key and `typename`, the name of the
+    type.
     """
 
     key: str
@@ -147,19 +151,15 @@ class Member(Struct, frozen=True):
     type: Any = None
     attribute: str = ""
     children: "Sequence[Member] | None" = None
+    computed: "ComputedField | None" = None
     typename: str = ""
 
 
-class ComputedRoot(Struct, frozen=True):
-    """
-    How to compute and write a computed root field.
-
-    These are its source, its arguments, and what the operation selects of its value.
-    """
+class ComputedField(Struct, frozen=True):
+    """How to compute a field: its source, and its arguments without those that a row supplies."""
 
     source: Computed
     arguments: Callable[[VariableValues], Mapping[str, object]]
-    selected: Member
 
 
 class Root(Struct, frozen=True):
@@ -167,10 +167,11 @@ class Root(Struct, frozen=True):
     A root field: its response key and nodes, the SQL of its JSON, and the parameters of that SQL.
 
     An introspection field has no SQL. The SQL of a `computed` field returns only the rows that its
-    value is computed from.
+    value is computed from. `has_computed_parts` says that rows inside the field have computed
+    fields.
     `parameters` has a pair for each group of parameters: their number, and the function that
     returns their values. `non_null` says that the field must not be null. `selected` is the field
-    as a member; only a diagnosing plan sets it.
+    as a member; it is set if something of the field is computed, and in a diagnosing plan.
     """
 
     key: str
@@ -178,7 +179,8 @@ class Root(Struct, frozen=True):
     non_null: bool
     sql: str = ""
     parameters: Sequence[tuple[int, Values]] = ()
-    computed: ComputedRoot | None = None
+    computed: ComputedField | None = None
+    has_computed_parts: bool = False
     selected: Member | None = None
 
 
@@ -250,9 +252,10 @@ class Planner:
         self.known_variables = known_variables
         self.diagnose = diagnose
         self.max_row_bytes = max_row_bytes
-        # The next two attributes belong to the root field that is being planned.
+        # The next three attributes belong to the root field that is being planned.
         self.parameters: list[tuple[int, Values]] = []
-        self.computed_root: ComputedRoot | None = None
+        self.computed_root: ComputedField | None = None
+        self.has_computed_parts = False
         # The next two attributes belong to the whole operation.
         self.parameter_count = 0
         self.is_cacheable = True
@@ -276,9 +279,11 @@ class Planner:
                 continue
             definition = self.schema.get_field(query, name)
             assert definition
-            self.parameters, self.computed_root = [], None
+            self.parameters, self.computed_root, self.has_computed_parts = [], None, False
             sql = concat(self.field_pieces(query, fields, Scope()))
-            selected = self.selected_member(key, query, fields) if self.diagnose else None
+            selected = None
+            if self.diagnose or self.computed_root or self.has_computed_parts:
+                selected = self.selected_member(key, query, fields)
             yield Root(
                 key=key,
                 nodes=nodes,
@@ -286,6 +291,7 @@ class Planner:
                 sql=sql,
                 parameters=self.parameters,
                 computed=self.computed_root,
+                has_computed_parts=self.has_computed_parts,
                 selected=selected,
             )
 
@@ -414,7 +420,7 @@ class Planner:
             case Paginated() as page:
                 return self.page_pieces(page, definition, fields)
             case Computed() as computed:
-                return self.computed_pieces(computed, definition, fields)
+                return self.computed_pieces(computed, definition, parent, fields)
             case ValuePart():
                 raise TypeError(f"{parent.name}.{name} is not inside a computed value")
 
@@ -478,18 +484,20 @@ class Planner:
         return array_pieces(self.selection_pieces(target, fields, rows), scope.order)
 
     def computed_pieces(
-        self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]
+        self,
+        computed: Computed,
+        definition: GraphQLField,
+        parent: GraphQLObjectType,
+        fields: list[FieldDetails],
     ) -> list[str]:
         """
-        Return the SQL of the rows from which a value is computed.
+        Return the pieces of the rows from which a value is computed.
 
-        Sets `computed_root`, which says how the value is computed and what is selected of it.
+        For a root field, the rows are the whole text, and `computed_root` is set. Otherwise the
+        text is a JSON object with the rows and the arguments that the row of the field supplies.
         """
-        names = self.argument_sql(definition, fields[0])
+        names = {**computed.row_arguments, **self.argument_sql(definition, fields[0])}
         details = fields[0]._replace(node=without_selections(fields[0].node))
-
-        def arguments(variables: VariableValues) -> Mapping[str, object]:
-            return argument_values(definition, details, variables)
 
         def check(variables: VariableValues, facts: object) -> Iterable[object]:
             computed.check(argument_values(definition, details, variables, facts=facts))
@@ -497,12 +505,19 @@ class Planner:
 
         # A group without parameters: its function only checks the arguments when the plan runs.
         self.parameters.append((0, check))
-        query = self.schema.query_type
-        assert query
-        # The engine writes the key of a root field, so this member needs none.
-        selected = self.selected_member("", query, fields)
-        self.computed_root = ComputedRoot(computed, arguments, selected)
-        return [expand(computed.rows, names)]
+        rows = expand(computed.rows, names)
+        if parent is self.schema.query_type:
+            self.computed_root = computed_field(computed, definition, fields[0])
+            return [rows]
+        self.has_computed_parts = True
+        supplied = ", ".join(f"'{name}', {sql}" for name, sql in computed.row_arguments.items())
+        return [
+            KnownText('{"rows":'),
+            f"to_json({rows})::text",
+            KnownText(',"arguments":'),
+            f"json_build_object({supplied})::text",
+            KnownText("}"),
+        ]
 
     def selected_member(
         self, key: str, parent: GraphQLObjectType, fields: list[FieldDetails]
@@ -513,6 +528,10 @@ class Planner:
             return Member(key, typename=parent.name)
         definition = parent.fields[name]
         target: Any = get_named_type(definition.type)
+        computed = None
+        match source_of(definition):
+            case Computed() as source if parent is not self.schema.query_type:
+                computed = computed_field(source, definition, fields[0])
         children = None
         if not is_leaf_type(target):
             children = [
@@ -525,6 +544,7 @@ class Planner:
             type=definition.type,
             attribute=declared(definition).python_name,
             children=children,
+            computed=computed,
         )
 
     def related_pieces(
@@ -750,6 +770,18 @@ class PageQueries:
         edges = [key.highest if page.descending else key.lowest for key in keys]
         pairs = zip(cursor_values, edges, strict=True)
         return ", ".join(f"coalesce({value}, '{edge}')" for value, edge in pairs)
+
+
+def computed_field(
+    computed: Computed, definition: GraphQLField, details: FieldDetails
+) -> ComputedField:
+    """Return how a computed field gets its value."""
+    without_children = details._replace(node=without_selections(details.node))
+
+    def arguments(variables: VariableValues) -> Mapping[str, object]:
+        return argument_values(definition, without_children, variables)
+
+    return ComputedField(computed, arguments)
 
 
 def _fact_values(fact: Fact) -> Values:

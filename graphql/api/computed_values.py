@@ -17,9 +17,10 @@ from graphql import get_nullable_type, is_list_type, is_non_null_type
 
 from api.compiler import Member
 from api.fields import Computed, api_error
+from app.domain.model import MAX_SERIES
 
-# How many values are cached. Each has half a megabyte at most.
-MAX_CACHED_VALUES = 32
+# How many values are cached: two of each series that may run. Each has half a megabyte at most.
+MAX_CACHED_VALUES = 2 * MAX_SERIES
 WAIT_TIMEOUT = 5.0  # seconds
 
 Key = tuple[Callable[..., object], tuple[tuple[str, object], ...], bytes]

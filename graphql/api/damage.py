@@ -54,7 +54,12 @@ def replace_markers(text: bytes, member: Member, errors: list[DamagedError]) -> 
     Each damage is appended to `errors`. Raises DamagedError if the root field itself must not be
     null.
     """
-    return _nullable_value(json.loads(text), member.type, member, path=(member.key,), errors=errors)
+    return replace_marked_values(json.loads(text), member, errors)
+
+
+def replace_marked_values(value: Any, member: Member, errors: list[DamagedError]) -> Any:
+    """Do the same for a root field's value that was parsed already."""
+    return _nullable_value(value, member.type, member, path=(member.key,), errors=errors)
 
 
 def _nullable_value(
@@ -76,9 +81,14 @@ def _whole_value(
     """Return a value with its parts; raises DamagedError if it is damaged as a whole."""
     if isinstance(value, dict) and MARKER_KEY in value:
         raise DamagedError(
-            path, member.field, row=value[MARKER_KEY], problem=value.get("problem", "")
+            path,
+            member.field,
+            row=value[MARKER_KEY],
+            problem=value.get("problem", ""),
+            text=value.get("text", ""),
         )
-    if value is None or member.type is None:
+    if value is None or member.type is None or member.computed:
+        # Nothing is inside, or it is a computed value, or the rows from which it will be computed.
         return value
     # Errors inside a value count only if the value itself stays. If it becomes null, there is only
     # the error of the value.

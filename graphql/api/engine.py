@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
@@ -49,12 +49,18 @@ from msgspec.structs import replace
 from psycopg import DataError
 from psycopg.errors import CardinalityViolation, InvalidTextRepresentation, QueryCanceled
 
-from api.compiler import Planner, Root, without_selections
+from api.compiler import MARKER_KEY, Member, Planner, Root, without_selections
 from api.computed_values import ValueComputer, to_json
-from api.damage import DAMAGED_CODE, SUSPICIOUS, DamagedError, replace_markers
+from api.damage import (
+    DAMAGED_CODE,
+    SUSPICIOUS,
+    DamagedError,
+    replace_marked_values,
+    replace_markers,
+)
 from api.fair_executor import FairExecutor
 from api.fair_semaphore import DEFAULT_CONNECTIONS, QuerySemaphores
-from api.fields import api_error
+from api.fields import UnknownNameError, api_error
 from api.guard import TooLargeError, is_too_long, limit_result_bytes, too_large
 from api.lengths import MAX_LONG_RESULT_BYTES, MAX_RESULT_BYTES
 from api.limits import (
@@ -98,6 +104,14 @@ ROW_ERRORS = (DataError, CardinalityViolation)
 RECENT_FAILURE_SECONDS = 5.0
 
 log = structlog.get_logger()
+
+
+class KnownFacts(Protocol):
+    """What the process knows and the database does not, or only after a question."""
+
+    async def read_names(self, fetch: Fetch) -> bool:
+        """Read the names of the record again. Return whether there are new ones."""
+        ...
 
 
 class InvalidRequestError(Exception):
@@ -192,6 +206,19 @@ class ClientRequest(Struct, frozen=True):
     wait_for_disconnect: Callable[[], Awaitable[object]] = never
 
 
+class ParameterValues(Struct, frozen=True):
+    """
+    The parameters of a statement, and the errors of root fields with invalid arguments.
+
+    The errors are by response key. `has_unknown_name` says that one of them is an
+    UnknownNameError.
+    """
+
+    parameters: Sequence[str | None]
+    errors: Mapping[str, FormattedError]
+    has_unknown_name: bool
+
+
 class Plan(Struct, frozen=True):
     """
     The plan of an operation: its root fields, its statement, and its introspection.
@@ -216,19 +243,19 @@ class Plan(Struct, frozen=True):
         return too_large(
             self.max_bytes,
             has_returned_columns=not all(are_computed),
-            has_computed_columns=any(are_computed),
+            has_computed_columns=any(are_computed) or self.has_computed_parts,
         )
 
-    def parameter_values(
-        self, variables: VariableValues, facts: object
-    ) -> tuple[list[str | None], dict[str, FormattedError]]:
-        """
-        Return the statement's parameters, and the errors of root fields with invalid arguments.
+    @property
+    def has_computed_parts(self) -> bool:
+        """Return whether rows inside a root field have computed fields."""
+        return any(root.has_computed_parts for root in self.roots)
 
-        The errors are by response key.
-        """
+    def parameter_values(self, variables: VariableValues, facts: object) -> ParameterValues:
+        """Return the statement's parameters, and the errors of invalid arguments."""
         parameters: list[str | None] = []
         errors: dict[str, FormattedError] = {}
+        has_unknown_name = False
         for root in self.roots:
             for count, values in root.parameters:
                 try:
@@ -236,13 +263,14 @@ class Plan(Struct, frozen=True):
                         None if value is None else str(value) for value in values(variables, facts)
                     ]
                 except GraphQLError as error:
+                    has_unknown_name = has_unknown_name or isinstance(error, UnknownNameError)
                     located = located_error(error, root.nodes, [root.key])
                     errors.setdefault(root.key, format_error(located, "BAD_USER_INPUT"))
                     parameters += [None] * count
             if root.non_null and root.key in errors:
                 # `data` will be null, so no statement is run, and no other error is needed.
                 break
-        return parameters, errors
+        return ParameterValues(parameters, errors, has_unknown_name)
 
 
 class Engine:
@@ -261,7 +289,7 @@ class Engine:
         self,
         schema: GraphQLSchema,
         fetch: Fetch,
-        facts: object,
+        facts: KnownFacts,
         max_documents: int = 256,
         *,
         quiet: bool = False,
@@ -355,7 +383,10 @@ class Engine:
             async with self.semaphores.heavy.turn(waiting.client, waiting.while_waiting):
                 return await run(plan)
         except TooLargeError:
-            if not (allow_long and prepared.amount.has_few_rows):
+            # The rows of computed values are never longer than MAX_SOURCE_BYTES: the work of a
+            # computation depends on their length.
+            is_allowed = allow_long and not plan.has_computed_parts
+            if not (is_allowed and prepared.amount.has_few_rows):
                 raise
         # This response has few rows. Only very long texts that earlier versions stored can make it
         # so long. So it may have MAX_LONG_RESULT_BYTES.
@@ -493,7 +524,10 @@ class Engine:
         The value of a root field comes from the database, is computed from rows of the database, or
         comes from graphql-core. The value of a field with an error is null.
         """
-        parameters, argument_errors = plan.parameter_values(variables, self.facts)
+        values = plan.parameter_values(variables, self.facts)
+        if values.has_unknown_name and await self.facts.read_names(self.fetch):
+            values = plan.parameter_values(variables, self.facts)
+        argument_errors = values.errors
         errors = list(argument_errors.values())
         if any(root.non_null for root in plan.roots if root.key in argument_errors):
             return GraphQLResult(encode_json({"data": None, "errors": errors}))
@@ -502,10 +536,16 @@ class Engine:
         damage_errors: list[DamagedError] = []
         try:
             if plan.sql:
-                members |= await self._columns(plan, parameters, damage_errors)
+                members |= await self._columns(plan, values.parameters, damage_errors)
             for root in plan.roots:
-                if root.computed and root.key not in argument_errors:
+                if root.key in argument_errors:
+                    continue
+                if root.computed:
                     members[root.key] = await self._compute(root, members[root.key], variables)
+                elif root.has_computed_parts:
+                    members[root.key] = await self._compute_parts(
+                        root, members[root.key], variables, damage_errors=damage_errors
+                    )
         except DamagedError as error:
             return self._damaged_result(None, [error, *damage_errors], errors)
         if plan.introspection:
@@ -574,15 +614,58 @@ class Engine:
 
     async def _compute(self, root: Root, rows: bytes, variables: VariableValues) -> bytes:
         """Return the JSON of a computed root field."""
-        computed = root.computed
+        computed, selected = root.computed, root.selected
         assert computed
+        assert selected
         arguments = computed.arguments(variables)
-        selected = computed.selected
         try:
             value = await self.value_computer.value(computed.source, rows, arguments)
         except RecordDamaged as error:
             raise DamagedError((root.key,), selected.field, text=str(error)) from error
         return encode_json(to_json(value, selected.type, selected))
+
+    async def _compute_parts(
+        self,
+        root: Root,
+        column: bytes,
+        variables: VariableValues,
+        *,
+        damage_errors: list[DamagedError],
+    ) -> bytes:
+        """Return the JSON of a root field whose rows have computed fields."""
+        assert root.selected
+        value = json.loads(column)
+        await self._replace_rows(value, root.selected, variables)
+        return encode_json(replace_marked_values(value, root.selected, damage_errors))
+
+    async def _replace_rows(self, value: Any, member: Member, variables: VariableValues) -> None:
+        """Replace the rows of each computed field inside `value` by the computed value."""
+        if isinstance(value, list):
+            for item in value:
+                await self._replace_rows(item, member, variables)
+            return
+        # A damaged value is null already.
+        if not isinstance(value, dict):
+            return
+        for child in member.children or ():
+            part = value.get(child.key)
+            if child.computed is None:
+                await self._replace_rows(part, child, variables)
+            elif part is not None:
+                value[child.key] = await self._computed_part(part, child, variables)
+
+    async def _computed_part(
+        self, part: Mapping[str, Any], member: Member, variables: VariableValues
+    ) -> object:
+        """Return the value of a computed field of a row, or a marker if the rows are damaged."""
+        field = member.computed
+        assert field
+        arguments = {**part["arguments"], **field.arguments(variables)}
+        try:
+            value = await self.value_computer.value(field.source, part["rows"].encode(), arguments)
+        except RecordDamaged as error:
+            return {MARKER_KEY: "", "text": str(error)}
+        return to_json(value, member.type, member)
 
     def _damaged_result(
         self,

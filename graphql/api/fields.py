@@ -155,13 +155,18 @@ class Computed(Struct, frozen=True):
     - `compute` gets this text as bytes, and the arguments of the field by name. Its result must
       depend on nothing else, because results are cached. It runs in a thread.
     - `check` raises an error for invalid arguments, before the rows are read.
-    - `cost` is added to the estimated number of values of a response, for the work of `compute`.
+    - `cost` is added to the estimated number of values of a response, for the work of `compute`. It
+      is added once for a field, also for a field of a list: the work depends on the length of the
+      rows, and the rows of all items together are limited (`api.guard`).
+    - `row_arguments` are further arguments of `compute`, by name: SQL expressions on the row that
+      has the field. The SQL of `rows` may use them, too. A field of the root has none.
     """
 
     rows: str
     compute: Callable[[bytes, Mapping[str, Any]], object]
     check: Callable[[Mapping[str, Any]], None]
     cost: int
+    row_arguments: Mapping[str, str] = {}
 
 
 class ValuePart(Struct, frozen=True):
@@ -189,6 +194,15 @@ def bad_value(code: str, message: str) -> GraphQLError:
     The member `classification` of its extensions tells programs that the mistake is the client's.
     """
     return api_error(code, message, classification="ValidationError")
+
+
+class UnknownNameError(GraphQLError):
+    """
+    An argument is a name that this process does not know, but the record may have it by now.
+
+    The engine then reads the names of the record again (`api.engine.KnownFacts`), and checks the
+    argument once more.
+    """
 
 
 def to_parameter(value: Any) -> object:
@@ -413,18 +427,21 @@ def page(
 def computed(
     description: str,
     rows: str,
-    compute: Callable[[bytes, Mapping[str, Any]], Struct],
+    compute: Callable[[bytes, Mapping[str, Any]], Struct | None],
     *,
     check: Callable[[Mapping[str, Any]], None],
     cost: int,
     arguments: Mapping[str, Argument],
+    row_arguments: Mapping[str, str] = {},
 ) -> Any:
     """
-    Declare a field of the root whose value a function computes from rows.
+    Declare a field whose value a function computes from rows: a struct of the domain, or None.
 
-    The value is a struct of the domain. The parameters are as in `Computed`.
+    The parameters are as in `Computed`.
     """
-    source = Computed(rows=rows, compute=compute, check=check, cost=cost)
+    source = Computed(
+        rows=rows, compute=compute, check=check, cost=cost, row_arguments=row_arguments
+    )
     return _field(description, source, arguments)
 
 

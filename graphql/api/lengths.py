@@ -47,6 +47,15 @@ SYSTEM = 2 * len(prompt.CURRENT.system_prompt)
 # A question contains the reasons for which up to two earlier answers were refused.
 USER_PROMPT = 1_000 + 2 * REASON
 MODEL_ANSWER = prompt.MAX_ANSWER_BYTES
+# What a SERIES entry states. A label has at most 60 characters, a model's name 200, and the further
+# members of a request 10,000 characters of JSON (app/core/series_file.py). JSON writes a quote in a
+# text as two characters.
+LABEL = 60 * BYTES_PER_CHARACTER
+ADDRESS = 2_000
+EXTRA_BODY = 10_000 * BYTES_PER_CHARACTER
+ANSWER_SCHEMA = 8_000
+UNIVERSE = 8_000
+PROFILE = 2 * (EXTRA_BODY + ANSWER_SCHEMA) + UNIVERSE
 # The operator's reason for a correction.
 STATEMENT = MAX_STATEMENT_LENGTH * BYTES_PER_CHARACTER
 # A journal entry that records a model's answer contains it as JSON, which writes a quote or a line

@@ -128,23 +128,41 @@ INTROSPECTION_LENGTHS = {"fields": 5, "enumValues": 2}
 
 
 class Amount(Struct, frozen=True):
-    """How many values a response may contain, and how many bytes they can have together."""
+    """
+    How many values a response may contain, and how many bytes they can have together.
+
+    `cost` is the work of the computed fields, as a number of values.
+    """
 
     values: int = 0
     bytes: int = 0
+    cost: int = 0
 
     def __add__(self, other: "Amount") -> "Amount":
         """Return the amount of two responses together."""
-        return Amount(self.values + other.values, self.bytes + other.bytes)
+        return Amount(
+            values=self.values + other.values,
+            bytes=self.bytes + other.bytes,
+            cost=self.cost + other.cost,
+        )
 
     def times(self, rows: int) -> "Amount":
-        """Return the amount of `rows` rows, if this is the amount of one."""
-        return Amount(self.values * rows, self.bytes * rows)
+        """
+        Return the amount of `rows` rows, if this is the amount of one.
+
+        The cost stays: it is counted once for each field (`api.fields.Computed`).
+        """
+        return Amount(values=self.values * rows, bytes=self.bytes * rows, cost=self.cost)
+
+    @property
+    def counted_values(self) -> int:
+        """Return the number of values that the limits count."""
+        return self.values + self.cost
 
     @property
     def is_heavy(self) -> bool:
         """Return whether the operation takes turns with other heavy ones."""
-        return self.values > HEAVY_VALUES or self.bytes > HEAVY_BYTES
+        return self.counted_values > HEAVY_VALUES or self.bytes > HEAVY_BYTES
 
     @property
     def has_few_rows(self) -> bool:
@@ -235,8 +253,8 @@ class Size(Struct, frozen=True):
             one_row.times(limit_rows(variables.get(name))) for name, one_row in self.paged.items()
         )
         amount = sum(pages, self.amount)
-        if amount.values > MAX_VALUES:
-            has = f"The response may have {format_count(amount.values)} values"
+        if amount.counted_values > MAX_VALUES:
+            has = f"The response may have {format_count(amount.counted_values)} values"
             raise exceeded("ANSWER_TOO_LARGE", has, MAX_VALUES)
         if amount.bytes > MAX_ESTIMATED_BYTES:
             count = format_count(amount.bytes)
@@ -396,8 +414,9 @@ class DocumentMeasure:
             fields=fields,
             aliases=below.aliases + (node.alias is not None),
             amount=Amount(
-                values=1 + cost_of(definition),
+                values=1,
                 bytes=name_bytes + NAME_BYTES + bytes_of(name, definition),
+                cost=cost_of(definition),
             ),
         )
         if definition is None:

@@ -11,12 +11,13 @@ Descriptions are written for the readers of the API. `make schema` prints the sc
 
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal, DecimalException
 from functools import cache
 from itertools import pairwise
+from string import Template
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from api.fields import (
     CursorConnection,
     Edge,
     Fact,
+    UnknownNameError,
     api_error,
     bad_value,
     column,
@@ -74,7 +76,12 @@ and every decimal is a string at full precision. Dates are dates in New York; ti
 
 Glossary:
 
-- **series**: the Mondays of one model and its prompt. Today there is one, `main`.
+- **series**: the Mondays of one chooser under one name. The chooser is a model with its settings
+  and its prompt, or a control. The default series is `main`.
+- **profile**: everything that decides what the model of a series is asked, or from what a control
+  draws. The journal states it before the first question.
+- **control**: a series without a model. It draws stocks and actions at random, so it shows what
+  luck alone achieves.
 - **batch**: the picks of one Monday in one series, with the benchmark that they are measured
   against. A Monday on which no picks were made is a batch with the status `FAILED`.
 - **run date**: the Monday of a batch.
@@ -106,15 +113,24 @@ class Facts(Struct, frozen=True):
     """
     What the process knows and the database does not.
 
-    `series` are the names of all series that the record may have. A query about another series is
-    refused before the database is read. `sessions` is the exchange's calendar.
+    `series` are the names of the series that this process knows. No series ever leaves a record, so
+    each of these names stays valid. `sessions` is the exchange's calendar.
     """
 
     version: str
     rehearsed: bool
     now: Callable[[], datetime]
-    series: Collection[str] = (model.SERIES,)
+    series: set[str] = msgspec.field(default_factory=lambda: {model.SERIES})
     sessions: calendar.Calendar = calendar.ORDINARY_CALENDAR
+
+    async def read_names(
+        self, fetch: Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
+    ) -> bool:
+        """Read the names of the record's series again. Return whether there are new ones."""
+        (names,) = await fetch("SELECT coalesce(json_agg(name), '[]')::text FROM series", [])
+        known_count = len(self.series)
+        self.series.update(msgspec.json.decode(names, type=list[str]))
+        return len(self.series) > known_count
 
 
 ENUMS = (
@@ -123,6 +139,7 @@ ENUMS = (
     model.CheckpointStatus,
     model.SkipReason,
     model.Action,
+    model.SeriesKind,
     model.JournalKind,
     declarations.Origin,
     TimestampKind,
@@ -181,12 +198,18 @@ def require_monday(day: date) -> date:
 
 
 def check_series(name: str, facts: Facts) -> None:
-    """Raise BAD_SERIES for an unknown series; the message names the known ones."""
-    if name not in facts.series:
-        known = ", ".join(facts.series)
-        raise bad_value(
-            "BAD_SERIES", f"There is no series {quote_value(name)}. The series: {known}."
-        )
+    """
+    Raise BAD_SERIES for an unknown series; the message names the known ones.
+
+    If the text can be a name, the error is an UnknownNameError: the record may have a new series.
+    """
+    if name in facts.series:
+        return
+    known = ", ".join(sorted(facts.series))
+    error = bad_value("BAD_SERIES", f"There is no series {quote_value(name)}. The series: {known}.")
+    if re.fullmatch(model.SERIES_PATTERN, name):
+        raise UnknownNameError(error.message, extensions=error.extensions)
+    raise error
 
 
 # Conditions and expressions in SQL from which the declarations below are built.
@@ -1036,6 +1059,169 @@ def _closed_first_days_array(sessions: calendar.Calendar) -> str:
     return f"{{{','.join(map(str, closed_first_days(sessions)))}}}"
 
 
+# The profile that the accepted question of a batch names, or its last question.
+ASKED_PROFILE = """(
+    SELECT generations.profile_sha256 FROM generations
+    WHERE generations.series = batches.series AND generations.run_date = batches.run_date
+    ORDER BY generations.accepted IS TRUE DESC, generations.attempt DESC
+    LIMIT 1)"""
+
+
+def member_sql(name: str) -> str:
+    """Return the SQL of a member of a profile, as a text; null if the profile does not have it."""
+    return f"profiles.profile ->> '{name}'"
+
+
+def number_sql(name: str, pattern: str, type_: str) -> str:
+    """Return the SQL of a number of a profile; null if the text of the member is no such number."""
+    member = member_sql(name)
+    return f"CASE WHEN {member} ~ '^{pattern}$$' THEN ({member})::{type_} END"
+
+
+# At most nine digits, so that every number fits into its type.
+WHOLE_NUMBER = "[0-9]{1,9}"
+DECIMAL_NUMBER = "-?[0-9]{1,9}([.][0-9]{1,9})?"
+# A ticker has no space, so the text can be split at its spaces.
+UNIVERSE = """
+    CASE WHEN json_typeof(profiles.profile -> 'universe') = 'array' THEN (
+        SELECT string_agg(drawn.ticker, ' ' ORDER BY drawn.position)
+        FROM json_array_elements_text(profiles.profile -> 'universe')
+            WITH ORDINALITY AS drawn (ticker, position))
+    END"""
+UNIVERSE_SIZE = """
+    CASE WHEN json_typeof(profiles.profile -> 'universe') = 'array'
+        THEN json_array_length(profiles.profile -> 'universe')
+    END"""
+
+
+@table("profiles", "profiles.seq")
+class Profile:
+    """
+    What one `SERIES` entry of the journal states about a series: its label, its kind, and
+    everything that decides what is asked or drawn. It never contains a key. An entry is written
+    before the first question of a series, and before the next question after a change.
+    """
+
+    seq: str = column(
+        "The number of the journal's entry, as a string of digits.", max_bytes=lengths.NUMBER
+    )
+    declared_at: datetime = column(
+        "The time of the entry, by the clock of the process that wrote it."
+    )
+    series: str = column("The name of the series, such as `main`.", max_bytes=lengths.WORD)
+    label: str = column(
+        "The label of the series from this entry on: a name for people.", max_bytes=lengths.LABEL
+    )
+    kind: model.SeriesKind = column("The kind of the series.")
+    holds_from: date = column(
+        "The first Monday whose questions or draws this profile decides. If `retired` is true, the "
+        "first Monday on which the series has no picks."
+    )
+    retired: bool = column("True if the entry states that the series is retired.")
+    sha256: str = column(
+        "The SHA-256 of `text`, as 64 hexadecimal digits. `Generation.profileSha256` names a "
+        "profile by it.",
+        "profiles.profile_sha256",
+        max_bytes=lengths.HASH,
+    )
+    text: str = column(
+        "The whole profile as JSON in canonical form (RFC 8785), as the entry contains it. "
+        "docs/journal.md describes its members.",
+        "profiles.profile",
+        max_bytes=lengths.PROFILE,
+    )
+    model: str | None = column(
+        "The name of the model that is requested. Null for a control.",
+        member_sql("model"),
+        max_bytes=lengths.PROVIDER_NAME,
+    )
+    base_url: str | None = column(
+        "The address of the model's server. It is empty for the default address of the client "
+        "library. Null for a control.",
+        member_sql("base_url"),
+        max_bytes=lengths.ADDRESS,
+    )
+    response_format: str | None = column(
+        "The form of the answer that is requested, such as `json_schema`. Null for a control.",
+        member_sql("response_format"),
+        max_bytes=lengths.WORD,
+    )
+    temperature: Decimal | None = column(
+        "The temperature that is requested, without a unit. Null if none is requested.",
+        number_sql("temperature", DECIMAL_NUMBER, "numeric"),
+    )
+    reasoning_effort: str | None = column(
+        "The reasoning effort that is requested, such as `low`. Null if none is requested.",
+        member_sql("reasoning_effort"),
+        max_bytes=lengths.WORD,
+    )
+    max_tokens: int | None = column(
+        "The greatest number of tokens of an answer that is requested. Null if none is requested, "
+        "and in entries of versions that did not state it.",
+        number_sql("max_tokens", WHOLE_NUMBER, "integer"),
+    )
+    token_limit_as: str | None = column(
+        "The name under which a request has `maxTokens`, such as `max_completion_tokens`. Null if "
+        "the entry does not state it.",
+        member_sql("token_limit_as"),
+        max_bytes=lengths.WORD,
+    )
+    extra_body: str | None = column(
+        "Further members of each request, as JSON. Null if there are none.",
+        member_sql("extra_body"),
+        max_bytes=lengths.EXTRA_BODY,
+    )
+    tools: bool = column(
+        "True if the model has tools or a search. Such a series is shown and not tested, because "
+        "it may know more than Friday's closing prices.",
+        f"coalesce({member_sql('tools')}, 'false') = 'true'",
+    )
+    timeout_seconds: Decimal | None = column(
+        "How long an answer may take, in seconds. Null for a control.",
+        number_sql("timeout_seconds", DECIMAL_NUMBER, "numeric"),
+    )
+    prompt_version: str | None = column(
+        "The version of the prompt, such as `2`. Null for a control.",
+        member_sql("prompt_version"),
+        max_bytes=lengths.WORD,
+    )
+    system_prompt_sha256: str | None = column(
+        "The SHA-256 of the system prompt, as 64 hexadecimal digits. Null for a control.",
+        member_sql("system_prompt_sha256"),
+        max_bytes=lengths.HASH,
+    )
+    user_prompt_sha256: str | None = column(
+        "The SHA-256 of the template of the user prompt, as 64 hexadecimal digits. Null for a "
+        "control.",
+        member_sql("user_prompt_sha256"),
+        max_bytes=lengths.HASH,
+    )
+    answer_schema: str | None = column(
+        "The JSON schema of an answer, as it is sent. Null for a control.",
+        member_sql("schema"),
+        max_bytes=lengths.ANSWER_SCHEMA,
+    )
+    draw_version: str | None = column(
+        "The version of the draw's rules in docs/record.md, such as `1`. Null for a model.",
+        member_sql("draw_version"),
+        max_bytes=lengths.WORD,
+    )
+    universe: str | None = column(
+        "The tickers from which the control draws, in order, with one space between them. Null for "
+        "a model.",
+        UNIVERSE,
+        max_bytes=lengths.UNIVERSE,
+    )
+    universe_size: int | None = column(
+        "The number of tickers from which the control draws. Null for a model.", UNIVERSE_SIZE
+    )
+    universe_source: str | None = column(
+        "The source of the list of tickers. Null for a model.",
+        member_sql("universe_source"),
+        max_bytes=lengths.SENTENCE,
+    )
+
+
 @table("batches")
 class Batch:
     """
@@ -1165,6 +1351,17 @@ class Batch:
         "earliest of another kind if there is none. Null while there is none.",
         f"timestamps.id = coalesce({FIRST_COVERING.format(IS_TOKEN)}, "
         f"{FIRST_COVERING.format(IS_OPENTIMESTAMPS)})",
+    )
+    profile: Profile | None = related(
+        "The profile with which the model was asked for this batch: the one that its accepted "
+        "question names, or its last question if none was accepted. Null if the question names no "
+        "profile, because the record was not sealed yet or the batch has no question, and if the "
+        "journal has no such profile of the series, because its entry is damaged.",
+        f"""
+            profiles.series = batches.series AND NOT profiles.retired
+            AND profiles.holds_from <= batches.run_date
+            AND profiles.profile_sha256 = {ASKED_PROFILE}""",
+        order="profiles.seq DESC",
     )
     stamped_before_open: bool | None = column(
         "True if a timestamp of the kind `RFC3161` proves that the picks were stored before the "
@@ -1319,8 +1516,47 @@ TRACK_RECORD_ROWS = f"""
         LEFT JOIN checkpoints middle ON {IS_MIDDLE}
         WHERE {IS_SELECTED})
     ELSE 'null' END"""
+# The names of the SQL above, for a whole series.
+WHOLE_SERIES = {"no_from": "true", "no_to": "true", "no_action": "true"} | dict.fromkeys(
+    ("from", "to", "action"), "NULL"
+)
 # With one of these arguments the track record is about a part of the series.
-PART_ARGUMENTS = ("from", "to", "action")
+PARTS = {
+    "from": Argument(
+        date | None,
+        "Count only Mondays on or after this date. Null sets no lower limit. With this argument "
+        "there is no verdict.",
+    ),
+    "to": Argument(
+        date | None,
+        "Count only Mondays on or before this date. Null sets no upper limit. With this argument "
+        "there is no verdict.",
+    ),
+    "action": Argument(
+        model.Action | None,
+        "Count only picks with this action. Null counts both actions. With this argument there is "
+        "no verdict.",
+    ),
+}
+# The work of a track record, as a number of values.
+TRACK_RECORD_COST = 5_000
+
+# The declarations of a page of batches.
+HAS_STATUS = "($no_status OR batches.status = $status)"
+STATUS = Argument(
+    model.BatchStatus | None,
+    "Return only batches with this status. Null, the default, returns all of them.",
+)
+NEWEST_BATCH_FIRST: dict[str, Any] = {
+    "sort_keys": {"batches.run_date": DATE},
+    "descending": True,
+    "valid_if": "count(DISTINCT batches.run_date) = count(*)",
+    "problem": """
+        'has two batches of the Monday ', (
+            SELECT twice FROM unnest(array_agg(batches.run_date)) AS twice
+            GROUP BY twice HAVING count(*) > 1
+            LIMIT 1)""",
+}
 
 
 def check_range(arguments: Mapping[str, Any]) -> None:
@@ -1360,6 +1596,23 @@ def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.Tra
     Raises ANSWER_TOO_LARGE for too many batches, and RecordDamaged for rows that break what the
     record promises.
     """
+    batches = parse_track_record_rows(rows, is_filtered=arguments["action"] is not None)
+    is_part = any(arguments[name] for name in PARTS)
+    try:
+        return track.compute_track_record(arguments["series"], batches, is_part=is_part)
+    except (DecimalException, OverflowError):
+        raise RecordDamaged(
+            "the track record has a figure that is too large to be worked with"
+        ) from None
+
+
+def parse_track_record_rows(rows: bytes, *, is_filtered: bool = False) -> list[track.TrackedBatch]:
+    """
+    Return the batches in `rows`, the text that TRACK_RECORD_ROWS returns.
+
+    `is_filtered` says that only picks with one action were selected. Raises the errors of
+    `compute_track_record`.
+    """
     try:
         batches = msgspec.json.decode(rows, type=list[track.TrackedBatch] | None)
     except ValueError as error:
@@ -1374,14 +1627,111 @@ def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.Tra
         if one.run_date == following.run_date:
             raise RecordDamaged(f"the Monday {one.run_date} has two batches")
     for one in batches:
-        one.check(is_filtered=arguments["action"] is not None)
-    is_part = any(arguments[name] for name in PART_ARGUMENTS)
+        one.check(is_filtered=is_filtered)
+    return batches
+
+
+# The weeks of both series, and the number of series, as one JSON text.
+COMPARISON_ROWS = f"""
+    SELECT concat(
+        '[', (SELECT count(*) FROM series),
+        ',', ({Template(TRACK_RECORD_ROWS).safe_substitute(WHOLE_SERIES, series="$a")}),
+        ',', ({Template(TRACK_RECORD_ROWS).safe_substitute(WHOLE_SERIES, series="$b")}),
+        ']')"""
+
+
+def check_pair(arguments: Mapping[str, Any]) -> None:
+    """Raise BAD_SERIES for a comparison of a series with itself."""
+    if arguments["a"] == arguments["b"]:
+        raise bad_value("BAD_SERIES", "`a` and `b` must be the names of two different series.")
+
+
+class ComparedRows(Struct, frozen=True, array_like=True):
+    """The rows of a comparison: the number of series, and the rows of both as JSON."""
+
+    series_count: int
+    a: msgspec.Raw
+    b: msgspec.Raw
+
+
+def compute_comparison(rows: bytes, arguments: Mapping[str, Any]) -> track.Comparison | None:
+    """
+    Return the comparison of two series from `rows`, the text that COMPARISON_ROWS returns.
+
+    Raises the same errors as `compute_track_record`.
+    """
+    compared = msgspec.json.decode(rows, type=ComparedRows)
+    a, b = parse_track_record_rows(bytes(compared.a)), parse_track_record_rows(bytes(compared.b))
     try:
-        return track.compute_track_record(arguments["series"], batches, is_part=is_part)
+        return track.compare_series(
+            a, b, names=(arguments["a"], arguments["b"]), series_count=compared.series_count
+        )
     except (DecimalException, OverflowError):
-        raise RecordDamaged(
-            "the track record has a figure that is too large to be worked with"
-        ) from None
+        raise RecordDamaged("a series has a figure that is too large to be worked with") from None
+
+
+@table("series", "series.name")
+class Series:
+    """
+    A series of the record: the Mondays of one chooser under one name. It is a model with its
+    settings and its prompt, or a control. A series never leaves the record.
+    """
+
+    name: str = column(
+        "The name of the series, such as `main`. It never changes.", max_bytes=lengths.WORD
+    )
+    label: str = column(
+        "The label of the series: a name for people, as its newest `SERIES` entry states it. If "
+        "there is no such entry, it is the name.",
+        max_bytes=lengths.LABEL,
+    )
+    kind: model.SeriesKind = column(
+        "The kind of the series: `MODEL` or `RANDOM`. It is `MODEL` if the journal has no `SERIES` "
+        "entry of the series."
+    )
+    model: str | None = column(
+        "The name of the model that is requested now, or was requested last if the series is "
+        "retired. Null for a control, and if the journal has no `SERIES` entry of the series.",
+        max_bytes=lengths.PROVIDER_NAME,
+    )
+    first_run_date: date | None = column(
+        "The Monday of the first batch of the series. Null while it has no batch.",
+        "(SELECT min(batches.run_date) FROM batches WHERE batches.series = series.name)",
+    )
+    retired_at: datetime | None = column(
+        "The time of the `SERIES` entry that states that the series is retired: it is asked no "
+        "more, its active batches are measured to their end, and its record stays. Null while it "
+        "is not retired."
+    )
+    profiles: list[Profile] = related(
+        "What the `SERIES` entries of the journal state about the series, oldest first: one for "
+        "the first registration and one for each change. The list is empty if the record was not "
+        "sealed. A damaged entry is left out.",
+        "profiles.series = series.name",
+        order="profiles.seq",
+        usual_length=4,
+    )
+    latest_batch: Batch | None = related(
+        "The newest batch of the series, whatever its status is. Null while the series has no "
+        "batch.",
+        "batches.series = series.name",
+        order="batches.run_date DESC",
+    )
+    batches: CursorConnection[Batch] = page(
+        "A page of the batches of the series, newest Monday first.",
+        f"batches.series = series.name AND {HAS_STATUS}",
+        **NEWEST_BATCH_FIRST,
+        status=STATUS,
+    )
+    track_record: track.TrackRecord = computed(
+        "The track record of the series, or of a part of it, as `Query.trackRecord` returns it.",
+        TRACK_RECORD_ROWS,
+        compute_track_record,
+        check=check_range,
+        cost=TRACK_RECORD_COST,
+        arguments=PARTS,
+        row_arguments={"series": "series.name"},
+    )
 
 
 @table()
@@ -1411,19 +1761,9 @@ class Query:
     )
     batches: CursorConnection[Batch] = page(
         "A page of the batches of a series, newest Monday first.",
-        "batches.series = $series AND ($no_status OR batches.status = $status)",
-        sort_keys={"batches.run_date": DATE},
-        descending=True,
-        valid_if="count(DISTINCT batches.run_date) = count(*)",
-        problem="""
-            'has two batches of the Monday ', (
-                SELECT twice FROM unnest(array_agg(batches.run_date)) AS twice
-                GROUP BY twice HAVING count(*) > 1
-                LIMIT 1)""",
-        status=Argument(
-            model.BatchStatus | None,
-            "Return only batches with this status. Null, the default, returns all of them.",
-        ),
+        f"batches.series = $series AND {HAS_STATUS}",
+        **NEWEST_BATCH_FIRST,
+        status=STATUS,
         series=SERIES,
     )
     pick: Pick | None = related(
@@ -1477,23 +1817,39 @@ class Query:
         TRACK_RECORD_ROWS,
         compute_track_record,
         check=check_range,
-        cost=5_000,
+        cost=TRACK_RECORD_COST,
+        arguments={"series": SERIES, **PARTS},
+    )
+    series: list[Series] = related(
+        "All series of the record, sorted by name, with the retired ones and the controls. The "
+        "list is empty while the record has neither a batch nor a `SERIES` entry.",
+        order="series.name",
+        # More series than can run at the same time only exist after some of them are retired.
+        usual_length=model.MAX_SERIES,
+    )
+    series_named: Series | None = related(
+        "The series with a name. Null if the record has no series of this name.",
+        "series.name = $name",
+        name=Argument(str, "The name of the series, such as `main`."),
+    )
+    comparison: track.Comparison | None = computed(
+        "A comparison of two series on the weeks that both have. Null if these are fewer than two "
+        "weeks.",
+        COMPARISON_ROWS,
+        compute_comparison,
+        check=check_pair,
+        cost=2 * TRACK_RECORD_COST,
         arguments={
-            "series": SERIES,
-            "from": Argument(
-                date | None,
-                "Count only Mondays on or after this date. Null sets no lower limit. With this "
-                "argument there is no verdict.",
+            "a": Argument(
+                str,
+                "The name of the first series. A name that the record does not have is refused.",
+                check=check_series,
             ),
-            "to": Argument(
-                date | None,
-                "Count only Mondays on or before this date. Null sets no upper limit. With this "
-                "argument there is no verdict.",
-            ),
-            "action": Argument(
-                model.Action | None,
-                "Count only picks with this action. Null counts both actions. With this argument "
-                "there is no verdict.",
+            "b": Argument(
+                str,
+                "The name of the second series: the difference is `a` minus `b`. A name that the "
+                "record does not have is refused.",
+                check=check_series,
             ),
         },
     )

@@ -40,7 +40,7 @@ from app.domain.model import (
 
 WON, UNRESOLVED, FAILED, RUNNING = (date(2026, 1, day) for day in (5, 12, 19, 26))
 NOW = datetime(2026, 2, 1, 17, 30, tzinfo=UTC)
-FACTS = Facts(version="1.2.3", rehearsed=True, now=lambda: NOW, series=("main", "second"))
+FACTS = Facts(version="1.2.3", rehearsed=True, now=lambda: NOW, series={"main", "second"})
 
 ODD = 'It "will" rise: 50 % off,\n\tC:\\prices, $1 %s {x}, naïve — 株価 🚀\u2028'
 BASE = {"SPY": 690, "AAPL": 270, "MSFT": 480, "BRK.B": 500, "NVDA": 190, "KO": 70, "XOM": 120}

@@ -32,9 +32,9 @@ async def nowhere(sql, parameters):
 def statement(query: str) -> tuple[str, list[str | None]]:
     """Return the one statement that a query is compiled to, and its parameters."""
     plan = Engine(schema, nowhere, FACTS).own_plans(query, None, ())
-    parameters, errors = plan.parameter_values(VariableValues({}, {}), FACTS)
-    assert errors == {}
-    return plan.sql, parameters
+    values = plan.parameter_values(VariableValues({}, {}), FACTS)
+    assert values.errors == {}
+    return plan.sql, values.parameters
 
 
 def nodes(plan: Any) -> Iterator[dict[str, Any]]:

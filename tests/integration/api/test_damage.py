@@ -305,7 +305,16 @@ AROUND = {"Monday": {"before": "2025-12-29", "after": "2026-01-12"}}
 OPERATIONS = [
     *((text, {}) for text in IN_FULL),
     *(
-        (text, {"runDate": "2026-01-05", "id": str(an_id(4, 3)), **AROUND.get(name, {})})
+        (
+            text,
+            {
+                "runDate": "2026-01-05",
+                "id": str(an_id(4, 3)),
+                "a": "main",
+                "b": "second",
+                **AROUND.get(name, {}),
+            },
+        )
         for name, text in DOCUMENTS_BY_NAME.items()
     ),
 ]

@@ -8,12 +8,15 @@ from api_records import an_id, engine_on, plant
 from graphql import OperationDefinitionNode, parse
 
 FOLDER = Path(__file__).parents[3] / "graphql" / "operations"
-OPERATIONS = {file.stem: file.read_text() for file in sorted(FOLDER.glob("*.graphql"))}
+# The documents of the pages come last.
+FILES = [*sorted(FOLDER.glob("*.graphql")), *sorted(FOLDER.glob("pages/*.graphql"))]
+OPERATIONS = {file.stem: file.read_text() for file in FILES}
 VARIABLES = {
     "BatchOn": {"runDate": "2026-01-05"},
     "PickStory": {"id": str(an_id(4, 5))},
     "Batches": {"first": 3},
     "Chart": {"runDate": "2026-01-05"},
+    "Comparison": {"a": "main", "b": "second"},
     "Export": {"first": 1},
     "Feed": {"first": 1},
     "History": {"first": 3},

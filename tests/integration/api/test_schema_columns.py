@@ -29,6 +29,9 @@ COLUMNS = {
 }
 
 
+VIEWS = ("profiles", "series")
+
+
 @pytest.fixture(scope="module")
 def catalogue(migrated) -> dict[tuple[str, str], tuple[str, bool]]:
     """Return the type of every column, and whether it may be null."""
@@ -44,12 +47,16 @@ def catalogue(migrated) -> dict[tuple[str, str], tuple[str, bool]]:
 def test_a_declared_column(where, catalogue):
     """
     A value that the schema promises is NOT NULL; a column that may be null is declared nullable.
+
+    Postgres does not know which column of a view may be null: what the schema promises of a view is
+    checked in each row.
     """
     field = COLUMNS[where]
     named = get_named_type(field.type)
     kind, nullable = catalogue[where]
     assert kind in ({"text"} if is_enum_type(named) else FITS[named.name])
-    assert nullable is not is_non_null_type(field.type)
+    if where[0] not in VIEWS:
+        assert nullable is not is_non_null_type(field.type)
 
 
 @pytest.mark.parametrize(
