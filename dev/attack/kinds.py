@@ -293,7 +293,7 @@ async def unread_persisted(attacker: Attacker) -> None:
     Ask for a hundred batches by the hash of a persisted document, from a cursor of its own, and
     never read.
     """
-    text = (OPERATIONS / "Export.graphql").read_text()
+    text = (OPERATIONS / "pages" / "Export.graphql").read_text()
     await request_and_not_read(
         attacker,
         persisted_query(

@@ -13,7 +13,9 @@ const CLIENT = `${HOUSE}dev/audit/client`;
 const origin = process.argv[2];
 
 const read = (path) => parse(readFileSync(HOUSE + path, "utf8"));
-const documents = readdirSync(`${HOUSE}graphql/operations`).map((name) => `graphql/operations/${name}`);
+const documents = readdirSync(`${HOUSE}graphql/operations`, { recursive: true })
+  .filter((name) => name.endsWith(".graphql"))
+  .map((name) => `graphql/operations/${name}`);
 const text = { input: "string", output: "string" };
 
 mkdirSync(`${CLIENT}/generated`, { recursive: true });

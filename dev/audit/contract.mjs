@@ -15,7 +15,7 @@ const describe = (changes) => changes.map((change) => `${change.criticality.leve
 
 async function lints() {
   const eslint = new ESLint({ cwd: HOUSE, overrideConfigFile: `${HOUSE}dev/audit/eslint.config.mjs` });
-  const results = await eslint.lintFiles([SDL, "graphql/operations/*.graphql"]);
+  const results = await eslint.lintFiles([SDL, "graphql/operations/**/*.graphql"]);
   const formatter = await eslint.loadFormatter("stylish");
   const problems = results.filter((result) => result.messages.length > 0);
   assert.equal(problems.length, 0, await formatter.format(results));

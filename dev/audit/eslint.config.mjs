@@ -3,7 +3,7 @@ import graphql from "@graphql-eslint/eslint-plugin";
 
 const languageOptions = {
   parser: graphql.parser,
-  parserOptions: { graphQLConfig: { schema: "graphql/schema.graphql", documents: "graphql/operations/*.graphql" } },
+  parserOptions: { graphQLConfig: { schema: "graphql/schema.graphql", documents: "graphql/operations/**/*.graphql" } },
 };
 const plugins = { "@graphql-eslint": graphql };
 
@@ -32,7 +32,7 @@ export default [
     },
   },
   {
-    files: ["**/operations/*.graphql"],
+    files: ["**/operations/**/*.graphql"],
     languageOptions,
     plugins,
     rules: {

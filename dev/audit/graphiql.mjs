@@ -8,8 +8,9 @@ import { chromium } from "playwright-core";
 const HOUSE = new URL("../..", import.meta.url).pathname;
 const SHOTS = `${HOUSE}dev/audit/shots`;
 const CDN = "https://cdn.jsdelivr.net";
-const PAGES = ["Chart", "Export", "Feed", "Front", "Head", "History", "Monday", "Record"];
-const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory", "TrackRecord", ...PAGES];
+const TABS = ["LatestBatch", "AllSeries", "TrackRecord", "Comparison", "OneSeries"].concat(
+  ["BatchOn", "Batches", "Journal", "PickStory"],
+);
 const origin = process.argv[2];
 
 const browser = await chromium.launch({

@@ -23,22 +23,12 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api import paths
-from api.persisted import DOCUMENTS_BY_NAME
+from api.persisted import PUBLIC_DOCUMENTS
 
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
-FIRST_DOCUMENT = "LatestBatch"
-# Documents of the pages, the feed, the exports and the command line. They are GraphiQL's last tabs.
-OWN_DOCUMENTS = (
-    "Front",
-    "Head",
-    "History",
-    "Monday",
-    "Record",
-    "Chart",
-    "Export",
-    "Feed",
-)
+# The documents of the first tabs, in their order: what most people look for.
+FIRST_DOCUMENTS = ("LatestBatch", "AllSeries", "TrackRecord", "Comparison", "OneSeries")
 
 # The files of packages, in the order in which a browser must load them, each with its SHA-256. The
 # service sends a file, and a browser executes it, only if the file has this SHA-256.
@@ -119,13 +109,10 @@ def documents() -> dict[str, str]:
     """
     Return the documents of `graphql/operations` by name, in the order of GraphiQL's tabs.
 
-    The document of the newest batch comes first, and the service's own documents come last.
+    The documents of the pages (`graphql/operations/pages`) have no tab: they only help the service.
     """
-
-    def tab_order(name: str) -> tuple[bool, bool, str]:
-        return name != FIRST_DOCUMENT, name in OWN_DOCUMENTS, name
-
-    return {name: DOCUMENTS_BY_NAME[name] for name in sorted(DOCUMENTS_BY_NAME, key=tab_order)}
+    others = sorted(PUBLIC_DOCUMENTS.keys() - {*FIRST_DOCUMENTS})
+    return {name: PUBLIC_DOCUMENTS[name] for name in (*FIRST_DOCUMENTS, *others)}
 
 
 def route(files: dict[str, bytes]) -> HTTPRouteHandler:

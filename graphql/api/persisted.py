@@ -26,7 +26,11 @@ def _read_documents(folder: Path) -> dict[str, str]:
 
 
 # Each file is named after its operation. The files are read once, when the process starts.
-DOCUMENTS_BY_NAME = _read_documents(OPERATIONS_FOLDER)
+PUBLIC_DOCUMENTS = _read_documents(OPERATIONS_FOLDER)
+# What only the service itself asks, for its pages, the feed, the charts and the exports. A client
+# may name these documents, too.
+OWN_DOCUMENTS = _read_documents(OPERATIONS_FOLDER / "pages")
+DOCUMENTS_BY_NAME = {**PUBLIC_DOCUMENTS, **OWN_DOCUMENTS}
 DOCUMENTS_BY_HASH = {document_hash(text): text for text in DOCUMENTS_BY_NAME.values()}
 # A client that was built for an earlier version of a document still sends the hash of that version.
 _FORMER_DOCUMENTS = _read_documents(OPERATIONS_FOLDER.parent / "former_operations")

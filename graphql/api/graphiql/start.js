@@ -17,8 +17,8 @@ function showFailure() {
   for (const line of statusLines.children) line.hidden = line.id !== shown;
 }
 
-async function fetchNewestBatch() {
-  const query = "{ batches { nodes { runDate picks { id } } } }";
+async function fetchExamples() {
+  const query = "{ series { name } batches { nodes { runDate picks { id } } } }";
   const answer = await fetch("/graphql", {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -26,19 +26,16 @@ async function fetchNewestBatch() {
     // If the API is slow, GraphiQL opens without variables rather than late.
     signal: AbortSignal.timeout(2000),
   });
-  const batches = (await answer.json()).data.batches.nodes;
-  return batches.find((batch) => batch.picks.length > 0) ?? batches[0];
-}
-
-function weeksLater(batch, count) {
-  if (!batch) return undefined;
-  const day = new Date(batch.runDate);
-  day.setUTCDate(day.getUTCDate() + 7 * count);
-  return day.toISOString().slice(0, 10);
+  const data = (await answer.json()).data;
+  const batches = data.batches.nodes;
+  return {
+    batch: batches.find((batch) => batch.picks.length > 0) ?? batches[0],
+    names: data.series.map((series) => series.name),
+  };
 }
 
 async function start() {
-  const batch = await fetchNewestBatch().catch(() => undefined);
+  const { batch, names } = await fetchExamples().catch(() => ({ names: [] }));
   const variables = {
     LatestBatch: { series: "main" },
     BatchOn: { runDate: batch?.runDate },
@@ -46,14 +43,9 @@ async function start() {
     Batches: { first: 5 },
     Journal: { first: 20 },
     TrackRecord: { series: "main" },
-    Chart: { runDate: batch?.runDate },
-    Export: { first: 2 },
-    Feed: { first: 5 },
-    Front: { series: "main" },
-    Head: {},
-    Record: { series: "main" },
-    History: { first: 5 },
-    Monday: { runDate: batch?.runDate, before: weeksLater(batch, -1), after: weeksLater(batch, 1) },
+    AllSeries: {},
+    OneSeries: { name: names[0] ?? "main", first: 10 },
+    Comparison: { a: names[0] ?? "main", b: names[1] ?? "dice" },
   };
   const documents = Object.entries(JSON.parse(container.dataset.documents));
   const props = {

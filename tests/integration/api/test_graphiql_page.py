@@ -17,6 +17,7 @@ from litestar.testing import AsyncTestClient
 
 from api import graphiql_page
 from api.graphiql_page import CDN, PACKAGE_FILES, documents
+from api.persisted import OWN_DOCUMENTS
 
 HOUSE = Path(__file__).parents[3]
 FOLDER = HOUSE / "graphql" / "api" / "graphiql"
@@ -137,7 +138,9 @@ def test_the_notice_is_text(packages):
 
 
 def test_tabs_are_our_documents(packages):
-    """All documents have a tab, the one for the newest Monday first."""
+    """
+    All documents have a tab, the one for the newest Monday first; those of the pages have none.
+    """
     files = sorted((HOUSE / "graphql" / "operations").glob("*.graphql"))
     tabs = json.loads(
         unescape(
@@ -148,6 +151,7 @@ def test_tabs_are_our_documents(packages):
     )
     assert tabs == {file.stem: file.read_text() for file in files}
     assert next(iter(tabs)) == "LatestBatch"
+    assert not tabs.keys() & OWN_DOCUMENTS.keys()
     assert (
         set(re.findall(r"^    ([A-Z]\w+): \{", (FOLDER / "start.js").read_text(), re.MULTILINE))
         == tabs.keys()
@@ -209,4 +213,5 @@ def test_is_there_where_it_is_installed(tmp_path):
     assert Path(file).parents[1] == tmp_path / "site"
     assert files == sorted(graphiql_page.build_page().files)
     inside = tmp_path / "site" / "api" / "operations"
-    assert {file.stem for file in inside.iterdir()} == documents().keys()
+    assert {file.stem for file in inside.glob("*.graphql")} == documents().keys()
+    assert {file.stem for file in inside.glob("pages/*.graphql")} == OWN_DOCUMENTS.keys()

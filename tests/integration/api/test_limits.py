@@ -22,6 +22,7 @@ from graphql import (
     Visitor,
     build_schema,
     get_introspection_query,
+    get_named_type,
     is_specified_scalar_type,
     parse,
     print_ast,
@@ -33,8 +34,8 @@ from psycopg.errors import QueryCanceled
 from api.compiler import is_many, source_of
 from api.engine import Engine
 from api.fields import Computed, Paginated, Related, ValuePart
-from api.graphiql_page import OWN_DOCUMENTS
 from api.limits import DocumentMeasure
+from api.persisted import OWN_DOCUMENTS
 from api.schema import schema
 from app.domain.calendar import MEASURED_DAYS
 from tests.integration.api.test_engine_differential import VALUES
@@ -406,7 +407,7 @@ def measured(query: str) -> int:
     """Return how many values an operation without variables may return, as it is measured."""
     document = parse(query)
     (size,) = DocumentMeasure(schema, document).operations.values()
-    return size.amount.values
+    return size.amount.counted_values
 
 
 @pytest.mark.parametrize(
@@ -429,6 +430,10 @@ def measured(query: str) -> int:
             "{ trackRecord { verdict { looks { on } } curve { sumPct } } }",
             5_001 + 1 + 1 + 10 + 1 + 520,
         ),
+        ("{ series { name } }", 1 + 32),
+        ("{ series { trackRecord { picks { hits } } } }", 1 + 5_000 + 32 * 3),
+        ("{ series { batches(first: 7) { nodes { id } } } }", 1 + 32 * (1 + 7 * 2)),
+        ('{ comparison(a: "a", b: "b") { weeks } }', 1 + 10_000 + 1),
         ("{ nope { nope { nope } } }", 1),
     ],
 )
@@ -444,6 +449,7 @@ async def test_what_people_need_passes(name, pool):
     variables: dict[str, object] = {"id": str(an_id(4, 1)), "runDate": "2026-01-05"}
     if name == "Monday":
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
+    variables |= {"a": "main", "b": "second"}
     if name not in OWN_DOCUMENTS:
         variables["first"] = 100
     answer = json.loads((await engine_on(pool).execute(query, variables)).body)
@@ -523,6 +529,7 @@ async def test_what_people_need_passes_with_typename(name, pool):
     """Also as clients with a normalized cache send it."""
     query = with_typename({**OPERATIONS, "a page of 100": f"{{ {PAGE} }}"}[name])
     variables = {"id": str(an_id(4, 1)), "runDate": "2026-01-05", "first": 100}
+    variables |= {"a": "main", "b": "second"}
     answer = json.loads((await engine_on(pool).execute(query, variables)).body)
     assert "errors" not in answer
 
@@ -568,17 +575,22 @@ def field_source(field) -> Related | ValuePart | None:
     return source if isinstance(source, Related | ValuePart) else None
 
 
-def test_pages_and_computed_values_stand_at_the_root():
+def test_where_pages_and_computed_values_stand():
     """
-    A page within a page would be measured by the worst case. There is none, and no value is
-    computed for each row.
+    A page within a page would be measured by the worst case, and a value computed for each row of a
+    page would take too long. So only the root and a series have such fields, and only the root has
+    series.
     """
+    with_pages, with_series = set(), set()
     for type_ in schema.type_map.values():
         for field in (getattr(type_, "fields", None) or {}).values():
-            if getattr(field, "extensions", None) and isinstance(
-                source_of(field), Paginated | Computed
-            ):
-                assert type_ is schema.query_type
+            if not getattr(field, "extensions", None):
+                continue
+            if isinstance(source_of(field), Paginated | Computed):
+                with_pages.add(type_.name)
+            if get_named_type(field.type).name == "Series":
+                with_series.add(type_.name)
+    assert (with_pages, with_series) == ({"Query", "Series"}, {"Query"})
 
 
 @pytest.mark.parametrize(
