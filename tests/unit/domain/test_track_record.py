@@ -26,11 +26,13 @@ from app.domain.statistics import Interval
 from app.domain.track_record import (
     Average,
     BatchCounts,
+    Comparison,
     CurvePoint,
     Finding,
     TrackedBatch,
     TrackedPick,
     Week,
+    compare_series,
     compute_track_record,
 )
 
@@ -754,3 +756,97 @@ def test_a_thousand_choosers_with_skill(record_property):
             f"of 1,000 choosers with a skill of 0.5 % a week found in year {year}", found_by[year]
         )
     assert found_by[3] >= 800
+
+
+# Comparisons of two series
+
+
+def alike(week: int, middle: str, result: str) -> TrackedBatch:
+    """Return a batch whose three picks have the same alpha."""
+    ideas = ("AAPL BUY", "KO BUY", "XOM BUY")
+    picks = [a_pick(idea=idea, middle=middle, excess=result) for idea in ideas]
+    return make_batch(week, *picks)
+
+
+# The example of docs/record.md#every-figure-of-comparison.
+COMPARED_A = [alike(0, "1", "4"), alike(2, "2", "2")]
+COMPARED_B = [alike(0, "0", "1"), alike(2, "2", "1"), alike(4, "5", "5")]
+
+
+def compare(a: list[TrackedBatch], b: list[TrackedBatch], series: int = 9) -> Comparison | None:
+    return compare_series(a, b, names=("a", "b"), series_count=series)
+
+
+def test_a_comparison():
+    """The worked example of docs/record.md, computed by hand there."""
+    assert compare(COMPARED_A, COMPARED_B) == Comparison(
+        a="a",
+        b="b",
+        weeks=4,
+        first_week=date(2026, 1, 5),
+        last_week=date(2026, 1, 26),
+        mean_difference_pct=Decimal("1.000000"),
+        interval=Interval(Decimal("-0.299228"), Decimal("2.299228")),
+        comparisons=36,
+    )
+
+
+def test_a_comparison_the_other_way_round():
+    """The difference and its interval change their sign."""
+    other = compare(COMPARED_B, COMPARED_A)
+    assert other
+    assert other.mean_difference_pct == Decimal("-1.000000")
+    assert other.interval == Interval(Decimal("-2.299228"), Decimal("0.299228"))
+
+
+@pytest.mark.parametrize(("series", "pairs"), [(2, 1), (3, 3), (9, 36), (32, 496)])
+def test_the_number_of_comparisons(series, pairs):
+    """Each pair of the record's series counts once."""
+    compared = compare(COMPARED_A, COMPARED_B, series)
+    assert compared
+    assert compared.comparisons == pairs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param([], id="no batch"),
+        pytest.param([alike(9, "1", "2")], id="no common week"),
+        pytest.param([alike(3, "1", "2")], id="one common week"),
+        pytest.param([make_batch(0, *FIRST, late=True)], id="a late batch"),
+        pytest.param(NOT_SCORED, id="nothing scored"),
+    ],
+)
+def test_too_little_to_compare(other):
+    """With fewer than two common weeks, nothing can be said."""
+    assert compare(COMPARED_A, other) is None
+
+
+def test_differences_that_are_all_equal():
+    """They have a mean and no interval."""
+    compared = compare([alike(0, "2", "4")], [alike(0, "1", "2")])
+    assert compared
+    assert (compared.weeks, compared.mean_difference_pct) == (2, Decimal("1.000000"))
+    assert compared.interval is None
+
+
+def test_comparisons_agree_with_scipy():
+    """The interval is the one of a paired t-test."""
+    random = Random(20)
+    for _ in range(50):
+        count = random.randrange(2, 30)
+        a, b = (
+            [
+                alike(2 * n, f"{random.gauss(0, 2):.4f}", f"{random.gauss(0, 3):.4f}")
+                for n in range(count)
+            ]
+            for _ in range(2)
+        )
+        compared = compare(a, b)
+        assert compared
+        assert compared.interval
+        ours, theirs = (list(track.weekly_excess_by_monday(one).values()) for one in (a, b))
+        paired = stats.ttest_rel([float(one) for one in ours], [float(one) for one in theirs])
+        low, high = paired.confidence_interval(0.95)
+        assert float(compared.interval.low) == pytest.approx(low, abs=1e-5)
+        assert float(compared.interval.high) == pytest.approx(high, abs=1e-5)
