@@ -7,6 +7,7 @@ them, but no error in the declarations: expressions have their own tests.
 """
 
 from base64 import b64encode
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,14 @@ from api.compiler import declared, expand, is_many, source_of, table_of
 from api.engine import format_error
 from api.fields import Column, Computed, Paginated, Related, Same, ValuePart
 from app.domain.journal import format_timestamp
+
+# What names a row of a view: a view has no ctid.
+VIEW_KEYS = {"profiles": "profiles.seq", "series": "series.name"}
+
+
+def row_key(table: str) -> str:
+    """Return the SQL of a text that names one row of a table or a view."""
+    return f"{VIEW_KEYS.get(table, f'{table}.ctid')}::text"
 
 
 class Reference:
@@ -72,9 +81,12 @@ class Reference:
                 return getattr(row, declaration.python_name)
             case Computed() as computed:
                 computed.check(arguments)
-                return self.computed(computed, arguments)
+                of_row = {name: row[sql.partition(".")[2]] for name, sql in supplied(computed)}
+                return self.computed(computed, {**of_row, **arguments})
             case Paginated() as page:
-                return self.page(page, get_named_type(target.fields["nodes"].type), arguments)
+                nodes = get_named_type(target.fields["nodes"].type)
+                parent = table_of(info.parent_type)
+                return self.page(page, nodes, arguments, parent=parent, row=row)
             case Related() as relation:
                 key = (info.parent_type.name, info.field_name, tuple(arguments.items()))
                 if key not in self.loaders:
@@ -88,7 +100,7 @@ class Reference:
                             arguments=arguments,
                         )
                     )
-                rows = self.loaders[key].load(row["ctid"] if row else "")
+                rows = self.loaders[key].load(row["row_key"] if row else "")
                 return self.shown(rows, is_many(definition.type))
 
     async def value(self, sql: str, names: dict[str, str]) -> Any:
@@ -109,7 +121,8 @@ class Reference:
             for name, source in sources.items()
             if isinstance(source, Column)
         ]
-        return ", ".join([f"{table}.ctid::text", *listed])
+        key = [f"{row_key(table)} AS row_key"] if table else []
+        return ", ".join([*key, *listed])
 
     def column_sql(self, source: Column, column: str) -> str:
         """Return the SQL of a column; facts of the process are written into it as literals."""
@@ -130,7 +143,7 @@ class Reference:
     async def rows(
         self, parent: str, of: list[str], target: Any, relation: Related, arguments: dict[str, Any]
     ) -> list[list[Any]]:
-        """Return the related rows for each row of `parent` (by its ctid)."""
+        """Return the related rows for each row of `parent` (by its key)."""
         names = named(arguments, 2)
         order = relation.order
         if relation.join:  # looked up for each row, where the engine joins it
@@ -141,10 +154,11 @@ class Reference:
         where = expand(relation.where, names)
         inner = f"SELECT {self.columns(target)}, {nth} FROM {table_of(target)} WHERE {where}"
         if parent:
-            source = f"{parent}, LATERAL ({inner}) related WHERE {parent}.ctid = ANY($1::tid[])"
+            key = row_key(parent)
+            source = f"{parent}, LATERAL ({inner}) related WHERE {key} = ANY($1::text[])"
         else:
             source = f"({inner}) related WHERE $1::text[] IS NOT NULL"
-        of_column = f"{parent}.ctid::text" if parent else "''"
+        of_column = row_key(parent) if parent else "''"
         sql = f"SELECT {of_column} AS of, related.* FROM {source} ORDER BY of, nth"
         rows = await self.query(sql, of, *arguments.values())
         return [[row for row in rows if row["of"] == one] for one in of]
@@ -152,11 +166,23 @@ class Reference:
     async def computed(self, computed: Computed, arguments: dict[str, Any]) -> Any:
         """Return a computed value; its attributes are the parts."""
         sql = f"SELECT {expand(computed.rows, named(arguments, 1))} AS result"
-        (row,) = await self.query(sql, *arguments.values())
-        return computed.compute(row["result"].encode(), arguments)
+        (found,) = await self.query(sql, *arguments.values())
+        return computed.compute(found["result"].encode(), arguments)
 
-    async def page(self, page: Paginated, target: Any, arguments: dict[str, Any]) -> Any:
-        """Return a page of all rows, which Python sorts and cuts."""
+    async def page(
+        self,
+        page: Paginated,
+        target: Any,
+        arguments: dict[str, Any],
+        *,
+        parent: str,
+        row: Any,
+    ) -> Any:
+        """
+        Return a page of all rows, which Python sorts and cuts.
+
+        If the field belongs to a row, `parent` is the table of that row.
+        """
         first, after = arguments.pop("first"), arguments.pop("after")
         names = named(arguments, 1)
         keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.sort_keys))
@@ -164,6 +190,11 @@ class Reference:
             f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE "
             f"{expand(page.where, names)}"
         )
+        values = [*arguments.values()]
+        if parent:
+            values.append(row["row_key"])
+            where = f"{row_key(parent)} = ${len(values)}"
+            sql = f"SELECT nodes.* FROM {parent}, LATERAL ({sql}) nodes WHERE {where}"
 
         def place(row: dict[str, Any]) -> tuple[Any, ...]:
             values = (row[f"key_{n}"] for n in range(len(page.sort_keys)))
@@ -172,9 +203,7 @@ class Reference:
                 for value in values
             )
 
-        rows = sorted(
-            await self.query(sql, *arguments.values()), key=place, reverse=page.descending
-        )
+        rows = sorted(await self.query(sql, *values), key=place, reverse=page.descending)
         beyond = rows
         if after is not None:
             start = tuple(
@@ -204,3 +233,8 @@ def named(arguments: dict[str, Any], start: int) -> dict[str, str]:
     """Return the SQL parameter of each argument, and the constant for whether it was left out."""
     names = {name: f"${n}" for n, name in enumerate(arguments, start)}
     return names | {f"no_{name}": str(value is None).lower() for name, value in arguments.items()}
+
+
+def supplied(computed: Computed) -> Iterable[tuple[str, str]]:
+    """Return the arguments that the row of a computed field supplies, with their columns."""
+    return computed.row_arguments.items()

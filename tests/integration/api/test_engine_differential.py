@@ -38,6 +38,9 @@ VALUES = {
         "!!",
         "",
     ],
+    "name": ["main", "second", "unknown", ""],
+    "a": ["main", "second", "unknown"],
+    "b": ["main", "second"],
     "ticker": ["AAPL", "BRK.B", "KO", "ZZZ", "x"],
     "from": DATES,
     "to": DATES,
@@ -58,6 +61,21 @@ def comparable(answer: dict) -> str:
     return json.dumps([answer["data"], errors])
 
 
+def refuses_argument_of_a_row(answer: dict) -> bool:
+    """
+    Return whether a field of a series has a refused argument.
+
+    The engine checks arguments before it reads rows, and reports the field of the root.
+    graphql-core reports the error once for each row, so not at all if there is no row.
+    """
+    return any(
+        error["extensions"]["code"] != "RECORD_DAMAGED"
+        and error.get("path")
+        and error["path"][0].endswith(("series", "seriesNamed"))
+        for error in answer.get("errors", ())
+    )
+
+
 async def compare(database: str, engine: Engine, seed: int, count: int) -> tuple[int, int]:
     """
     Compare the answers to `count` operations. Return how many operations, and how many answers.
@@ -76,6 +94,8 @@ async def compare(database: str, engine: Engine, seed: int, count: int) -> tuple
                 name = operations.another(name) if turn else name
                 answer = json.loads((await engine.execute(query, sent, name)).body)
                 if "the limit is" in str(answer.get("errors")):  # graphql-core has none
+                    continue
+                if refuses_argument_of_a_row(answer):
                     continue
                 expected = await reference.execute(query, sent, name)
                 assert comparable(answer) == comparable(expected), (query, sent, name)
