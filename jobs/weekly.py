@@ -463,37 +463,52 @@ async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) ->
         system_prompt="",
         user_prompt="",
     )
+    # The question and its answer are stored together: nothing has to be waited for between them.
     async with transaction(context.pool) as conn:
         claimed = await generations.claim(conn, question, context.in_force)
         if claimed is None:
-            # Another process draws.
+            # Another process has drawn.
             return
-        # The claim has declared the control, so its first entry is there.
-        declared = [
-            one for one in await declarations.list_all_series(conn) if one.value.name == run.series
-        ]
-    in_force = in_force_on((one.value for one in declared), run.run_date)
+        answered = await _with_draws(conn, context, claimed, questions)
+        await generations.complete(conn, answered, context.now())
+    if answered.refusal:
+        # Another draw from the same universe would fail, too.
+        raise ConfigurationError(answered.refusal)
+    log.info("picks drawn", generation=str(answered.id))
+
+
+async def _with_draws(
+    conn: Conn, context: Context, question: Generation, earlier: Sequence[Generation]
+) -> Generation:
+    """
+    Return the question of a control with its draws, accepted or refused.
+
+    `earlier` are the Monday's earlier questions. The claim of the question has declared the
+    control, so the hash of its first entry is there.
+    """
+    declared = []
+    for one in await declarations.list_all_series(conn):
+        if one.value.name == question.series:
+            declared.append(one)
+    in_force = in_force_on((one.value for one in declared), question.run_date)
     assert isinstance(in_force, ControlDeclaration)
-    seed = control.draw_seed(declared[0].hash, run.run_date)
     universe = in_force.profile.universe
+    seed = control.draw_seed(declared[0].hash, question.run_date)
     try:
         draws = control.draw(
             universe,
             seed,
             benchmark=context.benchmark,
-            refused=control.refused_tickers(questions),
+            refused=control.refused_tickers(earlier),
         )
     except UnusableAnswer as error:
-        # Another draw from the same universe would fail, too.
-        await _complete(context, replace(claimed, accepted=False, refusal=str(error)))
-        raise ConfigurationError(str(error)) from None
-    answered = replace(
-        claimed,
+        return replace(question, accepted=False, refusal=str(error))
+    return replace(
+        question,
         answered_at=context.now(),
         answer=control.answer_text(universe, seed, draws),
         accepted=True,
     )
-    await _complete(context, answered)
 
 
 def _new_question(

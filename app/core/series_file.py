@@ -272,9 +272,7 @@ class _FileReader:
         if "model" not in table:
             raise self._error(f'[{name}] model is missing, for example model = "gpt-5.4-mini".')
         model = self._read(name, table, "model", read=_read_model_name, default="")
-        key_from = self._read(
-            name, table, "key_from", read=_read_variable_name, default=_USUAL_KEY
-        )
+        key_from = self._read(name, table, "key_from", read=_read_variable_name, default=_USUAL_KEY)
         extra_body = self._read(name, table, "extra_body", read=_read_extra_body, default={})
         tools = self._read(name, table, "tools", read=_read_bool, default=False)
         has_tools = _has_tools(extra_body) or bool(_SEARCHING_MODEL.search(model))

@@ -388,8 +388,13 @@ def changed_series(
     model holds at once. A new profile of a control is declared `UNIVERSE_NOTICE` before it holds:
     otherwise an operator could choose among several universes when the draws of each are known.
     The first one holds at once, because the draws depend on its own entry.
+
+    None also if the record has a series of this name and of another kind: it is not asked at all
+    (`app.store.generations.claim`), and must not hinder the questions of other series.
     """
     if is_declared(series, newest):
+        return None
+    if newest is not None and declared_kind(newest) is not series.kind:
         return None
     if newest is None:
         return declare_series(series, run_date)

@@ -130,7 +130,8 @@ async def list_all_series(conn: Conn) -> list[DeclaredSeries]:
     """
     Return the declarations of all series, in the order of the journal.
 
-    Declarations of a kind that only a later version knows are left out. Raises RecordDamaged if a SERIES entry cannot be read.
+    Declarations of a kind that only a later version knows are left out. Raises RecordDamaged if a
+    SERIES entry cannot be read.
     """
     entries = await _list_entries(conn, "kind = %s ORDER BY seq", (JournalKind.SERIES,))
     declared = []

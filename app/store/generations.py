@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.core.locks import Lock
-from app.domain.declarations import InForce, SeriesKind
+from app.domain.declarations import InForce, SeriesKind, declared_kind
 from app.domain.lost_answers import Question
 from app.domain.model import Generation, JournalKind, batch_id
-from app.errors import TryAgainAt
+from app.errors import ConfigurationError, TryAgainAt
 from app.store import declarations, journal
 from app.store.rows import Conn, insert_row, row_factory, select_rows
 
@@ -67,7 +67,8 @@ async def claim(conn: Conn, generation: Generation, in_force: InForce | None) ->
 
     In a sealed record, the question names the profile that is in force in this process, and the
     journal has an entry of the claim. So a question that never gets an outcome leaves a trace.
-    Raises TryAgainAt if another process seals the record, or begins it, at this moment.
+    Raises TryAgainAt if another process seals the record, or begins it, at this moment, and
+    ConfigurationError if the record has a series of this name and of another kind.
     """
     await declarations.declare_version(conn)
     is_sealed = in_force is not None and await declarations.will_be_sealed(conn)
@@ -107,6 +108,13 @@ async def _profile_sha256(conn: Conn, generation: Generation, in_force: InForce)
     """Return the hash of the profile with which a question of a sealed record is asked."""
     series = in_force.series_named(generation.series)
     assert series is not None, "a process asks only the questions of its series"
+    newest = await declarations.get_series(conn, series.name)
+    if newest is not None and declared_kind(newest) is not series.kind:
+        raise ConfigurationError(
+            f"SERIES_FILE: [{series.name}] is of the kind {series.kind}, but the record has a "
+            f"series of this name of the kind {declared_kind(newest)}. A name lasts: give the new "
+            "series another name."
+        )
     if series.kind is SeriesKind.RANDOM:
         # A new universe of a control is declared weeks before it holds. Until then, the one of
         # before is drawn from.

@@ -34,7 +34,29 @@ type Query {
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
   timestamps(first: Int! = 20, after: String): TimestampConnection!
   trackRecord(series: String! = "main", from: Date, to: Date, action: Action): TrackRecord!
+  series: [Series!]!
+  seriesNamed(name: String!): Series
+  comparison(a: String!, b: String!): Comparison
   service: Service!
+}
+type Series {
+  name: String! label: String! kind: SeriesKind! model: String firstRunDate: Date
+  retiredAt: DateTime profiles: [Profile!]! latestBatch: Batch
+  batches(first: Int! = 20, after: String, status: BatchStatus): BatchConnection!
+  trackRecord(from: Date, to: Date, action: Action): TrackRecord!
+}
+type Profile {
+  seq: String! declaredAt: DateTime! series: String! label: String! kind: SeriesKind!
+  holdsFrom: Date! retired: Boolean! sha256: String! text: String! model: String baseUrl: String
+  responseFormat: String temperature: Decimal reasoningEffort: String maxTokens: Int
+  tokenLimitAs: String extraBody: String tools: Boolean! timeoutSeconds: Decimal
+  promptVersion: String systemPromptSha256: String userPromptSha256: String answerSchema: String
+  drawVersion: String universe: String universeSize: Int universeSource: String
+}
+enum SeriesKind { MODEL RANDOM }
+type Comparison {
+  a: String! b: String! weeks: Int! firstWeek: Date! lastWeek: Date! meanDifferencePct: Decimal!
+  interval: Interval comparisons: Int!
 }
 type BatchConnection { edges: [BatchEdge!]! nodes: [Batch!]! pageInfo: PageInfo! }
 type BatchEdge { cursor: String! node: Batch! }
@@ -66,6 +88,7 @@ type Batch {
   generations: [Generation!]!
   journal: [JournalEntry!]!
   timestamp: Timestamp
+  profile: Profile
   stampedBeforeOpen: Boolean
 }
 type Timestamp {

@@ -14,7 +14,6 @@ from independent_verifier.verifier import verify as verify_from_outside
 from job_context import (
     MONDAY,
     clock,
-    harness,
     make_answer,
     make_completion,
     new_york,
@@ -29,21 +28,12 @@ from app.errors import Discrepancy
 from app.ops.verify import open_database, verify
 from jobs import weekly
 
-__all__ = ["clock", "harness", "several_series"]
+__all__ = ["clock", "several_series"]
 
 SECOND = MONDAY + timedelta(days=7)
 THIRD = MONDAY + timedelta(days=14)
 # The newest migration of version 0.3.0.
 BEFORE = 18
-
-VALUES = """
-    SELECT position, ticker, probability, reasoning_effort, finish_reason, system_fingerprint,
-        reasoning_tokens
-    FROM picks
-    JOIN batches ON batches.id = batch_id
-    JOIN generations USING (series, run_date)
-    ORDER BY run_date, series, position
-"""
 
 
 def answer_of_version_1() -> dict:
@@ -118,18 +108,6 @@ async def test_a_running_fortnight_goes_on(database, clock, monkeypatch, tmp_pat
         ("dice", str(SECOND)),
     ]
     assert [one["profile"].get("prompt_version") for one in declared] == ["1", "2", "2", None]
-    await check(database)
-
-
-async def test_the_way_back_and_forth(harness, database, clock):
-    """What the columns of migration 0019 had comes back from the journal."""
-    await make_batches(harness)
-    await take_checkpoints(harness, MONDAY + timedelta(days=2))
-    before = await harness.rows(VALUES)
-    assert [probability for _, _, probability, *_ in before] == [60, 61, 62]
-    await migrations.migrate(database, clock.now(), BEFORE)
-    await migrations.migrate(database, clock.now())
-    assert await harness.rows(VALUES) == before
     await check(database)
 
 

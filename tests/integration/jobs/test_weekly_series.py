@@ -8,13 +8,12 @@ from datetime import timedelta
 import msgspec
 import pytest
 from independent_verifier.draws import drawn
-from job_context import MONDAY, clock, make_answer, make_completion, new_york
+from job_context import MONDAY, clock, make_answer, make_completion, new_york, open_harness
 from record_server import silent
-from several_series import NAMES, make_batches, open_series, take_checkpoints
+from several_series import NAMES, TABLES, make_batches, open_series, take_checkpoints
 
 from app.domain import control
 from app.domain.model import BatchStatus, FailureReason, batch_id
-from app.errors import TryAgainAt
 from app.ops.verify import open_database, verify
 from jobs import reconcile, weekly
 
@@ -58,9 +57,7 @@ async def test_a_monday_of_three_series(series, database):
         ("dice", "dice", "random"),
     ]
     assert first[1]["profile"]["reasoning_effort"] == "low"
-    asked = await series.rows(
-        "SELECT series, requested_model, reasoning_effort FROM generations ORDER BY asked_at, series"
-    )
+    asked = await series.rows("SELECT series, requested_model, reasoning_effort FROM generations")
     assert sorted(asked) == [
         ("dice", "random", None),
         ("main", "gpt-5.4-mini", None),
@@ -339,9 +336,22 @@ async def test_two_processes_draw_at_once(series, database):
     """One question and one batch are stored."""
     await series.begin()
     runs = [weekly.run_if_due(series.context, job, None, "dice") for job in (1, 2)]
-    # The second one may find the question of the first one still open, and waits.
-    for error in await asyncio.gather(*runs, return_exceptions=True):
-        assert error is None or isinstance(error, TryAgainAt)
+    await asyncio.gather(*runs)
     ((count,),) = await series.rows("SELECT count(*) FROM generations WHERE series = 'dice'")
     assert count == 1
+    await fits(database)
+
+
+async def test_a_name_of_another_kind(database, clock, tmp_path):
+    """A control takes the name of a model: it is refused, and the other series go on."""
+    async with open_series(database, clock, tmp_path, ["main", "second"]) as harness:
+        await make_batches(harness)
+    clock.time = new_york(SECOND)
+    path = tmp_path / "another.toml"
+    path.write_text(TABLES["main"] + '[second]\nkind = "random"\n')
+    async with open_harness(database, clock, SERIES_FILE=str(path)) as harness:
+        made = await make_batches(harness, SECOND)
+    assert made["main"].status == BatchStatus.ACTIVE
+    assert made["second"].failure_reason == FailureReason.CONFIGURATION
+    assert "A name lasts" in made["second"].failure
     await fits(database)

@@ -15,7 +15,7 @@ class Declared:
     settings: list[Settings] = field(default_factory=list)
     # By name: each declaration of a series, with the hash of its entry.
     series: dict[str, list[tuple[dict, str]]] = field(default_factory=dict)
-    # The series of the rows before a late GENESIS; None if the record was sealed from the beginning.
+    # The series of the rows before a late GENESIS; None if there is no such entry.
     series_before_seal: set[str] | None = None
     listed: set[str] = field(default_factory=set)  # the days that any settings list
 
