@@ -2,7 +2,7 @@
 The universe of a control: the list of tickers from which it draws, with its source.
 
 The list is a committed file, `universe.json`. `make universe` writes it from a named version of the
-package `pytickersymbols`; the service never asks for it over the network. A control's SERIES entry
+package pytickersymbols; the service never asks for it over the network. A control's SERIES entry
 in the journal has the whole list, so the record does not depend on this file.
 """
 

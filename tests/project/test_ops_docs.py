@@ -39,7 +39,9 @@ LINKING = [path for folder in (OPS, HOUSE / "docs", HOUSE) for path in sorted(fo
 REASONS = {str(reason) for reason in (*FailureReason, *SkipReason)}
 REPAIRED = {field.upper() for field in ReconcileResult.__struct_fields__}
 GIT = {name.upper() for name in head_repository.INHERITED}
-OTHERS = {"FLY_API_TOKEN", "FLY_SSH_TOKEN", "RUN_DATE", "TIME_SERIES_DAILY"} | GIT
+# Variables that the examples of SERIES_FILE name, with the keys of models.
+MODEL_KEYS = set(re.findall(r'key_from = "(\w+)"', "".join(PAGES.values())))
+OTHERS = {"FLY_API_TOKEN", "FLY_SSH_TOKEN", "RUN_DATE", "TIME_SERIES_DAILY"} | GIT | MODEL_KEYS
 
 NAMES = (
     "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND "
