@@ -27,6 +27,8 @@ from app.domain.prompt import CURRENT
 from app.domain.text import one_line, redact, redact_for_record, replace_unprintable
 from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
+from app.providers import model_lookup
+from app.providers.model_lookup import ModelLookup
 from app.providers.retry_after import parse_retry_after
 
 # The default of OPENAI_TIMEOUT.
@@ -190,6 +192,14 @@ class ModelClient:
         """Close the connections."""
         if self._client:
             await self._client.close()
+
+    async def look_up(self) -> ModelLookup | None:
+        """
+        Return what the server says about the end of the model, or None if it says nothing.
+
+        The library for questions is not used: it would be loaded long before the first question.
+        """
+        return await model_lookup.look_up(self.model, key=self.key, base_url=self.base_url)
 
     async def ask(self, system: str, user: str) -> ModelAnswer:
         """

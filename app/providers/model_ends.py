@@ -1,5 +1,5 @@
 """
-Announced shutdown dates of OpenAI's models.
+The ends of models: OpenAI's announced shutdown dates, and the warnings about the end of any model.
 
 The installed library (openai 3.54.0) lists the dates in the docstring of its type ChatModel. The
 source of these dates is https://developers.openai.com/api/docs/deprecations. This module has a copy
@@ -12,9 +12,12 @@ import re
 from datetime import date, timedelta
 
 import structlog
+from msgspec import Struct
 
 # A warning starts this long before a model ends.
 WARNING_PERIOD = timedelta(days=60)
+# When the end is this near, a person must act.
+URGENT_PERIOD = timedelta(weeks=2)
 
 _ANNOUNCED = {
     "2024-09-13": "gpt-3.5-turbo-16k gpt-3.5-turbo-0301 gpt-3.5-turbo-0613 gpt-3.5-turbo-16k-0613",
@@ -86,22 +89,69 @@ def announced_end(model: str) -> date | None:
     return ANNOUNCED_ENDS.get(name) or ANNOUNCED_ENDS.get(_SNAPSHOT_DATE.sub("", name))
 
 
-def end_warning(model: str, today: date) -> str | None:
+class ModelEnd(Struct, frozen=True, kw_only=True):
     """
-    Return a sentence that warns of a model's end, or None if no warning is needed.
+    What is known about the end of a series' model.
 
-    The warning begins WARNING_PERIOD before the end of a model, and continues after its end.
+    - `series`, `model`: the name of the series, and of the model that it asks
+    - `setting`: what an operator changes to ask another model, for example OPENAI_MODEL
+    - `ends_on`: the day on which the model is switched off, or None if no day is known
+    - `is_gone`: whether the model's server no longer knows the model
     """
-    end = announced_end(model)
-    if end is None or end - today > WARNING_PERIOD:
-        return None
-    verb = "ends" if today < end else "ended"
-    return f"OpenAI {verb} {model} on {end}: set OPENAI_MODEL to another model."
+
+    series: str
+    model: str
+    setting: str = "OPENAI_MODEL"
+    ends_on: date | None = None
+    is_gone: bool = False
+
+    def needs_warning(self, today: date) -> bool:
+        """Return whether the end is at most WARNING_PERIOD away, or over."""
+        if self.is_gone:
+            return True
+        return self.ends_on is not None and self.ends_on - today <= WARNING_PERIOD
+
+    def is_urgent(self, today: date) -> bool:
+        """Return whether the end is at most URGENT_PERIOD away, or over."""
+        if self.is_gone:
+            return True
+        return self.ends_on is not None and self.ends_on - today <= URGENT_PERIOD
+
+    def describe(self, today: date) -> str:
+        """Return a clause that says when the model ends, for a model that needs a warning."""
+        if self.is_gone:
+            return f"The model's provider no longer knows {self.model}"
+        assert self.ends_on
+        provider = "The model's provider"
+        if announced_end(self.model) == self.ends_on:
+            provider = "OpenAI"
+        verb = "ends" if today < self.ends_on else "ended"
+        return f"{provider} {verb} {self.model} on {self.ends_on}"
+
+    def warning(self, today: date) -> str | None:
+        """
+        Return a sentence that warns of the end, or None if no warning is needed.
+
+        The warning begins WARNING_PERIOD before the end of a model, and continues after its end.
+        """
+        if not self.needs_warning(today):
+            return None
+        return f"{self.describe(today)}: set {self.setting} to another model."
 
 
-def log_end_warning(model: str, today: date) -> None:
-    """Log a warning if a model ends soon or has ended."""
-    if advice := end_warning(model, today):
+def end_warning(model: str, today: date, setting: str = "OPENAI_MODEL") -> str | None:
+    """
+    Return a sentence that warns of a model's announced end, or None if no warning is needed.
+
+    `setting` is what an operator changes to ask another model.
+    """
+    end = ModelEnd(series="", model=model, setting=setting, ends_on=announced_end(model))
+    return end.warning(today)
+
+
+def log_end_warning(model: str, today: date, setting: str = "OPENAI_MODEL") -> None:
+    """Log a warning if the announced end of a model is near, or over."""
+    if advice := end_warning(model, today, setting):
         log.warning(
             "OpenAI retires the model", model=model, end=str(announced_end(model)), advice=advice
         )

@@ -47,7 +47,9 @@ class ModelServer(Struct, frozen=True, kw_only=True):
     """
     A kind of server: its name, a model that it could have, and its behaviour.
 
-    `needs_key` is false for servers that run on one's own machine.
+    `needs_key` is false for servers that run on one's own machine. `answers_about_model` is false
+    for servers that have no address for one model, only the list of all. `id_prefix` stands before
+    the names in that list.
     """
 
     name: str
@@ -55,6 +57,36 @@ class ModelServer(Struct, frozen=True, kw_only=True):
     check: Check
     complete: Complete
     needs_key: bool = True
+    answers_about_model: bool = True
+    id_prefix: str = ""
+
+    def reply_about_models(
+        self, name: str, key: str, *, has_model: bool = True, shutdown_date: object = None
+    ) -> SimulatedReply:
+        """
+        Return the reply to a request about the model `name`, or about all models if it is empty.
+
+        `has_model` says whether the server still has its model, and `shutdown_date` when it ends.
+        Only OpenAI names such a day.
+        """
+        if self.needs_key and not key:
+            return _error(401, "No API key was provided.")
+        names = ["another-model", *([self.model] if has_model else [])]
+        models = [
+            {"id": f"{self.id_prefix}{one}", "object": "model", "owned_by": self.name}
+            for one in names
+        ]
+        if self.name == "openai":
+            for one in models:
+                one["shutdown_date"] = shutdown_date if one["id"] == self.model else None
+        if not name:
+            return json_reply({"object": "list", "data": models})
+        if not self.answers_about_model:
+            return json_reply({"detail": "Not Found"}, 404)
+        for one in models:
+            if one["id"] == f"{self.id_prefix}{name}":
+                return json_reply(one)
+        return _error(404, f"The model '{name}' does not exist", "model_not_found")
 
     def reply(self, body: bytes, key: str, picks: Sequence[Mapping[str, Any]]) -> SimulatedReply:
         """Return the reply to a request with this body and this key; `picks` is the answer."""
@@ -428,13 +460,18 @@ MODEL_SERVERS: dict[str, ModelServer] = {
             complete=_complete_anthropic,
         ),
         ModelServer(
-            name="gemini", model="gemini-3-flash", check=_check_gemini, complete=_complete_gemini
+            name="gemini",
+            model="gemini-3-flash",
+            check=_check_gemini,
+            complete=_complete_gemini,
+            id_prefix="models/",
         ),
         ModelServer(
             name="deepseek",
             model="deepseek-reasoner",
             check=_check_deepseek,
             complete=_complete_deepseek,
+            answers_about_model=False,
         ),
         ModelServer(
             name="mistral",
@@ -448,6 +485,7 @@ MODEL_SERVERS: dict[str, ModelServer] = {
             model="qwen/qwen4-max",
             check=_check_openrouter,
             complete=_complete_openrouter,
+            answers_about_model=False,
         ),
         ModelServer(
             name="ollama",
@@ -461,6 +499,7 @@ MODEL_SERVERS: dict[str, ModelServer] = {
             model="openai/gpt-oss-120b",
             check=_check_vllm,
             complete=_complete_vllm,
+            answers_about_model=False,
             needs_key=False,
         ),
     )

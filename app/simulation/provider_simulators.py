@@ -2,7 +2,8 @@
 Simulators of the providers: a process on loopback that responds with their protocols.
 
 `GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY` and `SPLITS`, its limits,
-and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI.
+and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI,
+and `GET /v1/models/NAME` knows every model and is not logged.
 The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a model
 does. `POST /timestamp` simulates a time-stamping authority, if there is one (`--timestamp-root`).
 Paths below `/calendar` simulate a calendar of OpenTimestamps (`app.simulation.timestamp_calendar`).
@@ -157,6 +158,10 @@ class ProviderSimulators:
             case "GET", "/query":
                 request = self._parse_price_request(scope, now)
                 refusal, reply = self._answer_alpha_vantage(request)
+            case "GET", path if path.startswith("/v1/models/"):
+                # No fault of a script is used up by it, and the log has only questions.
+                name = path.removeprefix("/v1/models/")
+                return json_reply({"id": name, "object": "model", "shutdown_date": None})
             case "POST", "/v1/chat/completions":
                 request = SimulatedRequest(
                     provider="openai", key=_bearer_key(scope), symbol="", at=now
