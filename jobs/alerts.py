@@ -37,6 +37,7 @@ from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, 
 from app.domain.text import for_chat
 from app.domain.timestamps import Timestamp
 from app.errors import QuotaSpent
+from app.providers.model_ends import ModelEnd
 from app.store import checkpoints, journal
 from app.store.checkpoints import CheckpointReading, DueCheckpoint
 from app.store.closes import ChangedClose
@@ -393,6 +394,17 @@ async def report_head_unpublished(
         to_do=(
             "The service tries again once an hour; `alpha-monday head --publish` tries at once."
         ),
+    )
+
+
+async def report_model_end(conn: Conn, context: Context, end: ModelEnd, today: date) -> None:
+    """Store an alert about a model that ends soon, has ended, or is no longer known."""
+    await _store(
+        conn,
+        context,
+        kind="model_ends",
+        text=f"{end.describe(today)} (series {end.series}).",
+        to_do=f"Set {end.setting} to another model, on any day except Monday.",
     )
 
 

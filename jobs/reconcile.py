@@ -12,6 +12,8 @@ Because of an advisory lock, only one process at a time does a round. A round ha
 - report processes that record with different settings;
 - defer lost jobs of timestamps and alerts, and delete old jobs and messages.
 
+Before a round, the servers of the models are asked once a day when their models end.
+
 An alert reports the repairs.
 """
 
@@ -40,6 +42,7 @@ from jobs import (
     heartbeat,
     late_splits,
     messages,
+    model_ends,
     published_heads,
     queue_tables,
     timestamps,
@@ -118,6 +121,7 @@ async def run_forever(
     with suppress(TryAgainAt):
         while True:
             try:
+                await _check_models(context)
                 await _run_and_log(context, get_stalled_after())
                 is_waiting = False
             except Exception as error:
@@ -135,6 +139,18 @@ async def run_forever(
                 # A rehearsal counts a worker as dead sooner than the live service does, so it does
                 # more rounds.
                 await context.sleep(min(_INTERVAL, get_stalled_after() * 2))
+
+
+async def _check_models(context: Context) -> None:
+    """
+    Ask the servers of the models once a day, before a round: no round holds a connection meanwhile.
+    """
+    try:
+        await model_ends.check_if_due(context)
+    except Exception as error:
+        if is_unavailable(error):
+            raise
+        log.exception("reconciliation failed", step="check_models")
 
 
 async def _run_and_log(context: Context, stalled_after: float) -> None:

@@ -31,7 +31,7 @@ from app.ops.snapshot import (
     PendingCheckpoint,
     SkippedCheckpoint,
 )
-from app.providers import model_ends
+from app.providers.model_ends import ModelEnd
 from app.store.checkpoints import ComputedCheckpoint
 from jobs.published_heads import FAILING_TOO_LONG
 from jobs.queue_tables import WorkerRow
@@ -51,9 +51,6 @@ _LONGEST_WAIT_FOR_PRICES = timedelta(hours=36)
 # A skipped checkpoint is retaken once a day. After this time, so after two retakes, a person must
 # act.
 _RETAKE_PERIOD = timedelta(days=2)
-
-# The end of a model is a note at first. When it is this near, a person must act.
-_URGENT_BEFORE_MODEL_END = timedelta(weeks=2)
 
 # How many overdue checkpoints are listed one by one.
 _MAX_OVERDUE_LINES = 5
@@ -167,9 +164,19 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "alerts": state.messages.alerts,
         "heartbeat": state.messages.heartbeat,
         "model": state.model,
+        "models": [_model_document(end) for end in state.model_ends],
         "timestamps": state.stamps,
         "unstamped_monday": state.unstamped_monday,
         "published_head": _publication_document(state),
+    }
+
+
+def _model_document(end: ModelEnd) -> dict[str, Any]:
+    return {
+        "series": end.series,
+        "name": end.model,
+        "ends_on": end.ends_on,
+        "gone": end.is_gone,
     }
 
 
@@ -385,9 +392,7 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
     yield from _notes_on_mondays(state)
     yield from _notes_on_late_checkpoints(state)
     yield from _notes_on_overdue_checkpoints(state)
-    warning = _model_warning(state)
-    if warning and not _is_model_end_urgent(state):
-        yield warning
+    yield from _model_warnings(state, urgent=False)
     if state.quota_is_spent:
         until = format_new_york(state.providers.quota.next_at)
         yield f"The quota of Alpha Vantage is used up until {until}. Jobs that need prices wait."
@@ -493,9 +498,7 @@ def to_dos(state: OperatorSnapshot) -> Iterator[str]:
             "its log says what is wrong (`reconciliation failed`)."
         )
     yield from _to_dos_of_the_monday(state)
-    warning = _model_warning(state)
-    if warning and _is_model_end_urgent(state):
-        yield warning
+    yield from _model_warnings(state, urgent=True)
     yield from _to_dos_of_stuck_checkpoints(state)
     for job in state.work.failed:
         if job.owed:
@@ -631,16 +634,20 @@ def _is_stuck(checkpoint: PendingCheckpoint, state: OperatorSnapshot) -> bool:
     return state.at - checkpoint.due_at > limit
 
 
-def _model_warning(state: OperatorSnapshot) -> str | None:
-    """Return a warning if the model ends soon. A rehearsal's model is simulated, and never ends."""
+def _model_warnings(state: OperatorSnapshot, *, urgent: bool) -> Iterator[str]:
+    """
+    Yield a warning for each model that ends soon.
+
+    The end is a note at first; when it is near, it is `urgent`, and a person must act. The models
+    of a rehearsal are simulated, and never end.
+    """
     if state.rehearsed:
-        return None
-    return model_ends.end_warning(state.model.name, calendar.new_york_date(state.at))
-
-
-def _is_model_end_urgent(state: OperatorSnapshot) -> bool:
-    end = state.model.ends_on
-    return end is not None and end - calendar.new_york_date(state.at) <= _URGENT_BEFORE_MODEL_END
+        return
+    today = calendar.new_york_date(state.at)
+    for end in state.model_ends:
+        warning = end.warning(today)
+        if warning and end.is_urgent(today) is urgent:
+            yield warning
 
 
 # Words

@@ -166,6 +166,7 @@ TABLES: dict[str, TableRights] = {
             "alerted_at",
         ),
     ),
+    "operations.model_ends": TableRights(_USE),
     # The applied migrations: every command reads them before it reads the record.
     "operations.migrations": TableRights(_READ, reader=True),
     "operations.queue_migrations": TableRights(_READ),

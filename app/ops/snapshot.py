@@ -43,7 +43,7 @@ from app.domain.text import one_line
 from app.domain.timestamps import is_before
 from app.providers import timestamp_services
 from app.providers.head_repository import HeadRepository
-from app.providers.model_ends import announced_end
+from app.providers.model_ends import ModelEnd, announced_end
 from app.providers.rate_limiter import (
     MAX_WAIT,
     RateLimit,
@@ -57,7 +57,16 @@ from app.store.generations import GenerationCounts
 from app.store.rehearsed import RecordIdentity
 from app.store.rows import Conn
 from app.store.timestamps import ServiceStamps
-from jobs import admin, alerts, heartbeat, published_heads, queue_tables, reconcile, weekly
+from jobs import (
+    admin,
+    alerts,
+    heartbeat,
+    model_ends,
+    published_heads,
+    queue_tables,
+    reconcile,
+    weekly,
+)
 from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
 from jobs.messages import LastMessage
@@ -156,7 +165,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     The state of the service at one moment, for any reader.
 
     `stamps` has each service that has stamped the journal. `publication` is what is stored about
-    the publication of the journal's head.
+    the publication of the journal's head. `model_ends` has what is known about the end of each
+    series' model.
     """
 
     at: datetime
@@ -165,6 +175,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     providers: ProviderState
     stamps: list[ServiceStamps]
     publication: PublicationState
+    model_ends: list[ModelEnd]
 
     @property
     def quota_is_spent(self) -> bool:
@@ -400,6 +411,13 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             is_behind_real_time=simulated_time is not None,
             publishes_heads=bool(settings.head_repository),
             model=ModelState(settings.openai_model, announced_end(settings.openai_model)),
+            model_ends=[
+                *model_ends.known_ends(
+                    await model_ends.list_stored(conn),
+                    model=settings.openai_model,
+                    has_series_file=bool(settings.series_file),
+                )
+            ],
             work=await _read_work(conn, record, at=at, sessions=sessions),
             last_batch=await batches.get_newest_with_picks(conn, SERIES),
             last_checkpoint=next(iter(await checkpoints.list_computed(conn, limit=1)), None),
@@ -472,6 +490,7 @@ async def _read_for_metrics(conn: Conn, ledger: RequestLedger, at: datetime) -> 
         waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
         stamps=await timestamps.list_services(conn),
+        model_ends=[one.end for one in await model_ends.list_stored(conn)],
         totals=await _read_totals(conn, ledger, at),
     )
 

@@ -72,7 +72,7 @@ class ModelServer(Struct, frozen=True, kw_only=True):
         if self.needs_key and not key:
             return _error(401, "No API key was provided.")
         names = ["another-model", *([self.model] if has_model else [])]
-        models = [
+        models: list[dict[str, object]] = [
             {"id": f"{self.id_prefix}{one}", "object": "model", "owned_by": self.name}
             for one in names
         ]

@@ -6,6 +6,7 @@ Every process reports the same values for them. `app.ops.snapshot` reads them.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import time as clock_time
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
+from app.domain import calendar
 from app.domain.model import BatchStatus, CheckpointStatus, FailureReason, SkipReason
 from app.ops.snapshot import LATENESS_BUCKETS, MONDAY_STATES, MetricsSnapshot
 from app.providers.alpha_vantage import DAILY, SPLITS
@@ -64,6 +66,7 @@ def snapshot_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     yield from _queue_families(snapshot)
     yield from _quota_families(snapshot)
     yield from _model_families(snapshot)
+    yield from _model_end_families(snapshot)
     yield from _timestamp_families(snapshot)
 
 
@@ -276,6 +279,29 @@ def _model_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "Tokens used, as reported by the model's provider.",
         one_label(tokens),
         labels=("kind",),
+    )
+
+
+def _model_end_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    """Yield which models end; no samples before the first check, and in a rehearsal."""
+    today = calendar.new_york_date(snapshot.at)
+    ending = {end.series: float(end.needs_warning(today)) for end in snapshot.model_ends}
+    yield gauge(
+        "model_ending",
+        "Whether the model of a series ends within 60 days, has ended, or is not known any more.",
+        one_label(ending),
+        labels=("series",),
+    )
+    seconds = {}
+    for end in snapshot.model_ends:
+        if end.ends_on:
+            ends_at = calendar.from_new_york(end.ends_on, clock_time())
+            seconds[end.series] = (ends_at - snapshot.at).total_seconds()
+    yield gauge(
+        "model_end_seconds",
+        "Time until the known end of a series' model; below 0 after it.",
+        one_label(seconds),
+        labels=("series",),
     )
 
 

@@ -231,7 +231,7 @@ async def test_a_time_out_after_having_been_charged(on_stage):
     the model.
     """
     async with on_stage(model("slow", 1)) as stage:
-        stage.context.model_client.timeout = 2.0
+        stage.context.model_clients["main"].timeout = 2.0
         assert await run_until_done(stage, stage.begin) == [new_york(MONDAY, 9, 1)]
         assert stage.questions == 2
         assert await stage.generations() == [

@@ -1041,9 +1041,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
             )
             context = Context(
                 pool=pool,
-                model_client=ModelClient(
-                    "", ModelOptions(model=""), timeout=TIME_LIMIT, clock=clock
-                ),
+                model_clients={},
                 prices=client,
                 calendar=Calendar(),
                 benchmark=BENCHMARK,
@@ -1205,7 +1203,7 @@ def a_question(context: Context, attempt: int, id_: UUID) -> Generation:
         run_date=MONDAY,
         attempt=attempt,
         asked_at=context.now(),
-        requested_model=context.model_client.model,
+        requested_model=context.model_clients["main"].model,
         prompt_version="1",
         system_prompt="system",
         user_prompt="user",
@@ -1234,7 +1232,7 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
             )
             context = Context(
                 pool=pool,
-                model_client=picker,
+                model_clients={SERIES: picker},
                 prices=prices,
                 calendar=Calendar(),
                 benchmark=BENCHMARK,

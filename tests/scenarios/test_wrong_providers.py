@@ -780,7 +780,7 @@ def impatient(monkeypatch):
     def become(row: Row, context: Context) -> None:
         if row.rules[0].fault in ("hang", "slow"):
             monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.3)
-            context.model_client.timeout = 0.3
+            context.model_clients["main"].timeout = 0.3
 
     return become
 
@@ -841,7 +841,7 @@ async def what_the_client_raises(stage: Stage, rule: FaultRule) -> AlphaMondayEr
     """Return the error that the client raises when it is called directly."""
     try:
         if rule.provider == "openai":
-            await stage.context.model_client.ask("You are an analyst.", "Choose.")
+            await stage.context.model_clients["main"].ask("You are an analyst.", "Choose.")
         else:
             await stage.context.prices.bars(rule.symbol or "SPY", since=stage.clock.now())
     except AlphaMondayError as error:
@@ -1144,7 +1144,7 @@ async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
     ):
         provider.answers = answers
         with pytest.raises(ProviderUnavailable, match="302"):
-            await context.model_client.ask("You are an analyst.", "Choose.")
+            await context.model_clients["main"].ask("You are an analyst.", "Choose.")
     assert elsewhere == ["/v1/chat/completions"]
 
 

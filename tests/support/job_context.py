@@ -7,7 +7,7 @@ Each ticker has one round price for all sessions, except where a test sets anoth
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date, datetime, time, timedelta
 from functools import cache
@@ -118,10 +118,14 @@ class World:
         self.model: list[Reply] = [
             make_completion(make_answer(*CHOSEN))
         ]  # the last one is repeated
+        # What the model's server says about its models: it has no such address.
+        self.models: Callable[[Request], Reply] = lambda _: Reply(status=404)
 
     def __call__(self, request: Request) -> Reply:
         if request.path == "/v1/chat/completions":
             return self.model.pop(0) if len(self.model) > 1 else self.model[0]
+        if request.path.startswith("/v1/models"):
+            return self.models(request)
         if self.instead:
             return self.instead.pop(0)
         ticker = request.query["symbol"].replace("-", ".")
@@ -176,7 +180,7 @@ class JobHarness:
         return [
             request.json["messages"][1]["content"]
             for request in self.provider.requests
-            if request.path != "/query"
+            if request.path == "/v1/chat/completions"
         ]
 
     async def begin(

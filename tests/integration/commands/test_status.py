@@ -94,6 +94,7 @@ KEYS = {
     "alerts": _MESSAGES,
     "heartbeat": _MESSAGES,
     "model": {"name": None, "ends_on": None},
+    "models": [{"series": None, "name": None, "ends_on": None, "gone": None}],
     "timestamps": [
         {"kind": None, "authority": None, "seq": None, "received_at": None, "pending": None}
     ],

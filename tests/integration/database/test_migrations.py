@@ -437,6 +437,7 @@ def test_only_domain_tables_in_public(migrated):
         "heartbeats",
         "mended",
         "migrations",
+        "model_ends",
         "provider_requests",
         "published_heads",
         "queue_migrations",

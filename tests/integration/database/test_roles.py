@@ -177,7 +177,7 @@ RECORD = (
     "public.generations",
 )
 # What the service notes for itself, and forgets.
-ITS_OWN = re.compile(r"queue\..*|operations\.(strikes|alerts|heartbeats)")
+ITS_OWN = re.compile(r"queue\..*|operations\.(strikes|alerts|heartbeats|model_ends)")
 
 
 def test_what_the_reader_may_read(made):
