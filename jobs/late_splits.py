@@ -89,7 +89,7 @@ async def _refresh_ticker(context: Context, batch: Batch, *, day: int, ticker: s
     tomorrow = calendar.from_new_york(
         calendar.new_york_date(now) + timedelta(days=1), calendar.RETAKE_TIME
     )
-    if await _requests_left_today(context) <= RESERVE:
+    if await requests_left_today(context) <= RESERVE:
         raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
 
     assert batch.trading_day, "a completed batch has a baseline"
@@ -109,7 +109,7 @@ async def _refresh_ticker(context: Context, batch: Batch, *, day: int, ticker: s
         raise TryAgainAt("The provider did not say which splits there are.", tomorrow) from None
 
 
-async def _requests_left_today(context: Context) -> int:
+async def requests_left_today(context: Context) -> int:
     """Return how many requests are left of the day's limit."""
     async with context.pool.connection() as conn:
         remaining = await context.prices.ledger.remaining(conn, context.now())

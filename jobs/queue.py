@@ -311,6 +311,10 @@ class RetryPolicy(BaseRetryStrategy):
     - The quota has no room, or there is no response: TryAgainAt 10:00 the next day, until the week
       is over.
 
+    `rates`:
+    - The quota has no room, or there is no response: TryAgainAt 11:00 the next day, until the next
+      Sunday.
+
     `messages`:
     - The receiver did not accept the message for now: TryAgainAt the time that the receiver gives.
       If it gives none, the pause is as long as the message is old: at least 30 seconds, at most an
@@ -653,6 +657,7 @@ app = Queue(
         "jobs.weekly",
         "jobs.daily",
         "jobs.late_splits",
+        "jobs.rates",
         "jobs.alerts",
         "jobs.heartbeat",
         "jobs.timestamps",

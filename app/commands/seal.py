@@ -55,7 +55,7 @@ def seal(yes: bool, rehearsal: bool) -> None:
     done = asyncio.run(sealing.seal(address, declared, clock.now()))
     click.echo(
         f"Sealed: {pluralize(done.entries, 'entry', 'entries')} from before, "
-        f"{pluralize(done.closes + done.splits, 'reading')} and "
+        f"{pluralize(done.closes + done.splits + done.rates, 'reading')} and "
         f"{pluralize(done.questions, 'open question')} adopted. Keep the head that "
         "`alpha-monday verify` prints."
     )
@@ -68,7 +68,8 @@ def _describe(plan: SealPlan) -> list[str]:
     return [
         f"The record has {pluralize(plan.entries, 'entry', 'entries')}, and verifies.",
         f"Its origin will be {plan.origin}: it has entries from before the seal.",
-        f"Readings that will be adopted: {plan.closes:,} closes and {plan.splits:,} splits. "
+        f"Readings that will be adopted: {plan.closes:,} closes, {plan.splits:,} splits and "
+        f"{plan.rates:,} rates. "
         f"Open questions: {plan.questions:,}.",
         f"Settings: version {declared.version}, benchmark {declared.benchmark}, prices from "
         f"{declared.price_source}, MARKET_CLOSED_DAYS: {closed}, calendar from "

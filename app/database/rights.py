@@ -58,6 +58,7 @@ TABLES: dict[str, TableRights] = {
     # right to change one column is enough.
     "public.closes": TableRights(_ADD, reader=True),
     "public.splits": TableRights(_ADD, reader=True),
+    "public.rates": TableRights(_ADD, reader=True),
     "public.batches": TableRights(
         _ADD,
         # The row of a failed Monday is replaced when that Monday is run again; a batch is

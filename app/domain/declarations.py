@@ -220,19 +220,21 @@ class ResponseKind(DescribedEnum):
 
     CLOSES = "CLOSES", "Closing and opening prices of a ticker."
     SPLITS = "SPLITS", "Splits of a ticker."
+    RATES = "RATES", "The rate of a loan without risk, week by week."
 
 
 class ProviderResponse(Struct, frozen=True, kw_only=True):
     """
     A response of a provider that was read: a READINGS entry states it with what was kept of it.
 
-    `first_session` and `last_session` are the first and the last day in the body; None if it has no
-    day. `sha256` is the hash of the body as it was received, as 64 hexadecimal digits.
+    `ticker` is None for rates. `first_session` and `last_session` are the first and the last day in
+    the body; None if it has no day. `sha256` is the hash of the body as it was received, as 64
+    hexadecimal digits.
     """
 
     source: str
     kind: ResponseKind
-    ticker: str
+    ticker: str | None = None
     read_at: datetime
     first_session: date | None = None
     last_session: date | None = None

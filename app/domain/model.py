@@ -139,7 +139,10 @@ class JournalKind(DescribedEnum):
     )
     SETTINGS = "SETTINGS", "The settings of the record have changed; the entry has the new ones."
     SERIES = "SERIES", "A series was registered, or its model, prompt or settings have changed."
-    READINGS = "READINGS", "A provider's response was read: its readings of prices or splits."
+    READINGS = (
+        "READINGS",
+        "A provider's response was read: its readings of prices, splits or rates.",
+    )
     CHECK = "CHECK", "A yearly check was held. This version writes no such entry."
     RULES = "RULES", "The rules of the yearly checks have changed. This version writes none."
 
@@ -208,6 +211,20 @@ class Split(Struct, frozen=True, kw_only=True):
     ticker: str
     effective_date: date
     factor: Decimal
+    source: str
+    read_at: datetime
+
+
+class Rate(Struct, frozen=True, kw_only=True):
+    """
+    A reading of the rate of a loan without risk: the yield of three-month Treasury bills.
+
+    `value_pct` is in percent a year, as observed on the day `observed_on`. A reading never changes.
+    If the provider later returns another value, that is a second reading.
+    """
+
+    observed_on: date
+    value_pct: Decimal
     source: str
     read_at: datetime
 

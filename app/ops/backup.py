@@ -53,6 +53,7 @@ TABLES = (
     CLOCK_TABLE,
     "public.closes",
     "public.splits",
+    "public.rates",
     "public.batches",
     "public.picks",
     "public.checkpoints",

@@ -35,7 +35,7 @@ from app.domain.declarations import (
     settings_in_force,
 )
 from app.domain.journal import format_timestamp
-from app.domain.model import Batch, Close, Generation, JournalKind, Split
+from app.domain.model import Batch, Close, Generation, JournalKind, Rate, Split
 from app.errors import Refused
 from app.ops.verify import DatabaseRecord, ReportProgress, verify
 from app.store import declarations, journal, rehearsed, rows
@@ -49,7 +49,7 @@ ROWS_PER_ENTRY = 500
 
 # New readings and questions wait until the seal is committed, and the seal waits for those that
 # are being stored. The order of locks is that of every writer: first the tables, then the journal.
-_LOCK_TABLES = "LOCK TABLE closes, splits, generations IN SHARE ROW EXCLUSIVE MODE"
+_LOCK_TABLES = "LOCK TABLE closes, splits, rates, generations IN SHARE ROW EXCLUSIVE MODE"
 
 # While the seal waits for a lock, all later readings and questions wait behind it. So it waits at
 # most ten seconds for each lock, as a migration does, and then fails. The operator runs it again.
@@ -60,14 +60,15 @@ class SealPlan(Struct, frozen=True, kw_only=True):
     """
     What a seal will write, or has written.
 
-    `entries` is the number of entries that the journal already has. `closes`, `splits` and
-    `questions` are the numbers of rows that no entry mentions, and `settings` are declared.
+    `entries` is the number of entries that the journal already has. `closes`, `splits`, `rates`
+    and `questions` are the numbers of rows that no entry mentions, and `settings` are declared.
     """
 
     origin: Origin
     entries: int
     closes: int
     splits: int
+    rates: int
     questions: int
     settings: RecordSettings
 
@@ -140,6 +141,7 @@ class _Unmentioned(Struct, frozen=True):
 
     closes: list[Close]
     splits: list[Split]
+    rates: list[Rate]
     questions: list[Generation]
 
 
@@ -157,12 +159,15 @@ async def _find_unmentioned(conn: Conn) -> _Unmentioned:
     """Return the readings and open questions that no entry mentions, oldest first."""
     mentioned_closes: set[str] = set()
     mentioned_splits: set[tuple[str, str, str]] = set()
+    mentioned_rates: set[tuple[str, str]] = set()
     async for entry in rows.stream_rows(conn, _Content, table="journal", where="ORDER BY seq"):
         content = msgspec.json.decode(entry["content"])
         mentioned_closes.update(close["id"] for close in content.get("closes", ()))
         for split in content.get("splits", ()):
             key = (split["ticker"], split["effective_date"], split["read_at"])
             mentioned_splits.add(key)
+        for rate in content.get("rates", ()):
+            mentioned_rates.add((rate["observed_on"], rate["read_at"]))
 
     unused_closes: list[Close] = []
     async for row in rows.stream_rows(conn, Close, table="closes", where="ORDER BY read_at, id"):
@@ -175,13 +180,19 @@ async def _find_unmentioned(conn: Conn) -> _Unmentioned:
         split = msgspec.convert(row, Split)
         if _split_key(split) not in mentioned_splits:
             unused_splits.append(split)
+    unused_rates: list[Rate] = []
+    where = "ORDER BY read_at, observed_on"
+    async for row in rows.stream_rows(conn, Rate, table="rates", where=where):
+        rate = msgspec.convert(row, Rate)
+        if (rate.observed_on.isoformat(), format_timestamp(rate.read_at)) not in mentioned_rates:
+            unused_rates.append(rate)
     questions = await rows.select_rows(
         conn,
         Generation,
         table="generations",
         where="WHERE accepted IS NULL ORDER BY asked_at",
     )
-    return _Unmentioned(unused_closes, unused_splits, questions)
+    return _Unmentioned(unused_closes, unused_splits, unused_rates, questions)
 
 
 class _Content(Struct, frozen=True):
@@ -210,6 +221,7 @@ async def _make_plan(
         entries=head.seq if head else 0,
         closes=len(unmentioned.closes),
         splits=len(unmentioned.splits),
+        rates=len(unmentioned.rates),
         questions=len(unmentioned.questions),
         settings=settings_in_force(
             in_force,
@@ -230,6 +242,8 @@ async def _append_entries(
         entries.append((JournalKind.READINGS, _adopted(closes=closes)))
     for splits in _chunks(unmentioned.splits):
         entries.append((JournalKind.READINGS, _adopted(splits=splits)))
+    for rates in _chunks(unmentioned.rates):
+        entries.append((JournalKind.READINGS, _adopted(rates=rates)))
     for questions in _chunks(unmentioned.questions):
         entries.append((JournalKind.READINGS, _adopted(questions=questions)))
     entries.append((JournalKind.SETTINGS, {"settings": plan.settings, "sealed": True}))
@@ -241,9 +255,17 @@ def _adopted(
     *,
     closes: Sequence[Close] = (),
     splits: Sequence[Split] = (),
+    rates: Sequence[Rate] = (),
     questions: Sequence[Generation] = (),
 ) -> dict[str, object]:
-    return {"adopted": True, "closes": closes, "splits": splits, "generations": questions}
+    return {
+        "adopted": True,
+        "closes": closes,
+        "splits": splits,
+        # Absent without a rate: an entry of an earlier version has no such member.
+        "rates": rates or None,
+        "generations": questions,
+    }
 
 
 def _chunks(all_rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

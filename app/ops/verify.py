@@ -340,6 +340,12 @@ class ApiRecord:
                     for row in page.rows:
                         yield row
 
+        # An API of an earlier version has no rates, and its journal mentions none.
+        if state.rates:
+            async for page in self._pages("rates", _rate_rows, first=_READINGS_PER_PAGE):
+                for row in page.rows:
+                    yield row
+
     async def _refuse_second_batch(self, page: Sequence[TableRow], series: str) -> None:
         """
         Raise Discrepancy if the last Monday of a page has two batches.
@@ -635,6 +641,10 @@ def _split_rows(node: Node) -> Iterable[TableRow]:
     return [_to_row("splits", node)]
 
 
+def _rate_rows(node: Node) -> Iterable[TableRow]:
+    return [_to_row("rates", node)]
+
+
 def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
     """
     Return the row that an object of an answer shows, with its table.
@@ -754,4 +764,5 @@ QUERIES = {
     "journal": _list_query("journal", "seq kind at content previous hash"),
     "closes": _list_query("closes", _fields("closes"), parent="ticker"),
     "splits": _list_query("splits", _fields("splits"), parent="ticker"),
+    "rates": _list_query("rates", _fields("rates")),
 }

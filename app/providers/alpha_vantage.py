@@ -1,9 +1,10 @@
 """
-A client of Alpha Vantage: raw daily bars and listed splits, each with one request per ticker.
+A client of Alpha Vantage: raw daily bars, listed splits, and the rate of a loan without risk.
 
 `TIME_SERIES_DAILY` with `outputsize=compact` returns the latest 100 raw bars, each with its own
 date. `SPLITS` returns a ticker's splits, and apparently its spin-offs, with factors of four
-decimals. `app/providers/alpha_vantage_answers.py` interprets the responses.
+decimals. `TREASURY_YIELD` returns all weekly yields of three-month Treasury bills.
+`app/providers/alpha_vantage_answers.py` interprets the responses.
 
 The notice about the daily quota repeats the key, so every text of the provider is redacted before
 it leaves this module.
@@ -39,9 +40,11 @@ from app.errors import (
 )
 from app.providers import bodies
 from app.providers.alpha_vantage_answers import (
+    ListedRate,
     ListedSplit,
     MaybeUnknownTicker,
     read_bars,
+    read_rates,
     read_splits,
 )
 from app.providers.rate_limiter import (
@@ -58,10 +61,14 @@ from app.providers.retry_after import parse_retry_after
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"
 SPLITS = "SPLITS"
+RATES = "TREASURY_YIELD"
 # The name of this provider in the record: the sources of its readings begin with it.
 PRICE_SOURCE = "alphavantage"
 SOURCE = f"{PRICE_SOURCE} TIME_SERIES_DAILY"
 SPLITS_SOURCE = f"{PRICE_SOURCE} SPLITS"
+RATES_SOURCE = f"{PRICE_SOURCE} TREASURY_YIELD 3month"
+# What the rates are about. In the ledger, and in messages, it takes the place of a ticker.
+MATURITY = "3month"
 
 # A grant is the ledger's permission to send one request now. A grant that is older than this
 # constant is not used: if the process was suspended after it got the grant, its request would
@@ -123,6 +130,20 @@ class SplitsAnswer(Struct, frozen=True):
 
     grant: Grant
     splits: list[ListedSplit]
+    unreadable: list[UnreadableRow] = []
+    body_sha256: str = ""
+
+
+class RatesAnswer(Struct, frozen=True):
+    """
+    The observations of the rate without risk, oldest first.
+
+    `unreadable` are the rows of the response that cannot be read. The caller has to store
+    the outcome of the request under `grant`. `body_sha256` is the hash of the response's body.
+    """
+
+    grant: Grant
+    rates: list[ListedRate]
     unreadable: list[UnreadableRow] = []
     body_sha256: str = ""
 
@@ -210,6 +231,25 @@ class AlphaVantage:
             return answer
         return SplitsAnswer(*answer)
 
+    async def rates(
+        self, since: datetime, needed_since: datetime | None = None
+    ) -> RatesAnswer | AlreadyAnswered:
+        """
+        Return the observations of the rate without risk; parameters and errors are those of `bars`.
+
+        It never raises UnknownTicker.
+        """
+        answer = await self._request(
+            RATES,
+            ticker=MATURITY,
+            since=since,
+            needed_since=needed_since or since,
+            reader=read_rates,
+        )
+        if isinstance(answer, AlreadyAnswered):
+            return answer
+        return RatesAnswer(*answer)
+
     async def _request(
         self,
         function: str,
@@ -277,9 +317,7 @@ class AlphaVantage:
         self, function: str, *, ticker: str, symbol: str, reader: RowReader[T], grant: Grant
     ) -> tuple[list[T], list[UnreadableRow], str]:
         """Send one request, and return the rows of its response, and the hash of its body."""
-        parameters = {"function": function, "symbol": symbol}
-        if function == DAILY:
-            parameters["outputsize"] = "compact"
+        parameters = _parameters(function, symbol)
         body = await self._get(parameters, grant)
         try:
             rows, unreadable = reader(body, ticker, key=self.key, now=self.clock.now())
@@ -337,6 +375,16 @@ class AlphaVantage:
             raise ProviderUnavailable(
                 f"Alpha Vantage cannot be reached ({type(error).__name__})."
             ) from None
+
+
+def _parameters(function: str, symbol: str) -> dict[str, str]:
+    """Return the parameters of a request, without the key."""
+    if function == RATES:
+        return {"function": function, "maturity": symbol, "interval": "weekly"}
+    parameters = {"function": function, "symbol": symbol}
+    if function == DAILY:
+        parameters["outputsize"] = "compact"
+    return parameters
 
 
 def _pause(failures: int, error: ProviderError) -> float:

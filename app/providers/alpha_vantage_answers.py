@@ -27,7 +27,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app.domain import splits
-from app.domain.calendar import NEW_YORK
+from app.domain.calendar import NEW_YORK, new_york_date
 from app.domain.model import Bar
 from app.domain.prompt import unify_spelling
 from app.domain.returns import DECIMAL_CONTEXT, describe_value, parse_price
@@ -47,6 +47,16 @@ _BARS = "Time Series (Daily)"
 _SPLITS = "data"
 _META_DATA = "Meta Data"
 _SYMBOL_MEMBERS = ("symbol", "ticker")
+_RATES = "data"
+# The members that describe a response with rates. They are no notice.
+_RATE_MEMBERS = ("name", "interval", "unit")
+_RATE_INTERVAL = "weekly"
+_RATE_UNIT = "percent"
+_RATE_NAME = re.compile(r"\b3[- ]?month\b")
+# The provider writes this value for a date without an observation, such as a holiday.
+_NO_OBSERVATION = "."
+# In percent a year. The highest yield of these bills so far was about 17.
+_MAX_RATE = 100
 
 _MAX_NOTICE_LENGTH = 200
 # The meaning of a notice is in its first sentences; the longest known one has some 400 characters.
@@ -86,6 +96,13 @@ class ListedSplit(Struct, frozen=True):
     effective_date: date
     factor: Decimal
     text: str
+
+
+class ListedRate(Struct, frozen=True):
+    """An observation of the rate without risk, in percent a year."""
+
+    observed_on: date
+    value_pct: Decimal
 
 
 def read_bars(
@@ -129,6 +146,26 @@ def read_splits(
     if not listed and isinstance(notice, ProviderBusy | QuotaSpent | ConfigurationError):
         raise notice
     return listed, unreadable
+
+
+def read_rates(
+    body: bytes, ticker: str, key: str, now: datetime
+) -> tuple[list[ListedRate], list[UnreadableRow]]:
+    """
+    Return the observations of a response with rates, oldest first, and the unreadable rows.
+
+    Dates without an observation are left out. Rates have no ticker: `ticker` is what names them in
+    messages. If there is no list of observations, raises the error that the response reports. `key`
+    is removed from the text of the error.
+    """
+    answer = _decode_object(body, ticker)
+    described = {name: value for name, value in answer.items() if name not in _RATE_MEMBERS}
+    try:
+        _refuse_other_rates(answer, ticker)
+        return _read_rates(answer, ticker, latest=new_york_date(now))
+    except ProviderUnavailable as error:
+        notice = _parse_notice(described, ticker=ticker, key=key, now=now)
+        raise notice or error from None
 
 
 def _decode_object(body: bytes, ticker: str) -> dict[str, Any]:
@@ -290,6 +327,74 @@ def _read_split(row: object, ticker: str) -> ListedSplit | UnreadableRow:
         return ListedSplit(day, parse_price(factor, ticker, day, what="factor"), str(factor))
     except ProviderUnavailable as error:
         return UnreadableRow(day, str(error))
+
+
+def _refuse_other_rates(answer: dict[str, Any], subject: str) -> None:
+    """
+    Raise ProviderUnavailable if the response has other rates than the requested ones.
+
+    A response that does not describe its rates is accepted.
+    """
+    name, interval, unit = (answer.get(member) for member in _RATE_MEMBERS)
+    is_right_name = isinstance(name, str) and _RATE_NAME.search(name.casefold())
+    if name is not None and not is_right_name:
+        raise ProviderUnavailable(
+            f"{subject}: Alpha Vantage answered about {describe_value(name)} instead."
+        )
+    for value, expected in ((interval, _RATE_INTERVAL), (unit, _RATE_UNIT)):
+        if value is not None and value != expected:
+            raise ProviderUnavailable(
+                f"{subject}: Alpha Vantage answered with {describe_value(value)} in place of "
+                f"{expected}."
+            )
+
+
+def _read_rates(
+    answer: dict[str, Any], subject: str, latest: date
+) -> tuple[list[ListedRate], list[UnreadableRow]]:
+    data = answer.get(_RATES)
+    if not isinstance(data, list):
+        raise _missing_data_error(answer, subject, "a list of rates")
+    rows = [_read_rate(row, subject, latest) for row in data]
+    unreadable = _unreadable_rows([row for row in rows if row is not None], subject)
+    values: dict[date, set[Decimal]] = {}
+    for row in rows:
+        if isinstance(row, ListedRate):
+            values.setdefault(row.observed_on, set()).add(row.value_pct)
+    # The rate of a day is unknown if one of its rows cannot be read, or if two rows differ.
+    unknown_days = {row.day for row in unreadable}
+    unknown_days |= {day for day, several in values.items() if len(several) > 1}
+    listed = [
+        ListedRate(day, *several)
+        for day, several in sorted(values.items())
+        if day not in unknown_days
+    ]
+    if not listed:
+        if unreadable:
+            raise ProviderUnavailable(unreadable[0].reason)
+        raise ProviderUnavailable(f"{subject}: Alpha Vantage's list of rates has no observation.")
+    return listed, unreadable
+
+
+def _read_rate(row: object, subject: str, latest: date) -> ListedRate | UnreadableRow | None:
+    """Return an observation; None if the row says that its date has none."""
+    if not isinstance(row, dict):
+        return UnreadableRow(None, f"{subject}: {describe_value(row)} is not a rate.")
+    text, value = row.get("date"), row.get("value")
+    day = _parse_day(text)
+    if day is None:
+        reason = f"{subject}: {describe_value(text)} is not a rate's day."
+        return UnreadableRow(_guess_day(text), reason)
+    if value == _NO_OBSERVATION:
+        return None
+    if day > latest:
+        return UnreadableRow(day, f"{subject}: {day} is in the future.")
+    if not isinstance(value, str) or not re.fullmatch(r"-?[0-9]{1,3}(\.[0-9]{1,12})?", value):
+        return UnreadableRow(day, f"{subject}, {day}: {describe_value(value)} is not a rate.")
+    rate = Decimal(value)
+    if abs(rate) >= _MAX_RATE:
+        return UnreadableRow(day, f"{subject}, {day}: {describe_value(value)} is not a rate.")
+    return ListedRate(day, rate)
 
 
 def _combine(day: date, texts: Sequence[str]) -> ListedSplit:

@@ -1,12 +1,13 @@
 """
 Simulators of the providers: a process on loopback that responds with their protocols.
 
-`GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY` and `SPLITS`, its limits,
-and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI,
-and `GET /v1/models/NAME` knows every model and is not logged.
-The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a model
-does. `POST /timestamp` simulates a time-stamping authority, if there is one (`--timestamp-root`).
-Paths below `/calendar` simulate a calendar of OpenTimestamps (`app.simulation.timestamp_calendar`).
+`GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY`, `SPLITS` and
+`TREASURY_YIELD`, its limits, and its notices and errors, which have the status 200.
+`POST /v1/chat/completions` simulates OpenAI, and `GET /v1/models/NAME` knows every model and is not
+logged. The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a
+model does. `POST /timestamp` simulates a time-stamping authority, if there is one
+(`--timestamp-root`). Paths below `/calendar` simulate a calendar of OpenTimestamps
+(`app.simulation.timestamp_calendar`).
 `app.simulation.faults` describes the faults that can be injected.
 
 The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
@@ -91,6 +92,13 @@ _LATEST_DAY = date(2099, 12, 31)
 
 # The seed of the time-stamping authority's root.
 _AUTHORITY_SEED = "alpha-monday"
+
+# Alpha Vantage's function with the rates, the first date that it lists here, and how long after a
+# date its rate is listed.
+_RATES = "TREASURY_YIELD"
+_FIRST_RATE = date(2015, 1, 2)
+_RATE_LISTED_AFTER = timedelta(days=4)
+_WEEK = timedelta(weeks=1)
 
 _STAMP_HEADERS = {"content-type": "application/timestamp-reply"}
 
@@ -204,7 +212,8 @@ class ProviderSimulators:
         """Return the script's fault for a request; if there is none, the random faults."""
         if name := self.script.next_fault(request):
             return [NamedFault(name, KNOWN_FAULTS[request.provider][name])]
-        if self.odd and request.provider in RANDOM_PROVIDERS:
+        is_for_rates = request.function == _RATES
+        if self.odd and request.provider in RANDOM_PROVIDERS and not is_for_rates:
             return self.odd.faults(request)
         return []
 
@@ -217,6 +226,8 @@ class ProviderSimulators:
         if self._is_quota_spent(request.at):
             return "quota", json_reply({"Information": QUOTA.format(key=request.key)})
         self._recent.append(request.at)
+        if request.function == _RATES:
+            return None, json_reply(_rates(request.at))
         ticker = request.symbol.replace("-", ".")
         answers = {"TIME_SERIES_DAILY": self._daily, "SPLITS": self._splits}
         if request.function not in answers or ticker not in SHARES:
@@ -324,6 +335,30 @@ class ProviderSimulators:
             "fault": fault,
         }
         self._log.write(msgspec.json.encode(line) + b"\n")
+
+
+def _rates(now: datetime) -> dict[str, Any]:
+    """
+    Return the weekly rates of each Friday, newest first.
+
+    They move slowly, with the days of the calendar, and a Friday near the new year has none.
+    """
+    latest = new_york_date(now) - _RATE_LISTED_AFTER
+    data: list[dict[str, str]] = []
+    day = _FIRST_RATE
+    while day <= latest:
+        value = f"{3 + (day.toordinal() // 7 % 100) / 100:.2f}"
+        if (day.month, day.day) == (1, 1):
+            value = "."
+        data.append({"date": str(day), "value": value})
+        day += _WEEK
+    data.reverse()
+    return {
+        "name": "3-Month Treasury Constant Maturity Rate",
+        "interval": "weekly",
+        "unit": "percent",
+        "data": data,
+    }
 
 
 async def _read_request_body(receive: Any) -> bytes:

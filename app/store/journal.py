@@ -8,7 +8,7 @@ from uuid import UUID
 from app.core.locks import Lock
 from app.domain import journal
 from app.domain.declarations import InForce, ProviderResponse
-from app.domain.model import Close, JournalEntry, JournalHead, JournalKind, Split
+from app.domain.model import Close, JournalEntry, JournalHead, JournalKind, Rate, Split
 from app.store import declarations
 from app.store.declarations import Declaration
 from app.store.entries import decode_content
@@ -62,12 +62,14 @@ async def append_readings(
     *,
     closes: Sequence[Close] = (),
     splits: Sequence[Split] = (),
+    rates: Sequence[Rate] | None = None,
     in_force: InForce | None,
 ) -> None:
     """
     Append the entry of a provider's response, with the readings that were kept of it.
 
-    It is appended even if no reading was kept. In a record that is not sealed, nothing is appended:
+    `rates` is given for a response with rates only, also if it is empty. The entry is appended even
+    if no reading was kept. In a record that is not sealed, nothing is appended:
     the entries of its batches and checkpoints mention the readings that they use. Only a new
     journal gets declarations first, because the response was received before any entry.
     """
@@ -84,7 +86,7 @@ async def append_readings(
         conn,
         JournalKind.READINGS,
         at=response.read_at,
-        recorded={"response": response, "closes": closes, "splits": splits},
+        recorded={"response": response, "closes": closes, "splits": splits, "rates": rates},
         batch_id=None,
         in_force=in_force,
     )

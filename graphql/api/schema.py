@@ -425,6 +425,24 @@ class Split:
     read_at: datetime = column("The time at which the split was read from the source.")
 
 
+@table("rates", "concat_ws(' ', rates.observed_on, rates.read_at)")
+class Rate:
+    """
+    A reading of the rate of a loan without risk, with its source and the time at which it was
+    read. It is the yield of three-month Treasury bills.
+    """
+
+    observed_on: date = column("The day of the observation.")
+    value_pct: Decimal = column(
+        "The rate, in percent a year.", invalid_if=is_not_a_number("rates.value_pct")
+    )
+    source: str = column(
+        "The source of the reading, such as `alphavantage TREASURY_YIELD 3month`.",
+        max_bytes=lengths.SENTENCE,
+    )
+    read_at: datetime = column("The time at which the rate was read from the source.")
+
+
 @table("pick_checkpoint_metrics")
 class PickMetric:
     """
@@ -1795,6 +1813,11 @@ class Query:
         sort_keys={"splits.effective_date": DATE, "splits.read_at": TIME},
         descending=True,
         ticker=TICKER,
+    )
+    rates: CursorConnection[Rate] = page(
+        "A page of all readings of the rate of a loan without risk, newest observation first.",
+        sort_keys={"rates.observed_on": DATE, "rates.read_at": TIME},
+        descending=True,
     )
     journal: JournalConnection = page(
         "A page of the journal, oldest entry first.",

@@ -31,6 +31,7 @@ type Query {
   picks(ticker: String!, first: Int! = 20, after: String): PickConnection!
   closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
   splits(ticker: String!, first: Int! = 20, after: String): SplitConnection!
+  rates(first: Int! = 20, after: String): RateConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
   timestamps(first: Int! = 20, after: String): TimestampConnection!
   trackRecord(series: String! = "main", from: Date, to: Date, action: Action): TrackRecord!
@@ -66,6 +67,9 @@ type CloseConnection { edges: [CloseEdge!]! nodes: [Close!]! pageInfo: PageInfo!
 type CloseEdge { cursor: String! node: Close! }
 type SplitConnection { edges: [SplitEdge!]! nodes: [Split!]! pageInfo: PageInfo! }
 type SplitEdge { cursor: String! node: Split! }
+type RateConnection { edges: [RateEdge!]! nodes: [Rate!]! pageInfo: PageInfo! }
+type RateEdge { cursor: String! node: Rate! }
+type Rate { observedOn: Date! valuePct: Decimal! source: String! readAt: DateTime! }
 type TimestampConnection {
   edges: [TimestampEdge!]! nodes: [Timestamp!]! pageInfo: PageInfo!
 }

@@ -114,6 +114,7 @@ class World:
         self.unknown: set[str] = set()
         self.opens: dict[tuple[str, date], str] = {}
         self.splits: dict[str, list[tuple[date, str]]] = {}
+        self.rates: list[tuple[date, str]] = [(date(2026, 10, 2), "3.65")]
         self.instead: list[Reply] = []  # Alpha Vantage's next responses, in place of bars
         self.model: list[Reply] = [
             make_completion(make_answer(*CHOSEN))
@@ -128,6 +129,8 @@ class World:
             return self.models(request)
         if self.instead:
             return self.instead.pop(0)
+        if request.query["function"] == "TREASURY_YIELD":
+            return says(self._rates())
         ticker = request.query["symbol"].replace("-", ".")
         if ticker in self.unknown:
             return says({"Error Message": "Invalid API call. Please retry."})
@@ -138,6 +141,14 @@ class World:
             ]
             return says({"symbol": request.query["symbol"], "data": listed})
         return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
+
+    def _rates(self) -> dict[str, Any]:
+        return {
+            "name": "3-Month Treasury Constant Maturity Rate",
+            "interval": "weekly",
+            "unit": "percent",
+            "data": [{"date": str(day), "value": value} for day, value in self.rates],
+        }
 
     def _bars(self, ticker: str) -> dict[str, Any]:
         day, bars = new_york_date(self.clock.now()) - timedelta(days=1), {}

@@ -93,6 +93,7 @@ def sealed_late(contents: list[Content], cut: int) -> list[Content]:
         "adopted": "true",
         "closes": _never_mentioned(contents[:cut], before, "closes"),
         "splits": _never_mentioned(contents[:cut], before, "splits"),
+        "rates": _never_mentioned(contents[:cut], before, "rates"),
         "generations": _open_questions(contents[:cut]),
     }
     settings = {"kind": "SETTINGS", "at": at, "settings": first["settings"], "sealed": "true"}
@@ -112,7 +113,12 @@ def _never_mentioned(
     sealed: list[Content], unsealed: list[Content], member: str
 ) -> list[dict[str, str]]:
     mentioned = [row for content in unsealed for row in content.get(member, [])]
-    read = [row for content in sealed if content["kind"] == "READINGS" for row in content[member]]
+    read = [
+        row
+        for content in sealed
+        if content["kind"] == "READINGS"
+        for row in content.get(member, [])
+    ]
     return [row for row in read if row not in mentioned]
 
 

@@ -23,7 +23,10 @@ from app.domain.verification.entries import MEMBERS, TABLES
 Content = dict[str, Any]
 Change = Callable[[list[Content]], list[Content] | None]
 
-_KEYS = {"splits": ("ticker", "effective_date", "read_at")}
+_KEYS = {
+    "splits": ("ticker", "effective_date", "read_at"),
+    "rates": ("observed_on", "read_at"),
+}
 _ID = ("id",)
 
 

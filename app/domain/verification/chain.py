@@ -50,7 +50,7 @@ Head = tuple[int, str]
 
 # The tables of readings: the journal of a record that is not sealed need not mention a reading that
 # no figure used.
-_READINGS = ("closes", "splits")
+_READINGS = ("closes", "splits", "rates")
 
 _SEQ_BYTES = 8
 

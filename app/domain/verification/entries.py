@@ -37,6 +37,7 @@ from app.domain.model import (
     JournalKind,
     Pick,
     PickMetric,
+    Rate,
     Renaming,
     Split,
 )
@@ -45,7 +46,7 @@ from app.domain.verification.discrepancies import Rule, discrepancy
 
 # A row in the form of the journal and of the API: each value is a text.
 TextRow = Mapping[str, str]
-AnyRow = Generation | Batch | Pick | Checkpoint | PickMetric | Correction | Close | Split
+AnyRow = Generation | Batch | Pick | Checkpoint | PickMetric | Correction | Close | Split | Rate
 R = TypeVar("R", bound=AnyRow)
 
 TABLES: Mapping[str, type[AnyRow]] = {
@@ -57,6 +58,7 @@ TABLES: Mapping[str, type[AnyRow]] = {
     "corrections": Correction,
     "closes": Close,
     "splits": Split,
+    "rates": Rate,
 }
 
 # The members of an entry that hold rows, each with its table.
@@ -71,9 +73,12 @@ MEMBERS = {
     "corrections": "corrections",
     "closes": "closes",
     "splits": "splits",
+    "rates": "rates",
 }
 # Those of `MEMBERS` that are lists of rows; each other member of `MEMBERS` is one row.
-_LIST_MEMBERS = frozenset({"generations", "picks", "metrics", "corrections", "closes", "splits"})
+_LIST_MEMBERS = frozenset(
+    {"generations", "picks", "metrics", "corrections", "closes", "splits", "rates"}
+)
 
 # For each kind of entry, the members that it must have and those that it may have, besides `seq`,
 # `kind` and `at`.
@@ -91,7 +96,10 @@ _MEMBERS_BY_KIND = {
     JournalKind.GENESIS: ({"genesis", "settings"}, set[str]()),
     JournalKind.SETTINGS: ({"settings"}, {"sealed"}),
     JournalKind.SERIES: ({"series"}, set[str]()),
-    JournalKind.READINGS: ({"closes", "splits"}, {"response", "adopted", "generations"}),
+    JournalKind.READINGS: (
+        {"closes", "splits"},
+        {"response", "adopted", "generations", "rates"},
+    ),
 }
 # The entries of these kinds belong to no batch.
 _KINDS_WITHOUT_BATCH = (
@@ -102,14 +110,15 @@ _KINDS_WITHOUT_BATCH = (
 )
 # The `batch_id` of an entry of a database that belongs to no batch.
 NO_BATCH = "none"
-# A READINGS entry has the members of one of these two sets, and none of the other.
+# A READINGS entry has the members of one of these two sets, and none of the other. It may also have
+# `rates`.
 _READINGS_MEMBERS = ({"response"}, {"adopted", "generations"})
 # The members that have the value true, or are absent.
 _MARKERS = ("sealed", "adopted")
 _COMMON_MEMBERS = {"seq", "kind", "at"}
 
 # One entry may mention a row of these types more than once: two figures can use one reading.
-_MAY_REPEAT = (Close, Split)
+_MAY_REPEAT = (Close, Split, Rate)
 
 # The next sets contain names of columns, whatever their table is. The rule `row-form` limits the
 # values of these columns (docs/journal.md#the-values-of-a-row). The first set has the prices and
@@ -522,6 +531,8 @@ def key_columns(table: str) -> tuple[str, ...]:
     """Return the columns that identify a row of a table."""
     if table == "splits":
         return ("ticker", "effective_date", "read_at")
+    if table == "rates":
+        return ("observed_on", "read_at")
     return ("id",)
 
 

@@ -28,6 +28,7 @@ from app.domain.model import (
     JournalKind,
     Pick,
     PickMetric,
+    Rate,
     Split,
 )
 from app.domain.tickers import TickerHistory
@@ -137,6 +138,7 @@ class JournalState:
         # those have the readings that other entries mention, because figures are based on them.
         self.read_closes: dict[UUID, Close] = {}
         self.read_splits: dict[tuple[str, date, datetime], Split] = {}
+        self.rates: dict[tuple[date, datetime], Rate] = {}
         # By ticker: the first and the last session of each response about its closes.
         self.covered: dict[str, set[tuple[date, date]]] = defaultdict(set)
 
@@ -222,6 +224,8 @@ class JournalState:
             case Split():
                 key = (row.ticker, row.effective_date, row.read_at)
                 return self.splits[row.ticker].get(key[1:]) or self.read_splits.get(key)
+            case Rate():
+                return self.rates.get((row.observed_on, row.read_at))
 
     def add_row(self, row: AnyRow, kind: JournalKind) -> None:
         """Add a row of an entry of a kind; its values replace those of an earlier mention."""
@@ -261,6 +265,8 @@ class JournalState:
             case Split():
                 self.tickers.add(row.ticker)
                 self.splits[row.ticker][row.effective_date, row.read_at] = row
+            case Rate():
+                self.rates[row.observed_on, row.read_at] = row
 
     def add_event(self, entry: ParsedEntry) -> None:
         """Add what an entry records besides its rows: its time, an ending, or a new ticker."""
@@ -279,7 +285,9 @@ class JournalState:
 
     def _add_response(self, response: ProviderResponse) -> None:
         first, last = response.first_session, response.last_session
-        if response.kind is ResponseKind.CLOSES and first is not None and last is not None:
+        if response.kind is not ResponseKind.CLOSES or response.ticker is None:
+            return
+        if first is not None and last is not None:
             self.covered[response.ticker].add((first, last))
 
     def _add_rename(self, entry: ParsedEntry) -> None:
@@ -406,6 +414,8 @@ class JournalState:
                 return f"the reading of {row.ticker} of {row.trading_day}"
             case Split():
                 return f"the split of {row.ticker} of {row.effective_date}"
+            case Rate():
+                return f"the rate of {row.observed_on}"
 
     # Rows of a forged record may name ids that no entry has. Then the message shows the id.
 

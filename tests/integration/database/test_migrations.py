@@ -428,6 +428,7 @@ def test_only_domain_tables_in_public(migrated):
         "pick_checkpoint_metrics",
         "picks",
         "profiles",
+        "rates",
         "series",
         "splits",
         "timestamps",
@@ -535,6 +536,7 @@ SPLIT = {
     "source": "test",
     "read_at": AT,
 }
+RATE = {"observed_on": "2025-12-26", "value_pct": "3.87", "source": "test", "read_at": AT}
 FIRST = chained(1, "0" * 64)
 TOKEN = {
     "seq": 1, "hash": FIRST["hash"], "kind": "RFC3161", "status": "CONFIRMED",
@@ -553,6 +555,7 @@ RECORD = [
     ("closes", {"id": id_(1), "ticker": "SPY", **CLOSE}),
     ("closes", {"id": id_(2), "ticker": "KO", **CLOSE}),
     ("splits", SPLIT),
+    ("rates", RATE),
     ("batches", {"id": id_(10), **BATCH}),
     ("batches", {"id": id_(11), **BATCH, "series": "second"}),
     ("batches", {"id": id_(12), **BATCH, **FAILED, "series": "third"}),
@@ -581,6 +584,7 @@ RECORD = [
 MORE = {
     "closes": {"id": id_(3), "ticker": "MSFT", **CLOSE},
     "splits": SPLIT | {"effective_date": "2026-01-07"},
+    "rates": RATE | {"observed_on": "2025-12-19"},
     "batches": {"id": id_(13), **BATCH, "run_date": "2026-01-12", "trading_day": "2026-01-09"},
     "picks": {"id": id_(24), **PICK, "position": 3, "ticker": "XOM"},
     "checkpoints": {
@@ -601,6 +605,7 @@ ALLOWED = [
     ("closes", {"trading_day": "2026-07-02", "read_at": at("2026-07-03 04:00")}),
     ("closes", {"read_at": at("2026-01-06 14:00"), "ticker": "KO"}),
     ("splits", {"factor": "0.1"}),
+    ("rates", {"value_pct": "-0.05"}),
     ("batches", FAILED),
     ("batches", {"status": "completed"}),
     ("picks", {"entry_open": None, "entry_close_id": None, "action": "SELL", "ticker": "BF.B"}),
@@ -650,6 +655,13 @@ REFUSED = [
     ("splits", {"ticker": "ko"}, "ticker_is_well_formed"),
     *(("splits", {"factor": factor}, "factor_is_positive") for factor in NOT_PRICES),
     ("splits", {"source": ""}, "source_is_named"),
+    ("rates", {"observed_on": "2025-12-26"}, "one_rate_reading_at_a_time"),
+    ("rates", {"observed_on": "2026-01-02"}, "observed_before_it_was_read"),
+    *(
+        ("rates", {"value_pct": value}, "value_is_a_rate")
+        for value in ("NaN", "Infinity", "-Infinity", "100", "-100")
+    ),
+    ("rates", {"source": ""}, "source_is_named"),
     ("batches", {"run_date": "2026-01-05", "trading_day": "2026-01-02"}, "one_batch_per_run_date"),
     ("batches", {"series": ""}, "series_is_named"),
     *(
@@ -869,6 +881,10 @@ CHANGES = [
     ),
     pytest.param("DELETE FROM splits", "readings_are_never_changed", id="a split deleted"),
     pytest.param(
+        "UPDATE rates SET value_pct = 3", "readings_are_never_changed", id="a rate changed"
+    ),
+    pytest.param("DELETE FROM rates", "readings_are_never_changed", id="a rate deleted"),
+    pytest.param(
         "UPDATE corrections SET reason = 'x'",
         "corrections_are_never_changed",
         id="a correction changed",
@@ -1036,6 +1052,7 @@ CHANGES = [
             ),
             ("closes", "readings_are_never_emptied"),
             ("splits", "readings_are_never_emptied"),
+            ("rates", "readings_are_never_emptied"),
             ("corrections", "corrections_are_never_emptied"),
         )
         for verb in (

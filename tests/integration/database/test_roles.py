@@ -166,6 +166,7 @@ APPEND_ONLY = (
     "public.timestamps",
     "public.closes",
     "public.splits",
+    "public.rates",
     "public.corrections",
 )
 RECORD = (

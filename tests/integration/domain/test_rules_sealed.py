@@ -309,6 +309,49 @@ def a_split_among_closes(contents):
     ]
 
 
+def rates_of(contents) -> Content:
+    """Return the first READINGS entry with rates."""
+    return next(one for one in of_kind(contents, "READINGS") if one.get("rates"))
+
+
+def rates(**values: str):
+    """Return a change of the first rate."""
+
+    def change(contents):
+        rates_of(contents)["rates"][0].update(values)
+
+    return change
+
+
+def rates_with_a_ticker(contents):
+    rates_of(contents)["response"]["ticker"] = "SPY"
+
+
+def rates_of_a_day(contents):
+    """Let the response begin after its first rate."""
+    entry = rates_of(contents)
+    entry["response"]["first_session"] = entry["rates"][1]["observed_on"]
+
+
+def rates_among_closes(contents):
+    a_response(contents)["rates"] = []
+
+
+def closes_among_rates(contents):
+    rates_of(contents)["response"].update(kind="CLOSES", ticker="SPY")
+
+
+def no_rates(contents):
+    del rates_of(contents)["rates"]
+
+
+def rates_read_twice(contents):
+    """Let the next response state a rate that the first one already has."""
+    first = rates_of(contents)
+    entries = [one for one in of_kind(contents, "READINGS") if "rates" in one and one is not first]
+    entries[0]["rates"].append(first["rates"][0])
+
+
 def neither(contents):
     del a_response(contents)["response"]
 
@@ -369,7 +412,7 @@ def never_covered(contents):
     """Let every response about the benchmark begin after the day."""
     for content in of_kind(contents, "READINGS"):
         body = content["response"]
-        if body["ticker"] == "SPY" and body.get("last_session", "") > DAY:
+        if body.get("ticker") == "SPY" and body.get("last_session", "") > DAY:
             body["first_session"] = body["last_session"]
 
 
@@ -377,7 +420,7 @@ def covered_beforehand(contents):
     """Let a response that was read before the day claim to go on after it."""
     for content in of_kind(contents, "READINGS"):
         body = content["response"]
-        if body["ticker"] == "SPY" and body.get("last_session", AFTER) < DAY:
+        if body.get("ticker") == "SPY" and body.get("last_session", AFTER) < DAY:
             body["last_session"] = AFTER
 
 
@@ -593,6 +636,16 @@ FORGERIES = [
         ),
         ("readings", "without an end", response(last_session=None)),
         ("readings", "without days", response(first_session=None, last_session=None)),
+        ("readings", "rates with a ticker", rates_with_a_ticker),
+        ("readings", "rates of a day before", rates_of_a_day),
+        ("readings", "rates among closes", rates_among_closes),
+        ("readings", "closes among rates", closes_among_rates),
+        ("readings", "no rates", no_rates),
+        ("readings", "rates twice", rates_read_twice),
+        ("readings", "rates of another source", rates(source="yahoo")),
+        ("readings", "rates read later", rates(read_at="2026-10-15T12:00:00.000000Z")),
+        ("row-form", "no rate", rates(value_pct="NaN")),
+        ("row-form", "a rate with an exponent", rates(value_pct="3e0")),
         ("unchanged", "a reading", all_of(changed_in_its_checkpoint, refigured)),
         ("members", "two kinds", lambda c: a_response(c).update(adopted="true", generations=[])),
         ("members", "neither", neither),

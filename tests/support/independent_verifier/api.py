@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "journal.md"
-ENTRIES, ROWS, CLOSES, SPLITS = re.findall(
+ENTRIES, ROWS, CLOSES, SPLITS, RATES = re.findall(
     r"```graphql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL
 )
 
@@ -27,6 +27,7 @@ MANY = {
     "corrections": "corrections",
     "closes": "closes",
     "splits": "splits",
+    "rates": "rates",
 }
 
 Row = dict[str, str]
@@ -44,6 +45,8 @@ def key_of(table: str, row: Row) -> Key:
     """Return the key that identifies a row."""
     if table == "splits":
         return table, (row["ticker"], row["effective_date"], row["read_at"])
+    if table == "rates":
+        return table, (row["observed_on"], row["read_at"])
     return table, row["id"]
 
 
@@ -127,9 +130,18 @@ OF_LATER_PROMPTS = {
 
 
 def rows(
-    url: str, series: set[str], tickers: set[str], unknown: set[str]
+    url: str,
+    series: set[str],
+    tickers: set[str],
+    *,
+    unknown: set[str],
+    has_rates: bool = False,
 ) -> Iterator[tuple[Key, Row]]:
-    """Yield all rows of the record that the API shows, without the fields that it cannot know."""
+    """
+    Yield all rows of the record that the API shows, without the fields that it cannot know.
+
+    The rates are requested only if the journal mentions some.
+    """
     query = ROWS
     for field in unknown:
         query = re.sub(rf"\n *{field}\b", "", query)
@@ -141,6 +153,9 @@ def rows(
             yield row_of("closes", close)
         for split in pages(url, SPLITS, first=100, ticker=ticker):
             yield row_of("splits", split)
+    if has_rates:
+        for rate in pages(url, RATES, first=100):
+            yield row_of("rates", rate)
 
 
 def rows_of_batch(batch: dict) -> Iterator[tuple[Key, Row]]:

@@ -61,7 +61,7 @@ OF_KIND = {
     "GENESIS": ({"genesis", "settings"}, set()),
     "SETTINGS": ({"settings"}, {"sealed"}),
     "SERIES": ({"series"}, set()),
-    "READINGS": ({"closes", "splits"}, {"response", "adopted", "generations"}),
+    "READINGS": ({"closes", "splits"}, {"response", "adopted", "generations", "rates"}),
 }
 # A READINGS entry has the members of one of these sets beside the others.
 OF_READINGS = ({"response"}, {"adopted", "generations"})
@@ -76,7 +76,7 @@ def check_members(seq: int, content: dict) -> None:
     strange = there - needed - possible
     require(not strange, "members", f"entry {seq}, a {kind}, has {strange}")
     if kind == "READINGS":
-        fits = there - needed in OF_READINGS
+        fits = there - needed - {"rates"} in OF_READINGS
         require(fits, "members", f"entry {seq} has {there}")
     for name in there:
         require(has_shape(name, content[name]), "members", f"{name} of entry {seq}")
@@ -259,6 +259,12 @@ NEEDED: dict[str, dict[str, Form]] = {
         "source": is_written,
         "read_at": is_time,
     },
+    "rates": {
+        "observed_on": is_date,
+        "value_pct": is_decimal,
+        "source": is_written,
+        "read_at": is_time,
+    },
     "ending": {
         "pick_id": is_id,
         "last_session": is_date,
@@ -307,8 +313,7 @@ NEEDED: dict[str, dict[str, Form]] = {
     "control": {"draw_version": is_text, "universe": is_text, "universe_source": is_text},
     "response": {
         "source": is_written,
-        "kind": is_one_of("CLOSES", "SPLITS"),
-        "ticker": is_ticker,
+        "kind": is_one_of("CLOSES", "SPLITS", "RATES"),
         "read_at": is_time,
         "sha256": is_text,
     },
@@ -364,6 +369,7 @@ POSSIBLE: dict[str, dict[str, Form]] = {
     "corrections": {"ticker": is_ticker, "before": is_text, "after": is_text},
     "closes": {"open": is_above_zero},
     "splits": {},
+    "rates": {},
     "ending": {},
     "renaming": {},
     "genesis": {},
@@ -378,7 +384,7 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "tools": is_truth,
     },
     "control": {},
-    "response": {"first_session": is_date, "last_session": is_date},
+    "response": {"ticker": is_ticker, "first_session": is_date, "last_session": is_date},
 }
 
 

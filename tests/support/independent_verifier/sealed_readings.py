@@ -7,7 +7,9 @@ from independent_verifier.known import Entry, moment
 from independent_verifier.refused import require
 from independent_verifier.sessions import new_york_day
 
-OTHER_LIST = {"CLOSES": "splits", "SPLITS": "closes"}
+LISTS = {"CLOSES": "closes", "SPLITS": "splits", "RATES": "rates"}
+# The column of a reading that is a day of its response.
+DAY = {"closes": "trading_day", "rates": "observed_on"}
 
 
 def check_sealed_readings(entry: Entry, declared: Declared) -> None:
@@ -18,7 +20,7 @@ def check_sealed_readings(entry: Entry, declared: Declared) -> None:
         require(new, "readings", f"{entry.where} mentions a row once more")
     elif declared.sealed:
         for key, _ in entry.rows:
-            known = key[0] not in ("closes", "splits") or key in entry.before
+            known = key[0] not in LISTS.values() or key in entry.before
             require(known, "readings", f"{entry.where}: no READINGS entry has {key}")
     if response := entry.content.get("response"):
         check_response(entry, declared, response)
@@ -41,21 +43,25 @@ def check_response(entry: Entry, declared: Declared, response: Row) -> None:
     require(both, "readings", f"{entry.where} has only one of the first and the last session")
     in_order = first is None or first <= last
     require(in_order, "readings", f"{entry.where} is from {first} to {last}")
-    if response["kind"] == "CLOSES" and last is not None:
+    if response["kind"] != "SPLITS" and last is not None:
         not_later = last <= str(new_york_day(entry.at))
         require(not_later, "readings", f"{entry.where} has a session after it was read: {last}")
-    others = entry.content[OTHER_LIST[response["kind"]]]
+    is_about_rates = response["kind"] == "RATES"
+    for fits in ("ticker" not in response, "rates" in entry.content):
+        require(fits == is_about_rates, "readings", f"{entry.where} has what only RATES have")
+    others = {table for (table, _), _ in entry.rows} - {LISTS[response["kind"]]}
     require(not others, "readings", f"{entry.where} has readings of another kind: {others}")
 
 
 def check_row(entry: Entry, response: Row, table: str, row: Row) -> None:
     """Check the rule `readings`, of a reading beside its response."""
     for column in ("ticker", "read_at"):
-        fits = row[column] == response[column]
-        require(fits, "readings", f"{entry.where}: {column} of a reading is {row[column]}")
+        fits = row.get(column) == response.get(column)
+        require(fits, "readings", f"{entry.where}: {column} of a reading is {row.get(column)}")
     fits = row["source"].startswith(response["source"])
     require(fits, "readings", f"{entry.where}: the source of a reading is {row['source']!r}")
-    if table == "closes":
+    if table in DAY:
         first, last = response.get("first_session"), response.get("last_session")
-        fits = first is not None and first <= row["trading_day"] <= last
-        require(fits, "readings", f"{entry.where}: {row['trading_day']} is not in the response")
+        day = row[DAY[table]]
+        fits = first is not None and first <= day <= last
+        require(fits, "readings", f"{entry.where}: {day} is not in the response")

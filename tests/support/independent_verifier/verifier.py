@@ -84,7 +84,15 @@ def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]
             unknown |= api.OF_SEALED_RECORDS
         if verification.prompt_versions <= {"1"}:
             unknown |= api.OF_LATER_PROMPTS
-        return dict(api.rows(url, verification.series, verification.all_tickers, unknown=unknown))
+        return dict(
+            api.rows(
+                url,
+                verification.series,
+                verification.all_tickers,
+                unknown=unknown,
+                has_rates=verification.has_rates,
+            )
+        )
     except api.RecordDamagedError as error:
         raise RecordRefused("row", str(error)) from None
 
@@ -102,6 +110,7 @@ class IndependentVerification:
         self.series = {"main"}
         self.tickers: set[str] = set()
         self.prompt_versions: set[str] = set()
+        self.has_rates = False
         self.declared = Declared()
         self.known = Known(self.declared, RecordCalendar(calendar, self.declared))
         self.decided = DecidedDays(self.known)
@@ -154,6 +163,7 @@ class IndependentVerification:
         self.series |= {row["series"] for row in named if row}
         questions = [content.get("generation"), *content.get("generations", [])]
         self.prompt_versions |= {row["prompt_version"] for row in questions if row}
+        self.has_rates = self.has_rates or bool(content.get("rates"))
         for member in ("closes", "splits", "picks"):
             self.tickers |= {row["ticker"] for row in content.get(member, [])}
 
@@ -250,7 +260,7 @@ def check_rows(known: Known, record: dict[Key, Row], seen: int) -> None:
         last = known.newest.get(key)
         if last is None:
             open_question = key[0] == "generations" and "accepted" not in row
-            unused = open_question or key[0] in ("closes", "splits")
+            unused = open_question or key[0] in ("closes", "splits", "rates")
             need_not = unused and not known.declared.sealed
             require(need_not, "row", f"no entry mentions {key}")
             if key[0] == "closes":

@@ -10,10 +10,13 @@ import re
 from app.domain import calendar
 from app.domain.declarations import ProviderResponse, ResponseKind
 from app.domain.journal import to_text
-from app.domain.model import SHA256_PATTERN, Close, JournalKind, Split
+from app.domain.model import SHA256_PATTERN, Close, JournalKind, Rate, Split
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import AnyRow, Mention, ParsedEntry
 from app.domain.verification.state import JournalState, locate
+
+# The type of the readings that a response of a kind has.
+_TYPES = {ResponseKind.CLOSES: Close, ResponseKind.SPLITS: Split, ResponseKind.RATES: Rate}
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
@@ -29,7 +32,11 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
         raise discrepancy(
             Rule.READINGS, f"Entry {entry.seq} of the journal: its response: {problem}."
         )
-    readings: list[Close | Split] = [*entry.rows(Close), *entry.rows(Split)]
+    readings: list[Close | Split | Rate] = [
+        *entry.rows(Close),
+        *entry.rows(Split),
+        *entry.rows(Rate),
+    ]
     for row in readings:
         problem = _reading_problem(row, entry.response)
         if problem is not None:
@@ -41,7 +48,7 @@ def _check_first_mentions(entry: ParsedEntry, state: JournalState) -> None:
     if not state.is_sealed:
         return
     for mention in entry.mentions:
-        if mention.before is None and isinstance(mention.row, Close | Split):
+        if mention.before is None and isinstance(mention.row, Close | Split | Rate):
             raise discrepancy(
                 Rule.READINGS,
                 f"{locate(entry, state, mention.row)}: it is first mentioned in a {entry.kind} "
@@ -67,6 +74,8 @@ def _key(mention: Mention) -> object:
     row: AnyRow = mention.row
     if isinstance(row, Split):
         return row.ticker, row.effective_date, row.read_at
+    if isinstance(row, Rate):
+        return row.observed_on, row.read_at
     return row.id
 
 
@@ -79,23 +88,27 @@ def _response_problem(
         return f"source is {response.source[:80]!r}, but no settings name this source of prices"
     if response.read_at != entry.at:
         return f"read_at is {to_text(response.read_at)}, but the entry's at is {to_text(entry.at)}"
+    if (response.ticker is None) != (response.kind is ResponseKind.RATES):
+        return "it must have a ticker, except for rates"
     first, last = response.first_session, response.last_session
     if (first is None) != (last is None):
         return "it has only one of first_session and last_session"
     if first is not None and last is not None and first > last:
         return f"first_session is {first}, after last_session, {last}"
-    if response.kind is ResponseKind.CLOSES and last is not None:
+    if response.kind is not ResponseKind.SPLITS and last is not None:
         read_on = calendar.new_york_date(response.read_at)
         if last > read_on:
             return f"last_session is {last}, after {read_on}, the day on which it was read"
-    other = entry.rows(Split) if response.kind is ResponseKind.CLOSES else entry.rows(Close)
-    if other:
+    if ("rates" in entry.content) != (response.kind is ResponseKind.RATES):
+        return f"kind is {response.kind}, but the member rates belongs to RATES alone"
+    expected = _TYPES[response.kind]
+    if any(not isinstance(mention.row, expected) for mention in entry.mentions):
         return f"kind is {response.kind}, but the entry has other readings"
     return None
 
 
-def _reading_problem(row: Close | Split, response: ProviderResponse) -> str | None:
-    if row.ticker != response.ticker:
+def _reading_problem(row: Close | Split | Rate, response: ProviderResponse) -> str | None:
+    if not isinstance(row, Rate) and row.ticker != response.ticker:
         return f"its ticker is {row.ticker}, but the response is about {response.ticker}"
     if row.read_at != response.read_at:
         return (
@@ -106,7 +119,11 @@ def _reading_problem(row: Close | Split, response: ProviderResponse) -> str | No
         return f"its source is {row.source[:80]!r}, but that of the response is {response.source!r}"
     if isinstance(row, Split):
         return None
+    if isinstance(row, Close):
+        name, day = "trading_day", row.trading_day
+    else:
+        name, day = "observed_on", row.observed_on
     first, last = response.first_session, response.last_session
-    if first is None or last is None or not first <= row.trading_day <= last:
-        return f"its trading_day is not in the response, which has the days {first} to {last}"
+    if first is None or last is None or not first <= day <= last:
+        return f"its {name} is not in the response, which has the days {first} to {last}"
     return None
