@@ -145,7 +145,7 @@ def check_first_mention(entry: Entry) -> None:
     """Check the rule `first-mention`."""
     for key, row in entry.rows:
         table = key[0]
-        if table in ("closes", "splits"):
+        if table in ("closes", "splits", "rates"):
             continue
         if was := entry.before.get(key):
             news = is_new_mention(entry=entry, table=table, was=was, row=row)
