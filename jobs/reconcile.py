@@ -9,6 +9,7 @@ Because of an advisory lock, only one process at a time does a round. A round ha
 - start this Monday's run if the weekly job was lost, and record missed Mondays;
 - defer retakes of skipped checkpoints once a day, the jobs for late splits and for rates,
   heartbeats, and the publication of the journal's head;
+- hold the yearly checks that are due;
 - report processes that record with different settings;
 - defer lost jobs of timestamps and alerts, and delete old jobs and messages.
 
@@ -38,6 +39,7 @@ from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn, row_factory
 from jobs import (
     alerts,
+    checks,
     daily,
     heartbeat,
     late_splits,
@@ -183,6 +185,7 @@ async def run_round(
         await _run_step(conn, timestamps.defer_lost_check, context)
         await _run_step(conn, heartbeat.defer_if_morning_is_good, context)
         await _run_step(conn, published_heads.defer_if_due, context)
+        await _run_step(conn, checks.hold_due, context)
         await _run_step(conn, _report_alternating_settings, context)
         await _run_step(conn, alerts.reconcile, context, retention=RETENTION)
         await _run_step(conn, heartbeat.give_up_and_delete_old, context, retention=RETENTION)

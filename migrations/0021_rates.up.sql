@@ -31,3 +31,9 @@ FROM (
     WHERE kind IN ('READINGS', 'CHECK') AND content LIKE '%"rates":[{%'
 ) AS mentioned
 ON CONFLICT DO NOTHING;
+
+-- The kinds of entries that later versions write, as in migration 0014: CHECK and RULES are not among them any more.
+ALTER TABLE journal DROP CONSTRAINT journal_kind_is_known;
+ALTER TABLE journal ADD CONSTRAINT journal_kind_is_known CHECK (
+    kind IN ('GENERATION', 'BATCH', 'CHECKPOINT', 'CORRECTION', 'FAILURE', 'PICK_ENDED', 'PICK_RENAMED',
+        'GENESIS', 'SETTINGS', 'SERIES', 'READINGS', 'CHECK', 'RULES', 'NOTE', 'EXTENSION'));

@@ -143,8 +143,13 @@ class JournalKind(DescribedEnum):
         "READINGS",
         "A provider's response was read: its readings of prices, splits or rates.",
     )
-    CHECK = "CHECK", "A yearly check was held. This version writes no such entry."
-    RULES = "RULES", "The rules of the yearly checks have changed. This version writes none."
+    CHECK = "CHECK", "A yearly check was held: its figures, Holm's order and its findings."
+    RULES = "RULES", "The rules of the yearly checks, and the first check that they decide."
+    NOTE = "NOTE", "An entry of a kind that only later versions write. This version writes none."
+    EXTENSION = (
+        "EXTENSION",
+        "An entry of another kind that only later versions write. This version writes none.",
+    )
 
 
 class SeriesKind(DescribedEnum):

@@ -21,13 +21,17 @@ whole check, whatever the dependence between the series (Holm, S. (1979), A simp
 rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70).
 """
 
+import decimal
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from itertools import chain
 
 from msgspec import Struct
 
-from app.domain.model import DescribedEnum
+from app.domain import calendar
+from app.domain.model import DescribedEnum, Rate
+from app.domain.returns import DECIMAL_CONTEXT
 from app.domain.statistics import Points
 
 # A series with fewer complete weeks is not tested.
@@ -35,6 +39,12 @@ MIN_WEEKS = 30
 WEEKS_BETWEEN_CHECKS = 52
 # The risk that any check of the record finds a series wrongly.
 SIGNIFICANCE = 0.05
+
+# A check waits this long for the batches that it counts.
+_HELD_AFTER = timedelta(days=21)
+# The yield of a date is published some days later.
+_RATE_AGE = timedelta(days=7)
+_DAYS_PER_YEAR = 365
 
 _WEEK = timedelta(weeks=1)
 _FORTNIGHT = 2 * _WEEK
@@ -56,13 +66,13 @@ class BatchResult(Struct, frozen=True, kw_only=True):
     The figures of a batch that a check counts.
 
     `benchmark` is the change of the benchmark in each of the two weeks, and `risk_free` the rate of
-    a loan without risk for each, all in percent. A change is None if there is no reading for it.
+    a loan without risk for each, all in percent. A value is None if there is no reading for it.
     """
 
     monday: date
     picks: Sequence[PickResult]
     benchmark: tuple[float | None, float | None]
-    risk_free: tuple[float, float]
+    risk_free: tuple[float | None, float | None]
 
 
 class Side(DescribedEnum):
@@ -134,8 +144,8 @@ def evaluate(batches: Sequence[BatchResult]) -> SeriesEvaluation:
     """
     Return the evaluation of a series.
 
-    If a change of the benchmark is missing, the series has no probability, and nothing is found: a
-    week without it could not be compared, and a guess could be made in the series' favour.
+    If a change of the benchmark or a rate is missing, the series has no probability, and nothing is
+    found: a week without it could not be compared, and a guess could be made in the series' favour.
     """
     picks = chain.from_iterable(batch.picks for batch in batches)
     observed = list(chain.from_iterable(_observed_weeks(pick) for pick in picks))
@@ -206,17 +216,18 @@ def _points(batches: Sequence[BatchResult], fill: float) -> Points | None:
     """
     Return a point for each calendar week: the benchmark's change less the rate, and the excess.
 
-    None if a change of the benchmark is missing.
+    None if a change of the benchmark or a rate is missing.
     """
     weeks: dict[date, list[tuple[float, float]]] = {}
     for batch in batches:
         alphas = zip(*(_filled(pick, fill) for pick in batch.picks), strict=True)
         parts = zip(_weeks_of(batch), batch.benchmark, batch.risk_free, alphas, strict=True)
         for week, change, rate, of_picks in parts:
-            if change is None:
+            if change is None or rate is None:
                 return None
             held = weeks.setdefault(week, [])
-            held.extend((change - rate, alpha) for alpha in of_picks)
+            beyond_rate = change - rate
+            held.extend((beyond_rate, alpha) for alpha in of_picks)
     points = Points()
     for _, held in sorted(weeks.items()):
         x = sum(change for change, _ in held) / len(held)
@@ -255,6 +266,35 @@ def risk_of_check(number: int) -> float:
 def check_date(first_monday: date, number: int) -> date:
     """Return the date of a check: 52 weeks after the one before, from the first Monday on."""
     return first_monday + number * WEEKS_BETWEEN_CHECKS * _WEEK
+
+
+def held_at(on: date) -> datetime:
+    """Return the time from which the check of a date is held."""
+    return calendar.from_new_york(on + _HELD_AFTER, calendar.DUE_TIME)
+
+
+def rate_of_week(rates: Mapping[date, Rate], first_session: date) -> Rate | None:
+    """
+    Return the observation that gives the rate of a week which begins at the close of a session.
+
+    It is the newest one that is dated at least seven days before. `rates` has the reading in force
+    of each day.
+    """
+    latest = first_session - _RATE_AGE
+    day = max((day for day in rates if day <= latest), default=None)
+    if day is None:
+        return None
+    return rates[day]
+
+
+def risk_free_pct(rate: Rate, first_session: date, last_session: date) -> Decimal:
+    """
+    Return the rate without risk between two sessions, in percent.
+
+    For example, 3.65 percent a year for seven days: 3.65 * 7 / 365 = 0.07.
+    """
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        return rate.value_pct * (last_session - first_session).days / _DAYS_PER_YEAR
 
 
 def counted_batches(batches: Iterable[BatchResult], on: date) -> list[BatchResult]:

@@ -214,6 +214,13 @@ async def list_run_dates(conn: Conn, series: str) -> set[date]:
     return {run_date for (run_date,) in await cursor.fetchall()}
 
 
+async def first_run_date(conn: Conn) -> date | None:
+    """Return the earliest Monday of all batches; None without a batch."""
+    cursor = await conn.execute("SELECT min(run_date) FROM batches")
+    (first,) = await cursor.fetchone() or (None,)
+    return first
+
+
 async def first_baseline(conn: Conn) -> date | None:
     """Return the earliest baseline session of all batches; None if no batch has picks."""
     cursor = await conn.execute("SELECT min(trading_day) FROM batches")

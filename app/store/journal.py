@@ -123,6 +123,13 @@ async def newest_of_kind(conn: Conn, kind: JournalKind) -> JournalEntry | None:
     )
 
 
+async def count_of_kind(conn: Conn, kind: JournalKind) -> int:
+    """Return the number of entries of a kind."""
+    cursor = await conn.execute("SELECT count(*) FROM journal WHERE kind = %s", (kind,))
+    (count,) = await cursor.fetchone() or (0,)
+    return count
+
+
 async def head(conn: Conn) -> JournalHead | None:
     """
     Return the head of the newest entry, or None if the journal is empty.

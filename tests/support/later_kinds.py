@@ -19,8 +19,8 @@ FIRST_KINDS = (
 
 # For each kind that only later versions write, what an entry of it may hold.
 LATER_KINDS: dict[JournalKind, dict[str, object]] = {
-    JournalKind.CHECK: {"check": {"k": 1, "findings": []}},
-    JournalKind.RULES: {"rules": "a text", "batch": {"id": "no batch"}},
+    JournalKind.NOTE: {"note": {"k": 1, "findings": []}},
+    JournalKind.EXTENSION: {"extension": "a text", "batch": {"id": "no batch"}},
 }
 
 # After this statement, the entries of each transaction are followed by one of a later kind. The

@@ -41,6 +41,7 @@ from app.domain.verification.rules import (
     marks,
     price_claims,
     prices,
+    yearly_checks,
 )
 from app.domain.verification.state import JournalState
 from app.errors import Discrepancy
@@ -155,6 +156,7 @@ class Verification:
             series=entries.parse_series(seq, content),
             response=entries.parse_member(seq, content, member="response", type_=ProviderResponse),
         )
+        self.state.head = (self.seq, self.hash)
         check(parsed, self.state)
         self.seq, self.hash = seq, entry["hash"]
 
@@ -247,6 +249,7 @@ class Verification:
     def check_whole_record(self) -> None:
         """Check the rules about the whole record. Call this if `first_mismatch` returned None."""
         gaps.check_end(self.state)
+        yearly_checks.check_end(self.state)
         closures.check_end(self.state)
         figures.check_end(self.state)
         prices.check_end(self.state)

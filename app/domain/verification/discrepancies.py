@@ -73,6 +73,10 @@ class Rule(StrEnum):
     ENDING = "ending"
     RENAMING = "renaming"
     FORCED_RENAME = "forced-rename"
+    # Yearly checks
+    RULES = "rules"
+    CHECK = "check"
+    EVERY_CHECK = "every-check"
     # Rows
     ROW = "row"
     # Timestamps

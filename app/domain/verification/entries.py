@@ -100,6 +100,8 @@ _MEMBERS_BY_KIND = {
         {"closes", "splits"},
         {"response", "adopted", "generations", "rates"},
     ),
+    JournalKind.CHECK: ({"check", "rates"}, set[str]()),
+    JournalKind.RULES: ({"rules"}, set[str]()),
 }
 # The entries of these kinds belong to no batch.
 _KINDS_WITHOUT_BATCH = (
@@ -107,6 +109,8 @@ _KINDS_WITHOUT_BATCH = (
     JournalKind.SETTINGS,
     JournalKind.SERIES,
     JournalKind.READINGS,
+    JournalKind.CHECK,
+    JournalKind.RULES,
 )
 # The `batch_id` of an entry of a database that belongs to no batch.
 NO_BATCH = "none"

@@ -2,9 +2,9 @@
 
 from bisect import insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from app.domain import model
@@ -95,6 +95,14 @@ class JournalState:
 
         # The series of a record that was sealed late; None if it was sealed from the beginning.
         self.series_before_seal: frozenset[str] | None = None
+
+        # Yearly checks: the newest SERIES entry of each series as it was written, the time of the
+        # RULES entry, and the number of checks that were held.
+        self.series_terms: dict[str, Mapping[str, Any]] = {}
+        self.rules_at: datetime | None = None
+        self.held_checks = 0
+        # The number and the hash of the entry before the one that is checked.
+        self.head = (0, "")
 
         self.figures = 0
         self.series = {model.SERIES}
@@ -280,6 +288,9 @@ class JournalState:
             self.endings[entry.ending.pick_id] = entry.ending
         if entry.kind is JournalKind.PICK_RENAMED:
             self._add_rename(entry)
+        series = entry.content.get("series")
+        if isinstance(series, dict) and isinstance(series.get("name"), str):
+            self.series_terms[series["name"]] = series
         if entry.response is not None:
             self._add_response(entry.response)
 

@@ -46,6 +46,8 @@ NAMES = [
     "older_versions",
     "profiles",
     "series",
+    "rates",
+    "model_ends",
 ]
 LAST = len(NAMES)
 

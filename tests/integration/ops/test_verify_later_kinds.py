@@ -76,7 +76,7 @@ async def test_a_whole_life_between_later_entries(eventful_between):
 
 async def test_a_discrepancy_beside_later_entries(copy):
     """This version may not know all rules of such a record, and says so."""
-    append(copy, JournalKind.CHECK, {})
+    append(copy, JournalKind.NOTE, {})
     changed(copy, "UPDATE picks SET reasoning = 'another' WHERE position = 2")
     for text in await discrepancies(copy):
         assert "(rule: row)" in text
@@ -143,16 +143,16 @@ def changed_content(content: str, **members: object) -> str:
     ("column", "value", "message"),
     [
         pytest.param(
-            "kind", "RULES", "its kind is 'RULES', but its content says 'CHECK'", id="kind"
+            "kind", "EXTENSION", "its kind is 'EXTENSION', but its content says 'NOTE'", id="kind"
         ),
         pytest.param("at", datetime(2026, 1, 1, tzinfo=UTC), "its at is '2026-01-01", id="time"),
         pytest.param("hash", "0" * 64, "but its content gives", id="hash"),
         pytest.param("previous", "f" * 64, "follows the hash ffff", id="previous"),
-        pytest.param("content", '{"kind": "CHECK"}', "but its content gives", id="content"),
+        pytest.param("content", '{"kind": "NOTE"}', "but its content gives", id="content"),
     ],
 )
 async def test_a_link_must_fit(copy, column, value, message):
-    entry = append(copy, JournalKind.CHECK, {})
+    entry = append(copy, JournalKind.NOTE, {})
     with unguarded(copy) as conn:
         conn.execute(f"UPDATE journal SET {column} = %s WHERE seq = %s", (value, entry.seq))
     for text in await discrepancies(copy):
@@ -171,7 +171,7 @@ async def test_rows_in_a_link_are_no_mention(copy):
             content = text
             kind = json.loads(text)["kind"]
             if number == seq:
-                kind = "CHECK"
+                kind = "NOTE"
                 content = changed_content(text, kind=kind)
             hash = journal.entry_hash(before, content)
             conn.execute(
@@ -188,7 +188,7 @@ async def test_rows_in_a_link_are_no_mention(copy):
 
 
 def test_the_independent_verifier_counts_links(copy):
-    kinds = (JournalKind.CHECK, JournalKind.RULES)
+    kinds = (JournalKind.NOTE, JournalKind.EXTENSION)
     for kind in kinds:
         append(copy, kind, LATER_KINDS[kind])
     verification = IndependentVerification(SessionCalendar(()))

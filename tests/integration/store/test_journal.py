@@ -342,7 +342,7 @@ def an_entry(after: JournalEntry, **changes: object) -> dict[str, object]:
         pytest.param(
             {"previous": "f" * 64}, "an_entry_follows_the_head", id="an unknown previous hash"
         ),
-        pytest.param({"kind": "NOTE"}, "journal_kind_is_known", id="an unknown kind"),
+        pytest.param({"kind": "MEMO"}, "journal_kind_is_known", id="an unknown kind"),
     ],
 )
 async def test_refused_entries(pool, changes, name):

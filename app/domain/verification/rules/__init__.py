@@ -21,6 +21,7 @@ from app.domain.verification.rules import (
     prices,
     questions,
     responses,
+    yearly_checks,
 )
 from app.domain.verification.state import JournalState
 
@@ -43,6 +44,7 @@ _CHECKS = (
     marks.check,
     counted_splits.check,
     price_claims.check,
+    yearly_checks.check,
     changes.check,
 )
 

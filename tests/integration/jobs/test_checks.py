@@ -1,0 +1,163 @@
+"""
+Yearly checks: written once when they are due, from the entries of the journal before.
+
+The kind: a record that reaches the time of a check. Members tried: a record that is sealed and one
+that is not, the hour before, two processes, two checks at once after an outage, a pick without a
+close at its result, a late check, and a record whose check was left out.
+"""
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+from job_context import CHOSEN, MONDAY, JobHarness, new_york, run_until_done
+from job_context import clock as clock
+from job_context import harness as harness
+from sealing import unseal
+
+from app.domain.calendar import due_at
+from app.domain.check_contents import RULES_SHA256
+from app.errors import Discrepancy
+from app.ops.verify import open_database as record_at
+from app.ops.verify import verify
+from jobs import checks, daily, rates, reconcile, weekly
+
+WEEK = timedelta(weeks=1)
+ON = MONDAY + 52 * WEEK
+HELD = ON + timedelta(days=21)
+
+
+async def a_fortnight(harness: JobHarness) -> None:
+    """Make a batch and its checkpoints, and read the rates of its first Sunday."""
+    harness.world.rates = [(MONDAY - timedelta(days=24), "3.65")]
+    batch = await harness.make_batch()
+    for day in range(1, 15):
+        harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
+        await run_until_done(harness, lambda day=day: daily.take(harness.context, batch.id, day))
+    harness.clock.time = new_york(MONDAY + timedelta(days=13), 11)
+    await rates.refresh(harness.context, MONDAY + timedelta(days=13))
+
+
+async def hold(harness: JobHarness, hour: int = 9, day=HELD) -> int:
+    """Hold what is due at a time, as a round of the reconciliation does."""
+    harness.clock.time = new_york(day, hour)
+    async with harness.context.pool.connection() as conn, conn.transaction():
+        await weekly.record_missed_mondays(conn, harness.context)
+        return await checks.hold_due(conn, harness.context)
+
+
+async def contents(harness: JobHarness, kind: str) -> list[dict]:
+    return [json.loads(one.content) for one in await harness.journal() if one.kind == kind]
+
+
+async def check_record(database: str) -> None:
+    async with record_at(database) as source:
+        await verify(source, heads=[], report_progress=lambda *_: None)
+
+
+async def test_a_check_is_held_once(harness, database):
+    await a_fortnight(harness)
+    assert await hold(harness, 8) == 0
+    (rules,) = await contents(harness, "RULES")
+    assert rules["rules"] == {"version": "1", "sha256": RULES_SHA256, "from_check": "1"}
+    before = (await harness.journal())[-1]
+    assert await hold(harness) == 1
+    assert await hold(harness, 10) == 0
+    (entry,) = await contents(harness, "CHECK")
+    assert entry["check"]["head"] == {"seq": str(before.seq), "hash": before.hash}
+    assert [rate["value_pct"] for rate in entry["rates"]] == ["3.65"]
+    (series,) = entry["check"].pop("series")
+    assert entry["check"] == {
+        "number": "1",
+        "on": str(ON),
+        "late": "false",
+        "rules": "1",
+        "head": {"seq": str(before.seq), "hash": before.hash},
+        "risk": "0.025000000",
+        "order": [],
+        "findings": [],
+    }
+    assert series["name"] == "main"
+    assert (series["weeks"], series["imputed"]) == ("2", "0")
+    # Monday's batch has picks, and the other 51 Mondays of the year have none.
+    assert (series["tested"], series["reason"]) == ("false", "FAILED_MONDAYS")
+    assert series["failed_mondays"] == "51"
+    await check_record(database)
+
+
+async def test_two_processes_hold_one_check(harness, database):
+    await a_fortnight(harness)
+    harness.clock.time = new_york(HELD)
+    await asyncio.gather(*(reconcile.run_round(harness.context) for _ in range(3)))
+    assert len(await contents(harness, "CHECK")) == 1
+    assert len(await contents(harness, "RULES")) == 1
+    await check_record(database)
+
+
+async def test_checks_after_an_outage(harness, database):
+    """Two checks are due, and both are held at once; failed Mondays are counted."""
+    await a_fortnight(harness)
+    await hold(harness, day=MONDAY + timedelta(days=15))
+    assert await hold(harness, day=HELD + 52 * WEEK) == 2
+    first, second = await contents(harness, "CHECK")
+    assert (first["check"]["number"], second["check"]["number"]) == ("1", "2")
+    assert first["check"]["late"] == second["check"]["late"] == "false"
+    (series,) = second["check"]["series"]
+    assert (series["failed_mondays"], series["reason"]) == ("52", "FAILED_MONDAYS")
+    await check_record(database)
+
+
+async def test_a_check_that_was_due_before_its_rules_is_late(harness, database):
+    await a_fortnight(harness)
+    assert await hold(harness, day=HELD + WEEK) == 1
+    (entry,) = await contents(harness, "CHECK")
+    assert entry["check"]["late"] == "true"
+    await check_record(database)
+
+
+async def test_a_record_that_is_not_sealed(harness, database):
+    await a_fortnight(harness)
+    unseal(database)
+    assert await hold(harness, day=HELD) == 1
+    (entry,) = await contents(harness, "CHECK")
+    assert len(entry["rates"]) == 1
+    await check_record(database)
+
+
+@pytest.mark.parametrize("missing", ["result", "middle"])
+async def test_only_the_pick_without_a_close_has_a_gap(harness, database, missing):
+    """The checkpoint is skipped, but the other two picks have readings of its session."""
+    session = MONDAY + timedelta(days=11 if missing == "result" else 4)
+    first = CHOSEN[0]
+    harness.world.absent.add((first, session))
+    for ticker, price in zip(CHOSEN[1:], ("84.0000", "7.7000"), strict=True):
+        harness.world.closes[ticker, session] = price
+    await a_fortnight(harness)
+    await hold(harness)
+    (entry,) = await contents(harness, "CHECK")
+    (series,) = entry["check"]["series"]
+    assert (series["weeks"], series["imputed"]) == ("2", "2")
+    # The second pick is a BUY of 80 to 84 (+5 %), the third a SELL of 7 to 7.7 (-10 %). The lowest
+    # and the highest weekly alpha are those of these two picks. The gap of the first pick gets -10
+    # for better in the week that ends at the session, and 5 for worse.
+    if missing == "result":
+        # Week 1 is 0. Week 2: (-10 + 5 - 10) / 3 = -5 and (5 + 5 - 10) / 3 = 0. Mean: half of it.
+        assert series["better"]["mean_pct"] == "-2.500000"
+        assert series["worse"]["mean_pct"] == "0.000000"
+    else:
+        # The second week of each pick undoes its first: the highest weekly alpha is 10, of the
+        # SELL that falls back. So all weeks together have a mean of 0 on both sides.
+        assert series["better"]["mean_pct"] == series["worse"]["mean_pct"] == "0.000000"
+    await check_record(database)
+
+
+async def test_a_check_that_was_left_out_is_missing(harness, database):
+    await a_fortnight(harness)
+    await hold(harness, day=MONDAY + timedelta(days=15))
+    for week in (53, 56, 57, 58, 59):
+        harness.clock.time = new_york(MONDAY + week * WEEK, 10)
+        async with harness.context.pool.connection() as conn, conn.transaction():
+            await weekly.record_missed_mondays(conn, harness.context)
+    with pytest.raises(Discrepancy, match="rule: every-check"):
+        await check_record(database)
