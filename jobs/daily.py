@@ -15,7 +15,7 @@ from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.domain import calendar, measurement
+from app.domain import calendar, measurement, request_plan
 from app.domain.calendar import Calendar
 from app.domain.measurement import ShareHistory
 from app.domain.model import (
@@ -34,7 +34,7 @@ from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgain
 from app.store import batches, checkpoints, opens, share_histories
 from app.store.checkpoints import DueCheckpoint, RelatedChanges
 from app.store.rows import Conn
-from jobs import alerts, queue_tables, splits, timestamps
+from jobs import alerts, late_splits, queue_tables, splits, timestamps
 from jobs.context import Context
 from jobs.in_force import effective_calendar
 from jobs.prices import fetch_closes, is_traded
@@ -42,10 +42,10 @@ from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
 
-# The longest time that a checkpoint waits for older checkpoints.
-_MAX_WAIT_FOR_OLDER = timedelta(minutes=5)
+# The longest time that a checkpoint waits for others while none of them ends.
+_MAX_WAIT_FOR_OTHERS = timedelta(minutes=5)
 
-# Seconds between two checks of whether older checkpoints are still being taken.
+# Seconds between two checks of whether other checkpoints are still being taken.
 _POLL_INTERVAL = 0.5
 
 # For how long a job may use readings after it has begun to read them. Meanwhile, another process
@@ -129,7 +129,10 @@ async def take(context: Context, batch_id: UUID, day: int, *, retake: bool = Fal
     if day in calendar.SPLIT_CHECK_DAYS:
         bind_contextvars(step="splits")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
-        await splits.refresh_on_sunday(context, batch, tickers=tickers, day=day)
+        without_room = await splits.refresh_on_sunday(context, batch, tickers=tickers, day=day)
+        if without_room:
+            log.info("splits wait for the quota", tickers=without_room)
+            await late_splits.defer_rest(context, batch, day=day)
 
 
 class _Target(Struct, frozen=True, kw_only=True):
@@ -161,7 +164,7 @@ async def _measure_or_skip(context: Context, target: _Target, *, picks: Sequence
     needed_since = calendar.due_at(batch.run_date, day)
     if target.stored:
         needed_since = calendar.latest_price_request_at(context.now())
-    await _wait_for_older(context, batch, day)
+    await _wait_for_turn(context, batch, day)
     read_at = context.now()
     tickers = [batch.benchmark_symbol]
     tickers += [histories[pick.id].ticker_on(session) for pick in picks if pick.id not in ended]
@@ -209,25 +212,45 @@ async def _find_session(context: Context, target: _Target) -> date | None:
     return None
 
 
-async def _wait_for_older(context: Context, batch: Batch, day: int) -> None:
+async def _wait_for_turn(context: Context, batch: Batch, day: int) -> None:
     """
-    Wait while another job takes an earlier checkpoint: one of an older batch, or of this batch.
+    Wait while other jobs take checkpoints that come before this one.
 
-    The wait ends after at most five minutes. There are two reasons to wait:
+    These are the checkpoints of older batches, those of earlier days of batches of the same Monday,
+    and those of the same day of series whose turn comes first today (`request_plan.in_turn`).
+
+    The wait ends when none of these jobs has ended for five minutes. There are two reasons to wait:
 
     - The quota may be too small for two checkpoints. If both were taken at the same time, each
       would get a part of the quota, and both would fail.
     - Missed checkpoints should be taken in order: older batches first, and earlier days first.
     """
-    until = context.now() + _MAX_WAIT_FOR_OLDER
-    while context.now() < until:
-        async with transaction(context.pool, notify=False) as conn:
-            is_older_running = await queue_tables.is_older_checkpoint_running(
-                conn, task=take_checkpoint.name, run_date=batch.run_date, day=day
-            )
-        if not is_older_running:
+    waits_until = context.now() + _MAX_WAIT_FOR_OTHERS
+    ahead_before = None
+    while context.now() < waits_until:
+        ahead = await _count_ahead(context, batch, day)
+        if ahead == 0:
             return
+        if ahead_before is not None and ahead < ahead_before:
+            waits_until = context.now() + _MAX_WAIT_FOR_OTHERS
+        ahead_before = ahead
         await context.sleep(_POLL_INTERVAL)
+
+
+async def _count_ahead(context: Context, batch: Batch, day: int) -> int:
+    """Return how many checkpoints that come before the given one are being taken."""
+    async with transaction(context.pool, notify=False) as conn:
+        running = await queue_tables.list_running_checkpoints(conn, take_checkpoint.name)
+        names = await batches.list_series(conn, batch.run_date)
+    turns = request_plan.in_turn(names, calendar.new_york_date(context.now()))
+
+    def place(series: str, run_date: date, day: int) -> tuple[date, int, int]:
+        # Series without a batch of this Monday are in other places of the order anyway.
+        turn = turns.index(series) if series in turns else 0
+        return run_date, day, turn
+
+    own = place(batch.series, batch.run_date, day)
+    return sum(place(one.series, one.run_date, one.day) < own for one in running)
 
 
 def _filter_ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:

@@ -1,5 +1,5 @@
 """
-Late splits: splits that are requested on two Sundays after a batch's fortnight.
+Late splits: splits that are requested on two Sundays after a batch's fortnight, or after a Sunday.
 
 Spin-offs and small splits are often listed weeks after they came into force. Such a split corrects
 the figures of completed batches (see `corrections.correct_after_split`). Each batch gets one job
@@ -8,30 +8,29 @@ that begins on it.
 
 Reconciliation defers these jobs. The weekly job does not defer them when it makes a batch, because
 batches that an older version of the weekly job made would then have no such jobs.
+
+The same task requests what the Sundays of the fortnight itself left out, because the quota had no
+room (`defer_rest`).
 """
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import Batch
 from app.errors import AlphaMondayError, TryAgainAt
 from app.store import batches
 from app.store.rows import Conn
-from jobs import alerts, messages, queue_tables, splits
+from jobs import alerts, messages, queue_tables, request_budget, splits
 from jobs.context import Context
 from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
-
-# Late splits are requested only while more than this many requests of the day's quota are left. A
-# Monday needs four (SPY and three picks). If the provider does not know one proposed ticker, seven
-# more are needed: four more attempts, then three other picks. That makes eleven, and one is spare.
-# A Monday with more than one refused ticker may have to wait for the quota.
-RESERVE = 12
 
 _WEEK = timedelta(days=7)
 
@@ -39,7 +38,7 @@ _WEEK = timedelta(days=7)
 @app.task(name="look_for_splits", retry=RetryPolicy())
 async def look_for_splits(batch_id: str, day: int) -> None:
     """
-    Request the splits of a completed batch's tickers.
+    Request the splits of a batch's tickers.
 
     `day` is the Sunday, as a number of days after the run date. The job runs on that Sunday or
     later in the week that follows.
@@ -53,9 +52,9 @@ async def refresh(context: Context, batch_id: UUID, day: int) -> None:
     """
     Request the splits of each ticker of a batch, unless they were requested since the Sunday `day`.
 
-    Raise TryAgainAt for the next day if too few requests of the quota are left, if the provider
-    does not answer, or if a split of the fortnight cannot be read. When the week that begins on
-    that Sunday is over, return without a request.
+    Raise TryAgainAt for the next day if the quota has no room for one of them, if the provider does
+    not answer, or if a split of the fortnight cannot be read. When the week that begins on that
+    Sunday is over, return without a request.
     """
     async with context.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
@@ -77,22 +76,31 @@ async def refresh(context: Context, batch_id: UUID, day: int) -> None:
     sunday = calendar.checkpoint_date(batch.run_date, day)
     days = (calendar.new_york_date(context.now()) - sunday).days
     first = days % len(tickers)
+    without_room: list[str] = []
     for ticker in (*tickers[first:], *tickers[:first]):
         if not _is_open(batch.run_date, day, context.now()):
             log.info("the week for late splits is over", day=day, next=ticker)
             return
-        await _refresh_ticker(context, batch, day=day, ticker=ticker)
+        if await request_budget.has_room_for_splits(context, ticker):
+            await _refresh_ticker(context, batch, day=day, ticker=ticker)
+        else:
+            without_room.append(ticker)
+    if without_room:
+        raise TryAgainAt(
+            f"The day's quota is reserved for requests that cannot wait or come first; it has no "
+            f"room for the splits of {', '.join(without_room)}.",
+            _tomorrow(context.now()),
+        )
+
+
+def _tomorrow(now: datetime) -> datetime:
+    """Return the time of the next day at which the splits are requested that had no room today."""
+    day = calendar.new_york_date(now) + timedelta(days=1)
+    return calendar.from_new_york(day, calendar.RETAKE_TIME)
 
 
 async def _refresh_ticker(context: Context, batch: Batch, *, day: int, ticker: str) -> None:
-    now = context.now()
-    tomorrow = calendar.from_new_york(
-        calendar.new_york_date(now) + timedelta(days=1), calendar.RETAKE_TIME
-    )
-    if await requests_left_today(context) <= RESERVE:
-        raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
-
-    assert batch.trading_day, "a completed batch has a baseline"
+    assert batch.trading_day, "a batch with picks has a baseline"
     fortnight_end = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
     try:
         await splits.refresh(
@@ -106,15 +114,9 @@ async def _refresh_ticker(context: Context, batch: Batch, *, day: int, ticker: s
         raise
     except AlphaMondayError as error:
         log.warning("splits not read", ticker=ticker, reason=str(error))
-        raise TryAgainAt("The provider did not say which splits there are.", tomorrow) from None
-
-
-async def requests_left_today(context: Context) -> int:
-    """Return how many requests are left of the day's limit."""
-    async with context.pool.connection() as conn:
-        remaining = await context.prices.ledger.remaining(conn, context.now())
-    # The limits are in the order of their periods, so the day's limit is the last one.
-    return remaining.requests[-1]
+        raise TryAgainAt(
+            "The provider did not say which splits there are.", _tomorrow(context.now())
+        ) from None
 
 
 def _begins_at(run_date: date, day: int) -> datetime:
@@ -132,6 +134,14 @@ def _is_open(run_date: date, day: int, now: datetime) -> bool:
     next_sunday = calendar.checkpoint_date(run_date, day) + _WEEK
     end = calendar.from_new_york(next_sunday, calendar.DUE_TIME)
     return _begins_at(run_date, day) <= now < end
+
+
+async def defer_rest(context: Context, batch: Batch, *, day: int) -> None:
+    """Defer a job for the splits of a batch for which its Sunday `day` had no room."""
+    async with transaction(context.pool) as conn:
+        with_job = await queue_tables.jobs_by_checkpoint(conn, look_for_splits.name)
+        if (str(batch.id), str(day)) not in with_job:
+            await _defer(conn, [(str(batch.id), day)], at=_tomorrow(context.now()))
 
 
 async def defer_due(conn: Conn, context: Context) -> int:
@@ -154,12 +164,16 @@ async def defer_due(conn: Conn, context: Context) -> int:
     if not due:
         return 0
     with_job = await queue_tables.jobs_by_checkpoint(conn, look_for_splits.name)
-    template = look_for_splits.configure(schedule_at=now, priority=messages.LOWEST_PRIORITY).job
+    missing = [one for one in due if (one[0], str(one[1])) not in with_job]
+    await _defer(conn, missing, at=now)
+    return len(missing)
+
+
+async def _defer(conn: Conn, due: Sequence[tuple[str, int]], *, at: datetime) -> None:
+    """Defer a job for each batch id and Sunday, to run at `at`."""
+    template = look_for_splits.configure(schedule_at=at, priority=messages.LOWEST_PRIORITY).job
     jobs = [
-        template.evolve(task_kwargs={"batch_id": batch_id, "day": day})
-        for batch_id, day in due
-        if (batch_id, str(day)) not in with_job
+        template.evolve(task_kwargs={"batch_id": batch_id, "day": day}) for batch_id, day in due
     ]
     if jobs:
         await app.job_manager.batch_defer_jobs_async(jobs, connection=conn)
-    return len(jobs)

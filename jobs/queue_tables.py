@@ -113,6 +113,14 @@ class JobCount(Struct, frozen=True):
     jobs: int
 
 
+class RunningCheckpoint(Struct, frozen=True):
+    """A checkpoint that a running job takes: the series and the run date of its batch, its day."""
+
+    series: str
+    run_date: date
+    day: int
+
+
 class StalledJob(Struct, frozen=True):
     """
     A job that was stalled, and now is put back or has failed.
@@ -403,24 +411,21 @@ async def periodic_jobs(
     return [id for (id,) in await cursor.fetchall()]
 
 
-async def is_older_checkpoint_running(conn: Conn, *, task: str, run_date: date, day: int) -> bool:
-    """
-    Return whether a job of `task` is taking a checkpoint earlier than the given one.
-
-    An earlier checkpoint is of a batch before `run_date`, or of a day before `day` of the batch of
-    `run_date`. Retakes do not count.
-    """
-    cursor = await conn.execute(
-        """
-        SELECT
-        FROM procrastinate_jobs
-        JOIN batches ON batches.id::text = args ->> 'batch_id'
-        WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
-            AND (run_date, args -> 'day') < (%s, to_jsonb(%s::integer))
-        """,
-        (task, run_date, day),
-    )
-    return cursor.rowcount > 0
+async def list_running_checkpoints(conn: Conn, task: str) -> list[RunningCheckpoint]:
+    """Return the checkpoints that jobs of `task` are taking. Retakes do not count."""
+    # No method in the API.
+    async with conn.cursor(row_factory=row_factory(RunningCheckpoint)) as cursor:
+        await cursor.execute(
+            """
+            SELECT series, run_date, (args ->> 'day')::integer AS day
+            FROM procrastinate_jobs
+            JOIN batches ON batches.id::text = args ->> 'batch_id'
+            WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
+                AND args ->> 'day' ~ '^[0-9]{1,4}$'
+            """,
+            (task,),
+        )
+        return await cursor.fetchall()
 
 
 # The batch and the day of a checkpoint, as a job's arguments have them. Both are text, because

@@ -5,8 +5,9 @@ A ticker's splits are requested
 
 - before a checkpoint is measured, if a price moved by ten percent or more from one session to the
   next, or if the provider has changed a close;
-- on the two Sundays of a batch's fortnight;
-- on two Sundays after the fortnight (`jobs/late_splits.py`);
+- on the two Sundays of a batch's fortnight, as far as the quota has room;
+- later in the weeks that begin on these Sundays, and on two Sundays after the fortnight
+  (`jobs/late_splits.py`);
 - before a rename to that ticker is recorded, if its closes do not fit those of the old ticker
   without a split (`jobs/picks.py`).
 
@@ -33,7 +34,7 @@ from app.providers.rate_limiter import RequestOutcome, UnreadableRow
 from app.store import batches, journal, share_histories
 from app.store import splits as store
 from app.store.rows import Conn
-from jobs import corrections
+from jobs import corrections, request_budget
 from jobs.context import Context
 from jobs.prices import log_unreadable
 
@@ -132,21 +133,26 @@ async def _required_requests(
 
 async def refresh_on_sunday(
     context: Context, batch: Batch, *, tickers: Sequence[str], day: int
-) -> None:
+) -> list[str]:
     """
     Request the splits of a batch's tickers on a Sunday of its fortnight: `day` is 6 or 13.
 
-    TryAgainAt is raised. Other errors are only logged, because a checkpoint that needs the splits
-    requests them again.
+    Return the tickers for which the quota has no room now. TryAgainAt is raised. Other errors are
+    only logged, because a checkpoint that needs the splits requests them again.
     """
     due = calendar.due_at(batch.run_date, day)
+    without_room: list[str] = []
     for ticker in tickers:
+        if not await request_budget.has_room_for_splits(context, ticker):
+            without_room.append(ticker)
+            continue
         try:
             await refresh(context, ticker, since=due, needed_since=due)
         except TryAgainAt:
             raise
         except AlphaMondayError as error:
             log.warning("splits not read", ticker=ticker, reason=str(error))
+    return without_room
 
 
 async def refresh_before_renaming(

@@ -392,6 +392,49 @@ class RequestLedger:
         next_at = max(next_allowed_at(times, self.limits, now), paused_until or now)
         return RemainingRequests(remaining, next_at)
 
+    async def count_since(
+        self, conn: AsyncConnection[Any], since: datetime, *, function: str | None = None
+    ) -> int:
+        """Return how many requests were sent after `since`: all, or those for one function."""
+        cursor = await conn.execute(
+            "SELECT count(*) FROM operations.provider_requests "
+            "WHERE provider = %s AND at > %s AND function = coalesce(%s, function)",
+            (self.provider, since, function),
+        )
+        (count,) = await cursor.fetchone() or (0,)
+        return int(count)
+
+    async def served_since(
+        self, conn: AsyncConnection[Any], function: str, since: datetime
+    ) -> set[str]:
+        """
+        Return the symbols that need no new request for `function`.
+
+        These are the symbols whose newest request was answered at or after `since`, or is open.
+        """
+        cursor = await conn.execute(
+            """
+            SELECT symbol
+            FROM (
+                SELECT DISTINCT ON (symbol) symbol, outcome, ended_at, at
+                FROM operations.provider_requests
+                WHERE provider = %s AND function = %s AND at > %s
+                ORDER BY symbol, at DESC, id DESC
+            ) AS newest
+            WHERE (outcome = %s AND ended_at >= %s) OR (outcome IS NULL AND at > %s)
+            """,
+            (
+                self.provider,
+                function,
+                # A request that was answered after `since` was sent at most a minute before.
+                since - CUT_OFF_AFTER,
+                RequestOutcome.ANSWERED,
+                since,
+                self.clock.now() - CUT_OFF_AFTER,
+            ),
+        )
+        return {symbol for (symbol,) in await cursor.fetchall()}
+
     async def was_quota_spent(self, conn: AsyncConnection[Any], moment: datetime) -> bool:
         """
         Return whether the day's quota was spent at a past moment.

@@ -20,6 +20,7 @@ from app.domain.model import (
     Pick,
     Renaming,
 )
+from app.domain.request_plan import PlannedBatch
 from app.domain.tickers import TickerHistory
 from app.store import journal
 from app.store.entries import decode_content, read_member
@@ -206,6 +207,32 @@ async def list_mondays(conn: Conn) -> list[tuple[str, date]]:
     """Return the series and the Monday of each batch, failed ones included."""
     cursor = await conn.execute("SELECT series, run_date FROM batches ORDER BY run_date, series")
     return await cursor.fetchall()
+
+
+async def list_planned(conn: Conn, since: date) -> list[PlannedBatch]:
+    """Return the batches with picks and a run date from `since` on, oldest first."""
+    cursor = await conn.execute(
+        """
+        SELECT series, run_date, benchmark_symbol, array_agg(ticker ORDER BY position)
+            FILTER (WHERE NOT ended)
+        FROM batches JOIN picks ON picks.batch_id = batches.id
+        WHERE run_date >= %s
+        GROUP BY batches.id
+        ORDER BY run_date, series COLLATE "C"
+        """,
+        (since,),
+    )
+    rows = await cursor.fetchall()
+    return [
+        PlannedBatch(series, run_date, (benchmark, *(tickers or ())))
+        for series, run_date, benchmark, tickers in rows
+    ]
+
+
+async def list_series(conn: Conn, run_date: date) -> list[str]:
+    """Return the names of the series that have a batch for a run date, with any status."""
+    cursor = await conn.execute("SELECT series FROM batches WHERE run_date = %s", (run_date,))
+    return [series for (series,) in await cursor.fetchall()]
 
 
 async def list_run_dates(conn: Conn, series: str) -> set[date]:

@@ -1,0 +1,145 @@
+"""
+The budget of price requests: the plan of the record, and which splits have room at the moment.
+
+`app.domain.request_plan` has the rules. This module applies them to the batches of the database and
+to the requests of the ledger.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+from msgspec import Struct
+
+from app.domain import calendar, request_plan
+from app.domain.calendar import Calendar
+from app.domain.request_plan import PlannedBatch, RequestPlan
+from app.providers.alpha_vantage import SPLITS
+from app.providers.rate_limiter import RequestLedger
+from app.store import batches, checkpoints
+from app.store.rows import Conn
+from jobs.context import Context
+
+# The oldest batches whose splits are requested were made so many days ago.
+_OLDEST_DAYS = max(request_plan.SPLIT_DAYS) + 7
+
+_DAY = timedelta(days=1)
+
+# Requests of the day before count as expired this long before they are: those of a morning or of a
+# round of splits are spread over minutes, and so are those of today. The ledger waits for each.
+_EXPIRING = timedelta(minutes=10)
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """
+    A plan, and what it was made of.
+
+    `day` is the first day of the plan. `waiting` are the tickers whose splits are still to be
+    requested in this week, in the order in which they are requested.
+    """
+
+    plan: RequestPlan
+    day: date
+    batches: list[PlannedBatch]
+    waiting: list[str]
+
+
+async def read_plan(
+    conn: Conn,
+    ledger: RequestLedger,
+    *,
+    series: Sequence[str],
+    sessions: Calendar,
+    benchmark: str,
+    now: datetime,
+) -> Planned:
+    """
+    Return the plan from today on.
+
+    A day of the plan begins at 09:00 in New York. Before that time, the first day is yesterday.
+    `series` are the names of the configured series.
+    """
+    day = calendar.new_york_date(now)
+    if now < calendar.due_at(day):
+        day -= _DAY
+    since_sunday = calendar.due_at(request_plan.split_sunday(day))
+    young = await batches.list_planned(conn, day - _OLDEST_DAYS * _DAY)
+    answered = await ledger.served_since(conn, SPLITS, since_sunday)
+    sent = await ledger.count_since(conn, calendar.due_at(day), function=SPLITS)
+    sent_late = await ledger.count_since(conn, _end_of_morning(day), function=SPLITS)
+    plan = request_plan.plan(
+        day,
+        series=series,
+        batches=young,
+        sessions=sessions,
+        per_day=ledger.limits[-1].requests,
+        benchmark=benchmark,
+        answered=answered,
+        sent_early=sent - sent_late,
+        sent_late=sent_late,
+    )
+    waiting = request_plan.order_splits(young, day, benchmark=benchmark, answered=answered)
+    return Planned(plan=plan, day=day, batches=young, waiting=waiting)
+
+
+async def has_room_for_splits(context: Context, ticker: str) -> bool:
+    """
+    Return whether the splits of a ticker may be requested now.
+
+    False means that the requests that are left are needed for closes, or for the splits of tickers
+    that come before this one. Splits that were already requested in this week need no request, so
+    the result is then True.
+    """
+    async with context.pool.connection() as conn:
+        planned = await read_plan(
+            conn,
+            context.prices.ledger,
+            series=[one.name for one in context.in_force.series],
+            sessions=context.calendar,
+            benchmark=context.benchmark,
+            now=context.now(),
+        )
+        if ticker not in planned.waiting:
+            return True
+        room = await _count_left(conn, context, planned)
+    return ticker in planned.waiting[: max(0, room)]
+
+
+async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:
+    """
+    Return how many requests for splits may be sent now.
+
+    The requests of the last 24 hours, and those for closes that are still missing today, must stay
+    within the limit. A request that is sent later than the morning's closes still counts on the
+    next morning, so it must leave enough for that morning, too.
+    """
+    ledger = context.prices.ledger
+    now = context.now()
+    per_day = planned.plan.per_day
+    used = await ledger.count_since(conn, now - _DAY + _EXPIRING)
+    left = per_day - used - await _count_missing_closes(conn, context, planned)
+    morning_ends_at = _end_of_morning(planned.day)
+    if now >= morning_ends_at:
+        tomorrow = planned.plan.days[1]
+        sent = await ledger.count_since(conn, morning_ends_at)
+        reserved = request_plan.reserve(tomorrow.day, tomorrow.closes)
+        left = min(left, per_day - sent - reserved)
+    return left
+
+
+def _end_of_morning(day: date) -> datetime:
+    """Return the time of a day from which its requests still count on the next morning."""
+    return calendar.from_new_york(day, calendar.PRICE_RETRY_TIMES[0])
+
+
+async def _count_missing_closes(conn: Conn, context: Context, planned: Planned) -> int:
+    """Return how many requests the closes of today may still need."""
+    today = planned.plan.days[0]
+    stored = {batch.series for batch in planned.batches if batch.run_date == today.day}
+    is_monday_open = today.baseline_closes and calendar.new_york_date(context.now()) == today.day
+    if is_monday_open and any(one.name not in stored for one in context.in_force.series):
+        return request_plan.reserve(today.day, today.closes)
+    for due in await checkpoints.list_due(conn, today.day):
+        is_begun = due.due_at <= context.now()
+        if is_begun and context.calendar.trading_day(calendar.new_york_date(due.due_at)):
+            return today.checkpoint_closes
+    return 0
