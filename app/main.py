@@ -49,6 +49,7 @@ from app.web.pages.site import Site
 from app.web.routes import cached_query
 from app.web.unsent_responses import counting_send, make_room
 from jobs import queue as job_queue
+from jobs import request_budget
 from jobs.context import Context, RealClock
 from jobs.queue import Queue
 from jobs.worker import Worker, supervised
@@ -127,6 +128,7 @@ async def open_process(
         worker = None
         if work and not open_clock:
             model_ends.log_end_warning(settings.openai_model, calendar.new_york_date(clock.now()))
+            await _log_request_plan(settings, context)
         if work:
             options = clock.worker_options if open_clock else dict
             worker = await stack.enter_async_context(supervised(queue, context, options))
@@ -142,6 +144,25 @@ async def open_process(
             clock=clock,
             worker=worker,
         )
+
+
+async def _log_request_plan(settings: Settings, context: Context) -> None:
+    """Log how many price requests are planned for each of the next days, and what has no room."""
+    configured = request_budget.configured_by(settings)
+    async with context.pool.connection() as conn:
+        planned = await request_budget.read_plan(
+            conn, context.prices.ledger, configured, context.now()
+        )
+    days = planned.plan.days
+    log.info(
+        "price requests planned",
+        series=list(configured.series),
+        per_day=planned.plan.per_day,
+        from_day=str(days[0].day),
+        closes=[day.closes for day in days],
+        splits=[day.splits for day in days],
+        splits_left_out=planned.plan.left_out_splits,
+    )
 
 
 @dataclass(frozen=True)

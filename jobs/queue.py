@@ -24,7 +24,7 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from app.core import availability, logging, series_file, settings
+from app.core import availability, logging, request_quota, series_file, settings
 from app.core.availability import (
     describe_cause,
     is_permission_denied,
@@ -254,6 +254,7 @@ class Queue(procrastinate.App):
             return
         configuration = settings.load()
         settings.require_keys(configuration)
+        request_quota.require_room_for_closes(configuration)
         logging.configure(configuration.log_level, self.now, configuration.secret_texts)
         pool = pools.make_pool(
             resolve_database_url(configuration.database_url), pooled=configuration.database_pooled

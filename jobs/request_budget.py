@@ -10,6 +10,8 @@ from datetime import date, datetime, timedelta
 
 from msgspec import Struct
 
+from app.core import series_file
+from app.core.settings import Settings
 from app.domain import calendar, request_plan
 from app.domain.calendar import Calendar
 from app.domain.request_plan import PlannedBatch, RequestPlan
@@ -29,6 +31,19 @@ _DAY = timedelta(days=1)
 _EXPIRING = timedelta(minutes=10)
 
 
+class Configured(Struct, frozen=True, kw_only=True):
+    """
+    What a plan needs of the configuration.
+
+    `series` are the names of the configured series, `sessions` is the calendar with
+    MARKET_CLOSED_DAYS.
+    """
+
+    series: Sequence[str]
+    sessions: Calendar
+    benchmark: str
+
+
 class Planned(Struct, frozen=True, kw_only=True):
     """
     A plan, and what it was made of.
@@ -43,20 +58,22 @@ class Planned(Struct, frozen=True, kw_only=True):
     waiting: list[str]
 
 
+def configured_by(settings: Settings) -> Configured:
+    """Return what a plan needs of the settings. Raises ConfigurationError for a wrong file."""
+    return Configured(
+        series=[one.name for one in series_file.load(settings)],
+        sessions=Calendar(settings.market_closed_days),
+        benchmark=settings.benchmark_symbol,
+    )
+
+
 async def read_plan(
-    conn: Conn,
-    ledger: RequestLedger,
-    *,
-    series: Sequence[str],
-    sessions: Calendar,
-    benchmark: str,
-    now: datetime,
+    conn: Conn, ledger: RequestLedger, configured: Configured, now: datetime
 ) -> Planned:
     """
     Return the plan from today on.
 
     A day of the plan begins at 09:00 in New York. Before that time, the first day is yesterday.
-    `series` are the names of the configured series.
     """
     day = calendar.new_york_date(now)
     if now < calendar.due_at(day):
@@ -68,16 +85,18 @@ async def read_plan(
     sent_late = await ledger.count_since(conn, _end_of_morning(day), function=SPLITS)
     plan = request_plan.plan(
         day,
-        series=series,
+        series=configured.series,
         batches=young,
-        sessions=sessions,
+        sessions=configured.sessions,
         per_day=ledger.limits[-1].requests,
-        benchmark=benchmark,
+        benchmark=configured.benchmark,
         answered=answered,
         sent_early=sent - sent_late,
         sent_late=sent_late,
     )
-    waiting = request_plan.order_splits(young, day, benchmark=benchmark, answered=answered)
+    waiting = request_plan.order_splits(
+        young, day, benchmark=configured.benchmark, answered=answered
+    )
     return Planned(plan=plan, day=day, batches=young, waiting=waiting)
 
 
@@ -90,14 +109,12 @@ async def has_room_for_splits(context: Context, ticker: str) -> bool:
     the result is then True.
     """
     async with context.pool.connection() as conn:
-        planned = await read_plan(
-            conn,
-            context.prices.ledger,
+        configured = Configured(
             series=[one.name for one in context.in_force.series],
             sessions=context.calendar,
             benchmark=context.benchmark,
-            now=context.now(),
         )
+        planned = await read_plan(conn, context.prices.ledger, configured, context.now())
         if ticker not in planned.waiting:
             return True
         room = await _count_left(conn, context, planned)

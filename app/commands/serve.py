@@ -11,7 +11,7 @@ import uvloop
 from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
 from app.commands.terminal import report
-from app.core import settings
+from app.core import request_quota, settings
 from app.core.settings import Settings
 from app.database import migrations, pools, roles
 from app.database.advice import get_user
@@ -95,6 +95,8 @@ def _check_everything(
     terminal.configure_log(configuration)
     # Only for its errors: it reads the file of TIMESTAMP_ROOTS.
     in_force.make(configuration)
+    if works:
+        request_quota.require_room_for_closes(configuration)
     # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
     address = terminal.database_address(configuration, create=serves)
     asyncio.run(terminal.check_database(configuration, address))

@@ -21,6 +21,7 @@ from app.database.rights import Need
 from app.domain import calendar
 from app.domain.journal import format_head
 from app.domain.model import Batch, BatchStatus, FailureReason
+from app.domain.request_plan import RequestPlan
 from app.domain.text import end_sentence, escape_unprintable
 from app.ops import snapshot
 from app.ops.snapshot import (
@@ -155,6 +156,7 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "failed": state.work.failed,
         "quota": state.providers.quota,
         "allowed": [limit.requests for limit in state.providers.limits],
+        "request_plan": _plan_document(state.request_plan),
         "last_batch": state.last_batch,
         "last_checkpoint": state.last_checkpoint and _taken_document(state.last_checkpoint),
         "record": state.identity,
@@ -189,6 +191,15 @@ def _publication_document(state: OperatorSnapshot) -> dict[str, Any]:
         "published_at": publication.published_at,
         "failing_since": publication.failing_since,
         "failure": publication.failure,
+    }
+
+
+def _plan_document(plan: RequestPlan) -> dict[str, Any]:
+    return {
+        "per_day": plan.per_day,
+        "most_closes": plan.most_closes,
+        "splits_left_out": plan.left_out_splits,
+        "days": plan.days,
     }
 
 
@@ -229,6 +240,7 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     yield f"jobs: {', '.join(jobs) or 'none'}"
     yield f"overdue: {len(state.work.overdue) or 'none'}"
     yield f"Alpha Vantage requests left: {_describe_quota(state)}"
+    yield f"price requests planned: {_describe_plan(state.request_plan)}"
     yield f"last batch: {_describe_last_batch(state)}"
     yield f"last figures: {_describe_last_checkpoint(state)}"
     yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
@@ -325,6 +337,20 @@ def _describe_quota(state: OperatorSnapshot) -> str:
     return line
 
 
+def _describe_plan(plan: RequestPlan) -> str:
+    """Return the most that is planned for today, for tomorrow and for the fullest day."""
+    today, tomorrow = plan.days[:2]
+    fullest = max(plan.days, key=lambda day: day.closes)
+    line = (
+        f"closes {today.closes} today, {tomorrow.closes} tomorrow, at most {fullest.closes} "
+        f"({fullest.day:%A}, {fullest.day}); splits {today.splits} today, {tomorrow.splits} "
+        f"tomorrow; of {plan.per_day} a day"
+    )
+    if plan.left_out_splits:
+        line += f"; {plan.left_out_splits} for splits have no room in the next two weeks"
+    return line
+
+
 def _describe_last_batch(state: OperatorSnapshot) -> str:
     batch = state.last_batch
     if batch is None:
@@ -396,6 +422,7 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
     if state.quota_is_spent:
         until = format_new_york(state.providers.quota.next_at)
         yield f"The quota of Alpha Vantage is used up until {until}. Jobs that need prices wait."
+    yield from _notes_on_the_plan(state)
     yield from _notes_on_jobs(state)
     for messages, name in (
         (state.messages.alerts, "alert"),
@@ -408,6 +435,24 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
     for skipped in state.work.skipped:
         if state.at - skipped.due_at <= _RETAKE_PERIOD:
             yield f"{_describe_skipped(skipped)} The reconciliation retakes it once a day."
+
+
+def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
+    plan = state.request_plan
+    crowded = [day for day in plan.days if day.closes > plan.per_day]
+    if crowded:
+        yield (
+            f"On {crowded[0].day}, the closes need up to {crowded[0].closes} price requests, and "
+            f"ALPHA_VANTAGE_PER_DAY is {plan.per_day}: some figures will be a day late. The series "
+            "take turns."
+        )
+    if plan.left_out_splits:
+        yield (
+            f"{_count(plan.left_out_splits, 'request')} for splits will have no room in the next "
+            f"two weeks, because ALPHA_VANTAGE_PER_DAY is {plan.per_day}: a split that is listed "
+            "late may correct figures later, or never. A key with more requests a day prevents "
+            "this."
+        )
 
 
 def _notes_on_mondays(state: OperatorSnapshot) -> Iterator[str]:

@@ -137,12 +137,12 @@ def explain_misfit(series_count: int, per_day: int, benchmark: str) -> str | Non
     remedy = f"Set ALPHA_VANTAGE_PER_DAY to {needed} or more if the key allows it"
     if series_count > 1:
         remedy += ", or take series out of SERIES_FILE"
-    word = "one series needs"
+    word = "one series"
     if series_count > 1:
-        word = f"{series_count} series need"
+        word = f"{series_count} series"
     return (
-        f"ALPHA_VANTAGE_PER_DAY is {per_day}, but the closes of {word} up to {needed} requests a "
-        f"day: {benchmark}, and {ACTIVE_BATCHES} active batches with {PICKS_PER_BATCH} picks for "
+        f"ALPHA_VANTAGE_PER_DAY is {per_day}, but the closes of {word} need up to {needed} "
+        f"requests a day: {benchmark}, and {ACTIVE_BATCHES} active batches with {PICKS_PER_BATCH} picks for "
         f"each series. {remedy}."
     )
 

@@ -39,6 +39,7 @@ from app.domain.model import (
     FailureReason,
     JournalHead,
 )
+from app.domain.request_plan import RequestPlan
 from app.domain.text import one_line
 from app.domain.timestamps import is_before
 from app.providers import timestamp_services
@@ -65,6 +66,7 @@ from jobs import (
     published_heads,
     queue_tables,
     reconcile,
+    request_budget,
     weekly,
 )
 from jobs.admin import Subjects
@@ -73,6 +75,7 @@ from jobs.messages import LastMessage
 from jobs.published_heads import PublicationState
 from jobs.queue_tables import NOT_ENDED, JobCount, JobRow, WorkerRow
 from jobs.reconcile import LastRound
+from jobs.request_budget import Configured
 from jobs.worker import Worker
 
 # In seconds: how long `/metrics` and `/health` wait for a connection, and also how long they may
@@ -164,15 +167,16 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     """
     The state of the service at one moment, for any reader.
 
-    `stamps` has each service that has stamped the journal. `publication` is what is stored about
-    the publication of the journal's head. `model_ends` has what is known about the end of each
-    series' model.
+    `request_plan` has the price requests of the next 14 days. `stamps` has each service that has
+    stamped the journal. `publication` is what is stored about the publication of the journal's
+    head. `model_ends` has what is known about the end of each series' model.
     """
 
     at: datetime
     queue: QueueState
     record: RecordState
     providers: ProviderState
+    request_plan: RequestPlan
     stamps: list[ServiceStamps]
     publication: PublicationState
     model_ends: list[ModelEnd]
@@ -392,6 +396,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
     that the rehearsal has reached. Otherwise it is the time of `clock`.
     """
     ledger = RequestLedger(pool, "alphavantage", limits=alpha_vantage_limits(settings), clock=clock)
+    configured = request_budget.configured_by(settings)
     async with pool.connection() as conn, conn.transaction():
         await conn.execute(_SNAPSHOT_MODE)
         simulated_time = await rehearsed.get_simulated_time_on_connection(conn)
@@ -403,6 +408,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             queue=await _read_queue(conn),
             record=record,
             providers=await _read_providers(conn, ledger, at),
+            request_plan=await _read_plan(conn, ledger, configured, at),
             publication=await published_heads.get_state(
                 conn, HeadRepository(settings.head_repository, settings.head_branch)
             ),
@@ -434,10 +440,13 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
 class MetricsReader:
     """Reads the snapshot for `/metrics`, within TIME_LIMIT and with its own pool."""
 
-    def __init__(self, pool: pools.Pool, ledger: RequestLedger, clock: Clock) -> None:
+    def __init__(
+        self, pool: pools.Pool, ledger: RequestLedger, clock: Clock, configured: Configured
+    ) -> None:
         self.pool = pool
         self.ledger = ledger
         self.clock = clock
+        self.configured = configured
         self._failed = False
 
     async def read(self) -> MetricsSnapshot | None:
@@ -445,7 +454,9 @@ class MetricsReader:
         try:
             async with _limited_connection(self.pool) as conn, conn.transaction():
                 await conn.execute(_SNAPSHOT_MODE + _STATEMENT_TIMEOUT)
-                snapshot = await _read_for_metrics(conn, self.ledger, self.clock.now())
+                snapshot = await _read_for_metrics(
+                    conn, self.ledger, self.configured, self.clock.now()
+                )
         except (Error, PoolTimeout, OSError) as error:
             # Logged once for an outage, not at every scrape.
             if not self._failed:
@@ -468,6 +479,7 @@ async def metrics_reader(
     It has a connection that neither the jobs nor the API use. So `/metrics` also responds when all
     connections of the jobs and the API are in use. The connection is made at the first request.
     """
+    configured = request_budget.configured_by(settings)
     pool = pools.make_pool(
         resolve_database_url(settings.database_url),
         pooled=settings.database_pooled,
@@ -477,15 +489,18 @@ async def metrics_reader(
         acquire_timeout=TIME_LIMIT,
     )
     async with pool:
-        yield MetricsReader(pool, ledger, clock)
+        yield MetricsReader(pool, ledger, clock, configured)
 
 
-async def _read_for_metrics(conn: Conn, ledger: RequestLedger, at: datetime) -> MetricsSnapshot:
+async def _read_for_metrics(
+    conn: Conn, ledger: RequestLedger, configured: Configured, at: datetime
+) -> MetricsSnapshot:
     return MetricsSnapshot(
         at=at,
         queue=await _read_queue(conn),
         record=await _read_record(conn, at),
         providers=await _read_providers(conn, ledger, at),
+        request_plan=await _read_plan(conn, ledger, configured, at),
         publication=await published_heads.get_state(conn),
         waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
@@ -603,6 +618,13 @@ async def _read_record(conn: Conn, at: datetime) -> RecordState:
 
 async def _read_providers(conn: Conn, ledger: RequestLedger, at: datetime) -> ProviderState:
     return ProviderState(limits=ledger.limits, quota=await ledger.remaining(conn, at))
+
+
+async def _read_plan(
+    conn: Conn, ledger: RequestLedger, configured: Configured, at: datetime
+) -> RequestPlan:
+    planned = await request_budget.read_plan(conn, ledger, configured, at)
+    return planned.plan
 
 
 async def _read_totals(conn: Conn, ledger: RequestLedger, at: datetime) -> Totals:

@@ -65,6 +65,7 @@ def snapshot_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     yield from _journal_families(snapshot)
     yield from _queue_families(snapshot)
     yield from _quota_families(snapshot)
+    yield from _plan_families(snapshot)
     yield from _model_families(snapshot)
     yield from _model_end_families(snapshot)
     yield from _timestamp_families(snapshot)
@@ -252,6 +253,33 @@ def _quota_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "provider_quota_wait_seconds",
         "Time until the next request to Alpha Vantage is allowed.",
         {(): max(0.0, wait)},
+    )
+
+
+def _plan_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    plan = snapshot.request_plan
+    planned: dict[tuple[str, str], int] = {}
+    for number, day in enumerate(plan.days):
+        planned[str(number), "closes"] = day.closes
+        planned[str(number), "splits"] = day.splits
+    yield gauge(
+        "price_requests_planned",
+        "Price requests that are planned for a day, at most; day 0 is today, from 09:00 in New "
+        "York on.",
+        planned,
+        labels=("day", "kind"),
+    )
+    yield gauge(
+        "price_requests_planned_most_closes",
+        "The closes of the day with the most closes in the next 14 days. More than the limit of a "
+        "day means that figures will be late.",
+        {(): plan.most_closes},
+    )
+    yield gauge(
+        "splits_left_out",
+        "Requests for splits that have no room until the last day of their week, in the next 14 "
+        "days.",
+        {(): plan.left_out_splits},
     )
 
 

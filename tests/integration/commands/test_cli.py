@@ -64,6 +64,11 @@ def one_line(text: str) -> str:
             id="temperature",
         ),
         pytest.param(
+            {**KEYS, "ALPHA_VANTAGE_PER_DAY": "6", "PORT": "0"},
+            "the closes of one series need up to 7 requests a day",
+            id="too few requests a day",
+        ),
+        pytest.param(
             {**KEYS, "HOST": "203.0.113.7"},
             "Cannot listen on 203.0.113.7 port 8080",
             id="not our address",
@@ -85,6 +90,30 @@ def test_serve_refuses_with_one_line(commanded, settings, says):
     done = commanded("serve", **settings)
     assert done.exit_code == 1
     assert says in one_line(done.error)
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_closes_that_do_not_fit(commanded, tmp_path, command):
+    """Five series need 31 requests a day, four need 25; the control counts like a model."""
+    names = ["one", "two", "three", "four"]
+    tables = [f'[{name}]\nmodel = "m"\nlabel = "{name}"\n' for name in names]
+    path = tmp_path / "series.toml"
+    path.write_text("".join([*tables, '[dice]\nkind = "random"\n']))
+    unreachable = "postgresql://127.0.0.1:1/none"
+    settings = {**KEYS, "SERIES_FILE": str(path), "DATABASE_URL": unreachable, "PORT": "0"}
+    done = commanded(command, **settings)
+    assert (done.exit_code, one_line(done.error)) == (
+        1,
+        "alpha-monday: ALPHA_VANTAGE_PER_DAY is 25, but the closes of 5 series need up to 31 "
+        "requests a day: SPY, and 2 active batches with 3 picks for each series. Set "
+        "ALPHA_VANTAGE_PER_DAY to 31 or more if the key allows it, or take series out of "
+        "SERIES_FILE.",
+    )
+    # With enough, the database is the next thing that is checked.
+    done = commanded(command, **settings, ALPHA_VANTAGE_PER_DAY="31")
+    assert "cannot be reached" in one_line(done.error)
+    path.write_text("".join(tables))
+    assert "cannot be reached" in one_line(commanded(command, **settings).error)
 
 
 def test_serve_without_a_database_is_one_line(tmp_path):

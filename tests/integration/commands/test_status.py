@@ -80,6 +80,20 @@ KEYS = {
     "failed": [{"id": None, "task": None, "run_date": None, "day": None, "owed": None}],
     "quota": {"requests": [None], "next_at": None},
     "allowed": [None],
+    "request_plan": {
+        "per_day": None,
+        "most_closes": None,
+        "splits_left_out": None,
+        "days": [
+            {
+                "day": None,
+                "baseline_closes": None,
+                "checkpoint_closes": None,
+                "splits": None,
+                "splits_waiting": None,
+            }
+        ],
+    },
     "last_batch": _BATCH,
     "last_checkpoint": _COMPUTED,
     "record": {"id": None, "origin": None, "sealed": None},
@@ -158,6 +172,8 @@ async def test_all_is_well(harness, words, alive):
         "jobs: 14 take_checkpoint todo",
         "overdue: none",
         "Alpha Vantage requests left: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
+        "price requests planned: closes 4 today, 4 tomorrow, at most 7 (Tuesday, 2026-11-03); "
+        "splits 0 today, 0 tomorrow; of 25 a day",
         "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
         "last figures: none yet",
         "alerts: off, ALERT_WEBHOOK_URL is not set here",
@@ -336,7 +352,9 @@ async def test_quota_spent(harness, words, alive):
     )
     assert notes == [
         "The quota of Alpha Vantage is used up until Tuesday, 2026-10-27 09:00 in New York. Jobs "
-        "that need prices wait."
+        "that need prices wait.",
+        "On 2026-11-03, the closes need up to 7 price requests, and ALPHA_VANTAGE_PER_DAY is 4: "
+        "some figures will be a day late. The series take turns.",
     ]
     assert to_do == []
 

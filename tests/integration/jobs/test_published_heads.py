@@ -40,7 +40,7 @@ from app.simulation import rehearsal
 from app.store import journal
 from app.store.rehearsed import CREATE_CLOCK_TABLE
 from app.web.metric_families import snapshot_families
-from jobs import daily, published_heads, queue, reconcile, weekly
+from jobs import daily, published_heads, queue, reconcile, request_budget, weekly
 
 TUESDAY = MONDAY + timedelta(days=1)
 JOBS = "SELECT status::text, args FROM procrastinate_jobs WHERE task_name = 'publish_head'"
@@ -564,7 +564,8 @@ async def test_metrics(harness, bare):
 
     async def read_values() -> dict[str, float]:
         ledger = harness.context.prices.ledger
-        reader = snapshot.MetricsReader(harness.context.pool, ledger, harness.clock)
+        configured = request_budget.configured_by(settings.load({}))
+        reader = snapshot.MetricsReader(harness.context.pool, ledger, harness.clock, configured)
         state = await reader.read()
         assert state
         return {

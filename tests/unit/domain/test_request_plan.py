@@ -5,6 +5,7 @@ The weeks are those of March 2026: no holiday, and Friday the 3rd of April is Go
 """
 
 from datetime import date, timedelta
+from itertools import product
 
 import pytest
 
@@ -28,14 +29,10 @@ def make_batch(series: str, run_date: date, *tickers: str) -> PlannedBatch:
 
 
 def make_record(count: int, first: date = SUNDAY) -> list[PlannedBatch]:
-    """Return the batches of so many series in the five weeks before a day; no two picks are the same."""
-    monday = first - timedelta(days=first.weekday())
-    return [
-        make_batch(series, monday - timedelta(weeks=week))
-        for week in range(6)
-        for series in names(count)
-        if monday - timedelta(weeks=week) < first
-    ]
+    """Return the batches of so many series in the weeks before a day, without common picks."""
+    monday = first - timedelta(days=first.weekday() or 7)
+    run_dates = [monday - timedelta(weeks=week) for week in range(5)]
+    return [make_batch(*one) for one in product(names(count), run_dates)]
 
 
 def make_plan(
@@ -159,15 +156,10 @@ def test_the_order_of_splits():
     """
     assert SUNDAY.toordinal() % 2 == 0
     ages = {13: "B", 6: "C", 20: "E", 27: "D"}
-    batches = [
-        PlannedBatch(
-            series,
-            SUNDAY - timedelta(days=age),
-            ("SPY", *(f"{letter}{series}{place}" for place in (1, 2))),
-        )
-        for age, letter in ages.items()
-        for series in ("x", "y")
-    ]
+    batches = []
+    for (age, letter), series in product(ages.items(), ("x", "y")):
+        picks = (f"{letter}{series}1", f"{letter}{series}2")
+        batches.append(PlannedBatch(series, SUNDAY - timedelta(days=age), ("SPY", *picks)))
     ordered = request_plan.order_splits(batches, SUNDAY, benchmark="SPY")
     assert ordered[0] == "SPY"
     assert ordered[1:5] == ["Bx1", "By1", "Bx2", "By2"]
@@ -212,7 +204,7 @@ def test_what_does_not_fit():
         "or more if the key allows it, or take series out of SERIES_FILE."
     )
     assert request_plan.explain_misfit(1, 6, "QQQ") == (
-        "ALPHA_VANTAGE_PER_DAY is 6, but the closes of one series needs up to 7 requests a day: "
+        "ALPHA_VANTAGE_PER_DAY is 6, but the closes of one series need up to 7 requests a day: "
         "QQQ, and 2 active batches with 3 picks for each series. Set ALPHA_VANTAGE_PER_DAY to 7 "
         "or more if the key allows it."
     )
