@@ -25,9 +25,8 @@ from app.providers.alpha_vantage_answers import ListedRate
 from app.store import batches, journal
 from app.store import rates as store
 from app.store.rows import Conn
-from jobs import messages, queue_tables
+from jobs import messages, queue_tables, request_budget
 from jobs.context import Context
-from jobs.late_splits import RESERVE, requests_left_today
 from jobs.prices import log_unreadable
 from jobs.queue import RetryPolicy, app, current_context
 
@@ -66,7 +65,7 @@ async def refresh(context: Context, sunday: date) -> None:
         log.info("the week for rates is over")
         return
     tomorrow = calendar.from_new_york(calendar.new_york_date(now) + _DAY, _REQUEST_TIME)
-    if await requests_left_today(context) <= RESERVE:
+    if not await request_budget.has_room_for_rates(context):
         raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
     today = calendar.from_new_york(calendar.new_york_date(now), time())
     try:

@@ -7,6 +7,7 @@ to the requests of the ledger.
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from app.core import series_file
 from app.core.settings import Settings
 from app.domain import calendar, request_plan
 from app.domain.calendar import Calendar
+from app.domain.model import batch_id
 from app.domain.request_plan import PlannedBatch, RequestPlan
 from app.providers.alpha_vantage import SPLITS
 from app.providers.rate_limiter import RequestLedger
@@ -109,16 +111,31 @@ async def has_room_for_splits(context: Context, ticker: str) -> bool:
     the result is then True.
     """
     async with context.pool.connection() as conn:
-        configured = Configured(
-            series=[one.name for one in context.in_force.series],
-            sessions=context.calendar,
-            benchmark=context.benchmark,
-        )
-        planned = await read_plan(conn, context.prices.ledger, configured, context.now())
+        planned = await _read_plan_of(conn, context)
         if ticker not in planned.waiting:
             return True
         room = await _count_left(conn, context, planned)
     return ticker in planned.waiting[: max(0, room)]
+
+
+async def has_room_for_rates(context: Context) -> bool:
+    """
+    Return whether the rates of a loan without risk may be requested now.
+
+    They come last: after the closes, and after the splits of this week.
+    """
+    async with context.pool.connection() as conn:
+        planned = await _read_plan_of(conn, context)
+        room = await _count_left(conn, context, planned)
+    return room > len(planned.waiting)
+
+
+async def _read_plan_of(conn: Conn, context: Context) -> Planned:
+    """Return the plan of this process, from now on."""
+    configured = Configured(
+        series=context.series, sessions=context.calendar, benchmark=context.benchmark
+    )
+    return await read_plan(conn, context.prices.ledger, configured, context.now())
 
 
 async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:
@@ -133,7 +150,8 @@ async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:
     now = context.now()
     per_day = planned.plan.per_day
     used = await ledger.count_since(conn, now - _DAY + _EXPIRING)
-    left = per_day - used - await _count_missing_closes(conn, context, planned)
+    missing = await _count_missing_closes(conn, context, planned)
+    left = per_day - used - missing - request_plan.SPARE_REQUESTS
     morning_ends_at = _end_of_morning(planned.day)
     if now >= morning_ends_at:
         tomorrow = planned.plan.days[1]
@@ -149,14 +167,20 @@ def _end_of_morning(day: date) -> datetime:
 
 
 async def _count_missing_closes(conn: Conn, context: Context, planned: Planned) -> int:
-    """Return how many requests the closes of today may still need."""
+    """Return how many requests the closes that are due may still need."""
     today = planned.plan.days[0]
     stored = {batch.series for batch in planned.batches if batch.run_date == today.day}
     is_monday_open = today.baseline_closes and calendar.new_york_date(context.now()) == today.day
     if is_monday_open and any(one.name not in stored for one in context.in_force.series):
         return request_plan.reserve(today.day, today.closes)
+
+    late: set[UUID] = set()
     for due in await checkpoints.list_due(conn, today.day):
-        is_begun = due.due_at <= context.now()
-        if is_begun and context.calendar.trading_day(calendar.new_york_date(due.due_at)):
-            return today.checkpoint_closes
-    return 0
+        checkpoint_date = calendar.checkpoint_date(due.run_date, due.day)
+        if due.due_at <= context.now() and context.calendar.trading_day(checkpoint_date):
+            late.add(due.batch_id)
+    tickers: set[str] = set()
+    for batch in planned.batches:
+        if batch_id(batch.series, batch.run_date) in late:
+            tickers.update(batch.tickers)
+    return len(tickers)

@@ -46,7 +46,8 @@ SPLIT_DAYS = (*reversed(SPLIT_CHECK_DAYS), *reversed(LATE_SPLIT_CHECK_DAYS))
 # attempts for that ticker, and the closes of other picks.
 UNKNOWN_TICKER_REQUESTS = 4 + PICKS_PER_BATCH
 
-# One request of each day stays unused, for an attempt that fails or for splits that a figure needs.
+# Splits leave this many requests of each day unused, for an attempt that fails or for splits that a
+# figure needs. It also means that a day of the plan alone never uses up the quota.
 SPARE_REQUESTS = 1
 
 # How many batches of one series are active on a morning that needs closes.
@@ -134,16 +135,15 @@ def explain_misfit(series_count: int, per_day: int, benchmark: str) -> str | Non
     needed = closes_on_weekday(series_count)
     if needed <= per_day:
         return None
+    series = "one series"
     remedy = f"Set ALPHA_VANTAGE_PER_DAY to {needed} or more if the key allows it"
     if series_count > 1:
+        series = f"{series_count} series"
         remedy += ", or take series out of SERIES_FILE"
-    word = "one series"
-    if series_count > 1:
-        word = f"{series_count} series"
     return (
-        f"ALPHA_VANTAGE_PER_DAY is {per_day}, but the closes of {word} need up to {needed} "
-        f"requests a day: {benchmark}, and {ACTIVE_BATCHES} active batches with {PICKS_PER_BATCH} picks for "
-        f"each series. {remedy}."
+        f"ALPHA_VANTAGE_PER_DAY is {per_day}, but the closes of {series} need up to {needed} "
+        f"requests a day: {benchmark}, and {ACTIVE_BATCHES} active batches with "
+        f"{PICKS_PER_BATCH} picks for each series. {remedy}."
     )
 
 
@@ -244,11 +244,11 @@ def plan(
             own = own_tickers(known, day, benchmark)
             early = _room(
                 sum(ticker in own for ticker in waiting),
-                per_day - closes - sent_early - sent_late - late_before,
+                per_day - closes - sent_early - sent_late - late_before - SPARE_REQUESTS,
             )
         late = _room(
             len(waiting) - early,
-            per_day - closes - sent_early - sent_late - early,
+            per_day - closes - sent_early - sent_late - early - SPARE_REQUESTS,
             per_day - sent_late - reserve(day + _DAY, needs.closes(day + _DAY)),
         )
         waiting = waiting[early + late :]

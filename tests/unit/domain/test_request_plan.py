@@ -62,39 +62,38 @@ def test_three_series_on_25_requests():
     SPY and 18 on a morning: 6 are left, and one of them stays unused.
 
     Splits: SPY, and 9 of each of four ages, are 37. On the Sunday at nine, those of the two active
-    fortnights (SPY and 18) have room. At ten, 6 of the day's 25 are left, and Monday needs 10, 7 if
-    a ticker is unknown, and one: 25 - 18 = 7. So 6 more are sent. On Monday, Tuesday needs 19 and
-    one, so 5 are sent; then 5 on Tuesday (25 - 19 = 6, but 25 - 20 = 5). The last 2 are sent on
-    Wednesday.
+    fortnights (SPY and 18) have room. At ten, 6 of the day's 25 are left, and one stays unused.
+    (Monday needs 10, 7 if a ticker is unknown, and one, which would leave 25 - 18 = 7.) So 5 more
+    are sent. On Monday, Tuesday needs 19 and one, so 5 are sent; then 5 on Tuesday, and the last 3
+    on Wednesday.
     """
     plan = make_plan(3)
     assert [day.closes for day in plan.days[:7]] == [0, 10, 19, 19, 19, 19, 19]
-    assert [day.splits for day in plan.days[:7]] == [19 + 6, 5, 5, 2, 0, 0, 0]
-    assert [day.splits_waiting for day in plan.days[:7]] == [12, 7, 2, 0, 0, 0, 0]
+    assert [day.splits for day in plan.days[:7]] == [19 + 5, 5, 5, 3, 0, 0, 0]
+    assert [day.splits_waiting for day in plan.days[:7]] == [13, 8, 3, 0, 0, 0, 0]
     assert plan.left_out_splits == 0
 
 
 def test_four_series_on_25_requests():
     """
-    SPY and 24 take every request of a morning. SPY and the 24 splits of the active fortnights have
-    room on the Sunday; the other 24 have none in the week: they are left out, in both weeks.
+    SPY and 24 take every request of a morning. Of the splits of the active fortnights (SPY and 24),
+    24 have room on the Sunday; the other one and the 24 late ones have none in the week.
     """
     plan = make_plan(4)
     assert [day.closes for day in plan.days[:7]] == [0, 13, 25, 25, 25, 25, 25]
-    assert [day.splits for day in plan.days[:7]] == [25, 0, 0, 0, 0, 0, 0]
-    assert [day.splits_waiting for day in plan.days[:7]] == [24] * 7
-    assert plan.left_out_splits == 48
+    assert [day.splits for day in plan.days[:7]] == [24, 0, 0, 0, 0, 0, 0]
+    assert [day.splits_waiting for day in plan.days[:7]] == [25] * 7
+    assert plan.left_out_splits == 50
 
 
-def test_what_saturday_sends_counts_on_sunday_morning():
+def test_two_series_on_14_and_15_requests():
     """
-    Two series on 14: a morning needs 13. Sunday begins with SPY and 12 (14 - 13 = 1 left, and
-    Monday's 7, 7 and one leave none); no other day has room for the other 12.
-
-    On 15, Saturday has 2 (13 + 2 = 15; Sunday needs only one), and Sunday at nine 15 - 2 = 13.
+    A morning needs 13. With 14, Sunday begins with SPY and 12, and no other day has room for the
+    other 12. With 15, each other day has room for one.
     """
-    assert [day.splits for day in make_plan(2, 14).days[:7]] == [13, 0, 0, 0, 0, 0, 1]
-    assert [day.splits for day in make_plan(2, 15).days[6:8]] == [2, 13]
+    assert [day.splits for day in make_plan(2, 14).days[:8]] == [13, 0, 0, 0, 0, 0, 0, 13]
+    assert [day.splits for day in make_plan(2, 15).days[:8]] == [13, 1, 1, 1, 1, 1, 1, 13]
+    assert make_plan(2, 15).left_out_splits == 2 * 6
 
 
 def test_the_first_weeks_of_a_record():
@@ -143,7 +142,7 @@ def test_what_was_already_requested():
     batches = make_record(3)
     waiting = request_plan.order_splits(batches, SUNDAY, benchmark="SPY")
     plan = make_plan(3, batches=batches, answered=waiting[:20], sent_early=19, sent_late=1)
-    assert [day.splits for day in plan.days[:4]] == [25, 5, 5, 2]
+    assert [day.splits for day in plan.days[:4]] == [24, 5, 5, 3]
     # 7 were sent at noon. Now 25 - 7 are left for Monday, which needs 18: none of them is free.
     plan = make_plan(3, batches=batches, answered=waiting[:26], sent_early=10, sent_late=7)
     assert [day.splits for day in plan.days[:4]] == [17, 5, 5, 1]
