@@ -151,7 +151,7 @@ async def _log_request_plan(settings: Settings, context: Context) -> None:
     configured = request_budget.configured_by(settings)
     async with context.pool.connection() as conn:
         planned = await request_budget.read_plan(
-            conn, context.prices.ledger, configured, context.now()
+            conn, context.prices.ledger, configured=configured, now=context.now()
         )
     days = planned.plan.days
     log.info(

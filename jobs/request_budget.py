@@ -70,7 +70,7 @@ def configured_by(settings: Settings) -> Configured:
 
 
 async def read_plan(
-    conn: Conn, ledger: RequestLedger, configured: Configured, now: datetime
+    conn: Conn, ledger: RequestLedger, *, configured: Configured, now: datetime
 ) -> Planned:
     """
     Return the plan from today on.
@@ -135,7 +135,7 @@ async def _read_plan_of(conn: Conn, context: Context) -> Planned:
     configured = Configured(
         series=context.series, sessions=context.calendar, benchmark=context.benchmark
     )
-    return await read_plan(conn, context.prices.ledger, configured, context.now())
+    return await read_plan(conn, context.prices.ledger, configured=configured, now=context.now())
 
 
 async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:

@@ -408,7 +408,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             queue=await _read_queue(conn),
             record=record,
             providers=await _read_providers(conn, ledger, at),
-            request_plan=await _read_plan(conn, ledger, configured, at),
+            request_plan=await _read_plan(conn, ledger, configured=configured, at=at),
             publication=await published_heads.get_state(
                 conn, HeadRepository(settings.head_repository, settings.head_branch)
             ),
@@ -441,7 +441,7 @@ class MetricsReader:
     """Reads the snapshot for `/metrics`, within TIME_LIMIT and with its own pool."""
 
     def __init__(
-        self, pool: pools.Pool, ledger: RequestLedger, clock: Clock, configured: Configured
+        self, pool: pools.Pool, ledger: RequestLedger, clock: Clock, *, configured: Configured
     ) -> None:
         self.pool = pool
         self.ledger = ledger
@@ -455,7 +455,7 @@ class MetricsReader:
             async with _limited_connection(self.pool) as conn, conn.transaction():
                 await conn.execute(_SNAPSHOT_MODE + _STATEMENT_TIMEOUT)
                 snapshot = await _read_for_metrics(
-                    conn, self.ledger, self.configured, self.clock.now()
+                    conn, self.ledger, configured=self.configured, at=self.clock.now()
                 )
         except (Error, PoolTimeout, OSError) as error:
             # Logged once for an outage, not at every scrape.
@@ -489,18 +489,18 @@ async def metrics_reader(
         acquire_timeout=TIME_LIMIT,
     )
     async with pool:
-        yield MetricsReader(pool, ledger, clock, configured)
+        yield MetricsReader(pool, ledger, clock, configured=configured)
 
 
 async def _read_for_metrics(
-    conn: Conn, ledger: RequestLedger, configured: Configured, at: datetime
+    conn: Conn, ledger: RequestLedger, *, configured: Configured, at: datetime
 ) -> MetricsSnapshot:
     return MetricsSnapshot(
         at=at,
         queue=await _read_queue(conn),
         record=await _read_record(conn, at),
         providers=await _read_providers(conn, ledger, at),
-        request_plan=await _read_plan(conn, ledger, configured, at),
+        request_plan=await _read_plan(conn, ledger, configured=configured, at=at),
         publication=await published_heads.get_state(conn),
         waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
@@ -621,9 +621,9 @@ async def _read_providers(conn: Conn, ledger: RequestLedger, at: datetime) -> Pr
 
 
 async def _read_plan(
-    conn: Conn, ledger: RequestLedger, configured: Configured, at: datetime
+    conn: Conn, ledger: RequestLedger, *, configured: Configured, at: datetime
 ) -> RequestPlan:
-    planned = await request_budget.read_plan(conn, ledger, configured, at)
+    planned = await request_budget.read_plan(conn, ledger, configured=configured, now=at)
     return planned.plan
 
 

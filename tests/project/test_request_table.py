@@ -1,4 +1,4 @@
-"""The table of several series in costs.md: each number is what the plan says."""
+"""The table of several series in docs/operate/costs.md: each number is what the plan says."""
 
 import re
 from datetime import date, timedelta

@@ -565,7 +565,9 @@ async def test_metrics(harness, bare):
     async def read_values() -> dict[str, float]:
         ledger = harness.context.prices.ledger
         configured = request_budget.configured_by(settings.load({}))
-        reader = snapshot.MetricsReader(harness.context.pool, ledger, harness.clock, configured)
+        reader = snapshot.MetricsReader(
+            harness.context.pool, ledger, harness.clock, configured=configured
+        )
         state = await reader.read()
         assert state
         return {

@@ -60,7 +60,9 @@ class Source:
 
     def __init__(self, pool: pools.Pool, harness) -> None:
         self.pool, self.metrics = pool, Metrics("1.2.3", rehearsed=False)
-        reader = MetricsReader(pool, harness.context.prices.ledger, harness.clock, CONFIGURED)
+        reader = MetricsReader(
+            pool, harness.context.prices.ledger, harness.clock, configured=CONFIGURED
+        )
         self.metrics.process_state = ProcessState(
             cache=ResponseCache(nothing, lambda: 1),
             pools={"app": harness.context.pool},
