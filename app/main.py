@@ -332,7 +332,9 @@ def create_app(
         async with (
             runtime.opened(settings, open_clock, work=work) as running,
             snapshot.metrics_reader(
-                settings, running.process.context.prices.ledger, running.process.clock
+                settings,
+                running.process.context.prices.ledger,
+                running.process.clock,
             ) as reader,
             revision.listen(running.process.direct),
             stream.run(),

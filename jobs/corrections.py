@@ -13,7 +13,6 @@ from app.domain.calendar import MEASURED_DAYS, checkpoint_date, require_monday
 from app.domain.declarations import InForce
 from app.domain.measurement import ShareHistory
 from app.domain.model import (
-    SERIES,
     Batch,
     Checkpoint,
     CheckpointStatus,
@@ -22,7 +21,7 @@ from app.domain.model import (
     PickMetric,
     Split,
 )
-from app.domain.text import STATEMENT_RULE, is_publishable
+from app.domain.text import STATEMENT_RULE, is_publishable, join_words
 from app.errors import Refused
 from app.store import batches, checkpoints, closes, corrections, share_histories
 from app.store.rows import Conn
@@ -79,23 +78,22 @@ async def adopt(
     ticker: str,
     reason: str,
     in_force: InForce | None,
-    series: str = SERIES,
+    series: str | None = None,
 ) -> int:
     """
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.
 
-    Day 0 is the baseline. Return how many checkpoints were corrected. Raise Refused if no figure of
-    `day` uses a reading of `ticker`, or if the newest reading cannot replace the used one.
+    Day 0 is the baseline. `series` is needed only if the batches of several series use the ticker.
+    Return how many checkpoints were corrected. Raise Refused if no figure of `day` uses a reading
+    of `ticker`, or if the newest reading cannot replace the used one.
     """
     if not is_publishable(reason):
         raise Refused(f"--reason must say why, {STATEMENT_RULE}.")
     require_monday(run_date)
     async with transaction(pool) as conn:
-        batch = await batches.get_by_run_date(conn, series, run_date)
-        if batch is None or batch.trading_day is None:
-            raise Refused(f"There is no batch of {run_date}, or it has no picks.")
-        batch = await batches.lock_for_update(conn, batch.id)
         ticker = prompt.normalize_ticker(ticker)
+        batch = await _find_batch(conn, series, run_date=run_date, ticker=ticker)
+        batch = await batches.lock_for_update(conn, batch.id)
         newest = await _newest_reading(conn, batch, day=day, ticker=ticker)
         correction = _Correction(
             batch=batch,
@@ -106,6 +104,38 @@ async def adopt(
             in_force=in_force,
         )
         return await _correct(conn, correction)
+
+
+async def _find_batch(conn: Conn, series: str | None, *, run_date: date, ticker: str) -> Batch:
+    """
+    Return the batch of a Monday with a ticker: of a pick, or of the benchmark.
+
+    If no batch has the ticker, the first one is returned, and the caller refuses the ticker. Raise
+    Refused if there is no batch with picks, or if those of several series have the ticker.
+    """
+    of_monday = [
+        batch for batch in await batches.list_by_run_date(conn, run_date) if batch.trading_day
+    ]
+    of_series = ""
+    if series is not None:
+        of_monday = [batch for batch in of_monday if batch.series == series]
+        of_series = f" of the series {series}"
+    if not of_monday:
+        raise Refused(f"There is no batch of {run_date}{of_series}, or it has no picks.")
+    found = []
+    for batch in of_monday:
+        of_picks = [pick.ticker for pick in await batches.list_picks(conn, batch.id)]
+        if ticker in (batch.benchmark_symbol, *of_picks):
+            found.append(batch)
+    if len(found) > 1:
+        names = join_words([batch.series for batch in found])
+        raise Refused(
+            f"The batches of {run_date} of {names} use {ticker}. Name one with --series, and "
+            "repeat the command for each of them."
+        )
+    if not found:
+        return of_monday[0]
+    return found[0]
 
 
 async def _newest_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) -> Close:

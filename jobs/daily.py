@@ -241,7 +241,7 @@ async def _count_ahead(context: Context, batch: Batch, day: int) -> int:
     """Return how many checkpoints that come before the given one are being taken."""
     async with transaction(context.pool, notify=False) as conn:
         running = await queue_tables.list_running_checkpoints(conn, take_checkpoint.name)
-        names = await batches.list_series(conn, batch.run_date)
+        names = [one.series for one in await batches.list_by_run_date(conn, batch.run_date)]
     turns = request_plan.in_turn(names, calendar.new_york_date(context.now()))
 
     def place(series: str, run_date: date, day: int) -> tuple[date, int, int]:

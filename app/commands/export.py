@@ -1,7 +1,7 @@
 """`alpha-monday export`: all of the record as rows, in CSV or JSON."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 from api.engine import Engine
 from api.schema import Facts, schema
 from app.commands import files, terminal
+from app.commands.series import list_recorded, series_option
 from app.commands.terminal import ReportProgress, clock, progress_bar, rehearsal_option, report
 from app.core import settings
 from app.core.settings import Settings
@@ -59,9 +60,14 @@ class ExportProgress:
     help="The format of the standard output, CSV by default. A FILE has the format of its ending.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@series_option("Only this series.")
 @rehearsal_option("Export the record of the embedded rehearsal.")
-def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
+def export(
+    file: Path, form: str | None, *, force: bool, series: str | None, rehearsal: bool
+) -> None:
     """Write all of the record as rows, one for each pick and each checkpoint, into FILE.
+
+    If the record has several series, the rows of one follow those of another.
 
     The name of FILE must end in .csv or .json, and decides the format. Without FILE, or with `-`,
     the rows go to the standard output, in the format of --format.
@@ -73,6 +79,7 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
     \b
     Examples:
       alpha-monday export picks.csv
+      alpha-monday export --series claude claude.csv
       alpha-monday export --format json | jq '.rows[] | select(.result and .hit)'
     """
     configuration = settings.load()
@@ -91,6 +98,7 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
                 form=chosen_form,
                 output=output,
                 report_progress=report_progress,
+                series=series,
                 sessions=Calendar(configuration.market_closed_days),
             )
             progress = asyncio.run(writing)
@@ -163,15 +171,17 @@ async def _write(
     form: str,
     output: IO[bytes],
     report_progress: ReportProgress,
+    series: str | None,
     sessions: Calendar,
 ) -> ExportProgress:
-    """Write the record at `address`, read in one snapshot."""
-    everything = ExportRange()
+    """Write the record at `address`, or one series of it, read in one snapshot."""
     async with pools.snapshot(address, "export") as conn:
         # The reader at the other end of a pipe may pause for minutes, for example in a pager.
         await conn.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
         is_rehearsed = await rehearsed.is_rehearsed_on_connection(conn)
-        cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = %s", [SERIES])
+        # The export of an empty record is that of the default series.
+        names = await list_recorded(conn, series) or [SERIES]
+        cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = ANY(%s)", [names])
         (total,) = cast(tuple[int], await cursor.fetchone())
         facts = Facts(version("alpha-monday"), is_rehearsed, clock.now, sessions=sessions)
         engine = Engine(
@@ -183,9 +193,18 @@ async def _write(
         )
         progress = ExportProgress(lambda: report_progress("Mondays", progress.mondays, total))
         async with (
-            aclosing(read_parts(engine, everything)) as parts,
+            aclosing(_read_all(engine, names)) as parts,
             aclosing(progress.count(parts)) as counted_parts,
         ):
-            async for piece in write_export(form, counted_parts, everything):
+            written = ExportRange(series=names[0] if len(names) == 1 else None)
+            async for piece in write_export(form, counted_parts, written):
                 output.write(piece)
     return progress
+
+
+async def _read_all(engine: Engine, names: Sequence[str]) -> AsyncGenerator[ExportPart]:
+    """Yield the parts of several series, one series after another."""
+    for name in names:
+        async with aclosing(read_parts(engine, ExportRange(series=name))) as parts:
+            async for part in parts:
+                yield part

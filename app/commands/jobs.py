@@ -27,7 +27,7 @@ from app.domain import calendar
 from app.domain.model import SERIES
 from app.domain.text import escape_unprintable
 from app.errors import Refused
-from app.store import rehearsed
+from app.store import batches, rehearsed
 from app.store.rows import Conn
 from jobs import admin, queue_tables
 from jobs.admin import Subject, Subjects
@@ -38,6 +38,7 @@ from jobs.weekly import pick_week
 # Postgres stores ids as bigint.
 _MAX_ID = 2**63 - 1
 _MAX_STALLED = 10_000
+# With several series, the column `series` follows.
 _COLUMNS = ("id", "task", "status", "Monday", "day", "scheduled (New York)", "attempts")
 
 # click would read an id that begins with a dash as an option. With this setting the id reaches
@@ -108,7 +109,8 @@ async def show_list(
 
     On a terminal they are a table. Elsewhere each job is a line with tabs between id, task, status,
     Monday, day, scheduled time in New York and attempts; a dash stands for a value that is missing.
-    A stalled job is one whose worker has stopped.
+    If the record has several series, the last value is the name of the series. A stalled job is one
+    whose worker has stopped.
 
     \b
     Examples:
@@ -126,13 +128,25 @@ async def show_list(
         # One job more than is printed, to know whether there are more than `limit`.
         rows = await queue_tables.find_jobs(conn, wanted, task=task, limit=limit + 1)
         subjects = await admin.subjects(conn, rows)
-    tables.show_rows(_COLUMNS, [_cells(job, subjects) for job in rows[:limit]])
+        names = await batches.list_series(conn)
+    _show_jobs(rows[:limit], subjects, names)
     if len(rows) > limit:
         report(f"There are more than {limit}; --limit shows them.")
     elif not rows and (statuses or task):
         report("There is no such job.")
     elif not rows:
         report("No job waits, runs or has failed.")
+
+
+def _show_jobs(rows: Sequence[JobRow], subjects: Subjects, names: Sequence[str]) -> None:
+    """Print jobs as rows. `names` are the series of the record: several ones get a column."""
+    columns, cells = list(_COLUMNS), [list(_cells(job, subjects)) for job in rows]
+    if {*names, *[subject.series for subject in subjects.values()]} - {SERIES}:
+        columns.append("series")
+        for job, of_job in zip(rows, cells, strict=True):
+            subject = subjects.get(job.id)
+            of_job.append(escape_unprintable(subject.series) if subject else "")
+    tables.show_rows(columns, cells)
 
 
 def _cells(job: JobRow, subjects: Subjects) -> Sequence[str]:
@@ -310,6 +324,7 @@ async def stalled(put_back: bool, rehearsal: bool) -> None:
     ):
         rows = await queue_tables.find_jobs(conn, ["stalled"], task=None, limit=_MAX_STALLED)
         subjects = await admin.subjects(conn, rows)
+        names = await batches.list_series(conn)
         if put_back:
             now = await rehearsed.get_simulated_time(pool) or clock.now()
             for job in rows:
@@ -319,7 +334,7 @@ async def stalled(put_back: bool, rehearsal: bool) -> None:
     if not rows:
         report("No job is stalled.")
         return
-    tables.show_rows(_COLUMNS, [_cells(job, subjects) for job in rows])
+    _show_jobs(rows, subjects, names)
     if not put_back:
         report(
             "`alpha-monday jobs stalled --retry` returns them to the queue. "

@@ -2,11 +2,14 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from datetime import date, datetime
 
 import click
+from msgspec import Struct
 
 from app.commands import tables
+from app.commands.series import list_recorded, series_option
 from app.commands.terminal import (
     DAY,
     CommandGroup,
@@ -16,11 +19,12 @@ from app.commands.terminal import (
     open_live_record,
     report,
 )
-from app.core import logging, settings
+from app.core import logging, series_file, settings
 from app.database import pools
 from app.domain import calendar, returns
 from app.domain.calendar import Calendar
 from app.domain.model import SERIES, Batch, BatchStatus
+from app.domain.text import join_words
 from app.errors import ProviderError, Refused
 from app.store import batches, rehearsed
 from app.store.rows import Conn
@@ -35,25 +39,31 @@ _POLL_INTERVAL = 1
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
+@series_option("Only the batch of this series of SERIES_FILE.")
 @click.pass_context
-def pick(context: click.Context) -> None:
+def pick(context: click.Context, series: str | None) -> None:
     """Make this Monday's batch now, or run a failed one again.
 
-    The command defers a job for the running service, and waits until the batch is stored. The
-    command is refused if today is no Monday, if it is not yet nine in New York, or if this Monday
-    already has its picks.
+    The command defers a job for the running service, and waits until the batch is stored. With
+    several series, it makes the batch of each series that has none or a failed one. The command is
+    refused if today is no Monday, if it is not yet nine in New York, or if this Monday already has
+    its picks.
 
     \b
-    Example:
+    Examples:
       alpha-monday pick
+      alpha-monday pick --series claude
     """
     if context.invoked_subcommand is None:
-        asyncio.run(_pick())
+        asyncio.run(_pick(series))
+    elif series is not None:
+        raise click.UsageError("Write --series behind the name of the command.")
 
 
-async def _pick() -> None:
+async def _pick(series: str | None) -> None:
     configuration = settings.load()
-    settings.require_keys(configuration)
+    configured = series_file.require_service_keys(configuration, name=series)
+    names = [one.name for one in configured]
     run_date = calendar.run_date(clock.now())
     if run_date is None:
         next_run = format_new_york(calendar.next_run_at(clock.now()))
@@ -65,59 +75,123 @@ async def _pick() -> None:
         # The real model must not be asked about simulated days.
         await rehearsed.refuse_rehearsal(pool)
         async with pools.transaction(pool) as conn:
-            earlier = await batches.get_by_run_date(conn, SERIES, run_date)
-            job = await _defer_run(conn, run_date, earlier)
-        report(
-            f"Job {job} makes the batch of {run_date}. Waiting for it. "
-            "(Ctrl-C does not stop the job.)"
-        )
-        batch = await _wait_for_batch(pool, run_date, earlier=earlier, job=job)
+            runs = await _defer_runs(conn, run_date, names)
+        for run in runs:
+            report(
+                f"Job {run.job} makes the batch of {run_date}{_of_series(run.series)}. Waiting for "
+                "it. (Ctrl-C does not stop the job.)"
+            )
         sessions = Calendar(configuration.market_closed_days)
-        await tables.show(pool, batch, sessions=sessions, now=clock.now())
-    if batch.status == BatchStatus.FAILED:
+        failures = 0
+        for number, run in enumerate(runs):
+            if number:
+                click.echo()
+            failures += not await _wait_and_show(pool, run, sessions)
+    if failures:
         sys.exit(1)
 
 
-async def _defer_run(conn: Conn, run_date: date, earlier: Batch | None) -> int:
+class _Run(Struct, frozen=True):
     """
-    Defer the job that makes the batch of a Monday, and return the id of the job.
+    A job that makes the batch of a Monday of a series.
 
-    `earlier` is the batch that the Monday has already. Raises Refused if that batch has picks, if
-    another job makes the batch, or if no worker runs.
+    `earlier` is the batch that was stored before the command began.
     """
-    if earlier and earlier.status != BatchStatus.FAILED:
-        raise Refused(f"The Monday {run_date} has its picks: batch {earlier.id}.")
-    live_jobs = await weekly.list_live_jobs(conn, SERIES, run_date)
-    if live_jobs:
-        raise Refused(f"Job {live_jobs[0]} already makes the batch of the Monday {run_date}.")
+
+    series: str
+    run_date: date
+    earlier: Batch | None
+    job: int
+
+
+def _of_series(series: str) -> str:
+    return f" of {series}" if series != SERIES else ""
+
+
+async def _defer_runs(conn: Conn, run_date: date, names: Sequence[str]) -> list[_Run]:
+    """
+    Defer the jobs that make the missing or failed batches of a Monday.
+
+    The result also has the jobs that make a batch already, if there are several series. Raises
+    Refused if no series needs a job, or if no worker runs.
+    """
+    runs: list[_Run] = []
+    with_picks: list[Batch] = []
+    in_progress: list[_Run] = []
+    for series in names:
+        earlier = await batches.get_by_run_date(conn, series, run_date)
+        live_jobs = await weekly.list_live_jobs(conn, series, run_date)
+        if earlier and earlier.status != BatchStatus.FAILED:
+            with_picks.append(earlier)
+        elif live_jobs:
+            in_progress.append(_Run(series, run_date, earlier, live_jobs[0]))
+        else:
+            runs.append(_Run(series, run_date, earlier, 0))
+    if not runs:
+        raise Refused(_nothing_to_do(run_date, with_picks, in_progress))
     if not await queue_tables.has_live_worker(conn):
         raise Refused(
             "No worker is running that could do it. "
             "Start one with `alpha-monday serve` or `alpha-monday work`."
         )
-    questions = await weekly.max_questions_of_manual_run(conn, SERIES, run_date)
-    return await weekly.defer_run(conn, clock.now(), SERIES, questions)
+    return [*in_progress, *[await _defer(conn, run) for run in runs]]
 
 
-async def _wait_for_batch(
-    pool: pools.Pool, run_date: date, *, earlier: Batch | None, job: int
-) -> Batch:
+async def _defer(conn: Conn, run: _Run) -> _Run:
+    """Defer the job of a run, and return the run with the id of its job."""
+    questions = await weekly.max_questions_of_manual_run(conn, run.series, run.run_date)
+    job = await weekly.defer_run(conn, clock.now(), run.series, questions)
+    return _Run(run.series, run.run_date, run.earlier, job)
+
+
+def _nothing_to_do(run_date: date, with_picks: Sequence[Batch], in_progress: Sequence[_Run]) -> str:
+    """Return why no series of a Monday needs a job."""
+    if not with_picks and len(in_progress) == 1:
+        (run,) = in_progress
+        of_series = _of_series(run.series)
+        return f"Job {run.job} already makes the batch of the Monday {run_date}{of_series}."
+    if not in_progress and len(with_picks) == 1:
+        (batch,) = with_picks
+        of_series = _of_series(batch.series)
+        return f"The Monday {run_date}{of_series} has its picks: batch {batch.id}."
+    states = [f"job {run.job} already makes the batch of {run.series}" for run in in_progress]
+    if with_picks:
+        having = join_words([batch.series for batch in with_picks])
+        states.insert(0, f"the picks of {having} are stored")
+    return f"No series needs a job for the Monday {run_date}: {'; '.join(states)}."
+
+
+async def _wait_and_show(pool: pools.Pool, run: _Run, sessions: Calendar) -> bool:
+    """
+    Wait for the batch of a run, and print it. Return whether it has picks.
+
+    If the job ends without a batch, a line says so, so that the other series are printed, too.
+    """
+    try:
+        batch = await _wait_for_batch(pool, run)
+    except Refused as error:
+        report(f"alpha-monday: {error}")
+        return False
+    await tables.show(pool, batch, sessions=sessions, now=clock.now())
+    return batch.status != BatchStatus.FAILED
+
+
+async def _wait_for_batch(pool: pools.Pool, run: _Run) -> Batch:
     """
     Wait until a job has stored the batch of a Monday, and return the batch, which may be failed.
 
-    `earlier` is the batch that was stored before the job was deferred. Raises Refused if the job
-    ends without a batch.
+    Raises Refused if the job ends without a batch.
     """
     while True:
         async with pools.transaction(pool) as conn:
             # The jobs are read before the batch. A job stores the batch before it ends. So if the
             # job has ended and the batch is missing, the job will never store one.
-            live_jobs = await weekly.list_live_jobs(conn, SERIES, run_date)
-            batch = await batches.get_by_run_date(conn, SERIES, run_date)
-        if batch and batch != earlier:
+            live_jobs = await weekly.list_live_jobs(conn, run.series, run.run_date)
+            batch = await batches.get_by_run_date(conn, run.series, run.run_date)
+        if batch and batch != run.earlier:
             return batch
-        if job not in live_jobs:
-            raise Refused(f"Job {job} ended without a batch. The log of the service says why.")
+        if run.job not in live_jobs:
+            raise Refused(f"Job {run.job} ended without a batch. The log of the service says why.")
         await clock.sleep(_POLL_INTERVAL)
 
 
@@ -131,9 +205,16 @@ async def _wait_for_batch(
     "--value", required=True, help="What a share was worth after that session, for example 54.20."
 )
 @click.option("--source", required=True, help="Where the value comes from.")
+@series_option("The series of the pick; needed only if several series have picked TICKER.")
 @async_command
 async def end(
-    run_date: datetime, ticker: str, last_session: datetime, value: str, source: str
+    run_date: datetime,
+    ticker: str,
+    last_session: datetime,
+    value: str,
+    source: str,
+    *,
+    series: str | None,
 ) -> None:
     """Record the last value of a pick that stopped trading.
 
@@ -141,8 +222,10 @@ async def end(
     taken again.
 
     \b
-    Example:
+    Examples:
       alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K"
+      alpha-monday pick end 2026-11-02 ABC --series claude --last-session 2026-11-06
+        --value 54.20 --source "8-K"
     """
     calendar.require_monday(run_date.date())
     configuration = settings.load()
@@ -151,6 +234,7 @@ async def end(
     except ProviderError as error:
         raise Refused(f"--value: {error}") from None
     async with open_live_record(configuration) as pool:
+        await _require_recorded(pool, series)
         retakes = await picks.end(
             pool=pool,
             calendar=Calendar(configuration.market_closed_days),
@@ -160,9 +244,16 @@ async def end(
             last_session=last_session.date(),
             value=price,
             source=source,
+            series=series,
             in_force=in_force.make(configuration, is_command=True),
         )
     report(_retakes_line(retakes))
+
+
+async def _require_recorded(pool: pools.Pool, series: str | None) -> None:
+    """Raise Refused if the record does not have the series."""
+    async with pool.connection() as conn:
+        await list_recorded(conn, series)
 
 
 def _retakes_line(retakes: int) -> str:
@@ -200,9 +291,17 @@ class _ReportingClock(RealClock):
     is_flag=True,
     help="Do not compare closes; mark the pick's later figures as an unusual move.",
 )
+@series_option("The series of the pick; needed only if several series have picked TICKER.")
 @async_command
 async def rename(
-    run_date: datetime, ticker: str, new: str, from_session: datetime, source: str, *, force: bool
+    run_date: datetime,
+    ticker: str,
+    new: str,
+    from_session: datetime,
+    source: str,
+    *,
+    force: bool,
+    series: str | None,
 ) -> None:
     """Record a pick's new ticker. The journal keeps the old one.
 
@@ -223,14 +322,16 @@ async def rename(
     Examples:
       alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06"
       alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K" --force
+      alpha-monday pick rename 2026-11-02 FB META --series claude --from 2026-11-09 --source "8-K"
     """
     calendar.require_monday(run_date.date())
     configuration = settings.load()
     # The command reports its progress in plain lines. The log adds only what went wrong.
-    logging.configure("WARNING", clock.now, configuration.secret_texts)
+    logging.configure("WARNING", clock.now, series_file.secret_texts(configuration))
     async with open_live_record(configuration) as pool:
         # The real provider must not be asked about simulated days.
         await rehearsed.refuse_rehearsal(pool)
+        await _require_recorded(pool, series)
         binding = queue.bind_context(
             queue.app,
             configuration,
@@ -246,6 +347,7 @@ async def rename(
                 new=new,
                 from_session=from_session.date(),
                 source=source,
+                series=series,
                 force=force,
                 report_progress=report,
             )

@@ -1,7 +1,7 @@
 """`alpha-monday status`: prints the state of the service, and what a person must do."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -19,10 +19,11 @@ from app.commands.terminal import (
 from app.core import settings
 from app.database.rights import Need
 from app.domain import calendar
+from app.domain.declarations import SeriesKind
 from app.domain.journal import format_head
-from app.domain.model import Batch, BatchStatus, FailureReason
+from app.domain.model import SERIES, Batch, BatchStatus, FailureReason
 from app.domain.request_plan import RequestPlan
-from app.domain.text import end_sentence, escape_unprintable
+from app.domain.text import end_sentence, escape_unprintable, join_words
 from app.ops import snapshot
 from app.ops.snapshot import (
     MessageState,
@@ -30,6 +31,7 @@ from app.ops.snapshot import (
     OperatorSnapshot,
     PastProblems,
     PendingCheckpoint,
+    SeriesState,
     SkippedCheckpoint,
 )
 from app.providers.model_ends import ModelEnd
@@ -128,11 +130,12 @@ def _is_overdue(state: OperatorSnapshot) -> bool:
 
 def _has_problem(state: OperatorSnapshot) -> bool:
     """Return whether something is wrong at this moment, even if it needs no action."""
-    work, batch = state.work, state.record.monday.batch
+    work = state.work
     if work.overdue or work.skipped or work.stalled or state.quota_is_spent:
         return True
-    if batch is not None and batch.status == BatchStatus.FAILED:
-        return True
+    for monday in state.record.mondays:
+        if monday.batch is not None and monday.batch.status == BatchStatus.FAILED:
+            return True
     return bool(state.past.unrecorded)
 
 
@@ -168,8 +171,31 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "model": state.model,
         "models": [_model_document(end) for end in state.model_ends],
         "timestamps": state.stamps,
-        "unstamped_monday": state.unstamped_monday,
+        "unstamped_monday": state.unstamped[0].run_date if state.unstamped else None,
         "published_head": _publication_document(state),
+        "series": [_series_document(one, state) for one in state.series],
+    }
+
+
+def _series_document(one: SeriesState, state: OperatorSnapshot) -> dict[str, Any]:
+    monday = one.monday
+    return {
+        "name": one.name,
+        "label": one.label,
+        "kind": one.kind,
+        "model": one.model,
+        "configured": one.configured,
+        "declared": one.declared,
+        "retired": one.retired,
+        "joins": one.joins,
+        "leaves": one.leaves,
+        "first_monday": one.first_run_date,
+        "batch": monday and monday.batch,
+        "monday_job": monday and monday.job,
+        "questions": monday and monday.questions,
+        "missed": one.missed,
+        "unrecorded": one.unrecorded,
+        "unstamped": one.name in {unstamped.series for unstamped in state.unstamped},
     }
 
 
@@ -206,7 +232,7 @@ def _plan_document(plan: RequestPlan) -> dict[str, Any]:
 def _past_document(past: PastProblems) -> dict[str, Any]:
     return {
         "missed": past.missed,
-        "unrecorded": past.unrecorded,
+        "unrecorded": sorted({monday.run_date for monday in past.unrecorded}),
         "late_batches": past.delayed_batches,
         "late_checkpoints": [
             _taken_document(checkpoint) for checkpoint in past.delayed_checkpoints
@@ -220,6 +246,7 @@ def _taken_document(checkpoint: ComputedCheckpoint) -> dict[str, Any]:
         "day": checkpoint.day,
         "taken_at": checkpoint.taken_at,
         "again": checkpoint.was_skipped,
+        "series": checkpoint.series,
     }
 
 
@@ -232,8 +259,11 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     workers = [_describe_worker(worker) for worker in state.queue.workers]
     yield f"workers: {'; '.join(workers) or 'none'}"
     yield f"reconciliation: {_describe_reconciliation(state)}"
-    monday = state.record.monday
-    yield f"Monday {monday.run_date}: {_describe_monday(monday)}"
+    if state.has_several_series:
+        yield f"series: {', '.join(map(_describe_series, state.series))}"
+    for monday in state.record.mondays:
+        of_series = _of_series(monday.series, state)
+        yield f"Monday {monday.run_date}{of_series}: {_describe_monday(monday, state)}"
     yield f"next Monday: {format_new_york(state.next_run_at)}"
     yield f"next checkpoints: {_describe_next_checkpoints(state)}"
     jobs = [f"{count.jobs} {count.task} {count.status}" for count in state.queue.jobs]
@@ -296,10 +326,29 @@ def _describe_reconciliation(state: OperatorSnapshot) -> str:
     return f"{last_round}; last repairs {repaired_at}: {', '.join(repairs)}"
 
 
-def _describe_monday(monday: Monday) -> str:
+def _describe_series(one: SeriesState) -> str:
+    """Return the name of a series, with its label and what it asks."""
+    words = []
+    if one.label not in (one.name, one.model and one.model.name):
+        words.append(one.label)
+    if one.model:
+        words.append(one.model.name)
+    elif one.kind == SeriesKind.RANDOM:
+        words.append("control")
+    if one.retired and not one.configured:
+        words.append("retired")
+    elif one.leaves:
+        words.append("not configured")
+    return f"{one.name} ({', '.join(words)})" if words else one.name
+
+
+def _describe_monday(monday: Monday, state: OperatorSnapshot) -> str:
     batch = monday.batch
     if batch is None and monday.job:
-        return f"job {monday.job} makes its batch"
+        line = f"job {monday.job} makes its batch"
+        if state.has_several_series and monday.questions:
+            line += f", {_count(monday.questions, 'question')} so far"
+        return line
     if batch is None:
         return "no batch"
     if batch.status == BatchStatus.FAILED:
@@ -315,16 +364,25 @@ def _describe_next_checkpoints(state: OperatorSnapshot) -> str:
         return "none"
     figures = state.work.next_figures
     if figures == checkpoints:
-        return _describe_due(checkpoints)
+        return _describe_due(checkpoints, state)
     # The day before the next checkpoint has no session, so this checkpoint will be skipped. A
     # person who waits for figures wants to know the first checkpoint that has some.
-    next_figures = _describe_due(figures) if figures else "none"
-    return f"{_describe_due(checkpoints)}, without figures; next figures: {next_figures}"
+    next_figures = _describe_due(figures, state) if figures else "none"
+    return f"{_describe_due(checkpoints, state)}, without figures; next figures: {next_figures}"
 
 
-def _describe_due(checkpoints: Sequence[PendingCheckpoint]) -> str:
-    names = ", ".join(_name(checkpoint.day, checkpoint.run_date) for checkpoint in checkpoints)
-    return f"{names}: {format_new_york(checkpoints[0].due_at)}"
+def _describe_due(checkpoints: Sequence[PendingCheckpoint], state: OperatorSnapshot) -> str:
+    """Return the names of checkpoints that are due at the same time, with that time."""
+    series_by_name: dict[str, list[str]] = {}
+    for checkpoint in checkpoints:
+        name = _name(checkpoint.day, checkpoint.run_date)
+        series_by_name.setdefault(name, []).append(checkpoint.series)
+    names = []
+    for name, series in series_by_name.items():
+        if state.has_several_series:
+            name += f" of {join_words(series)}"
+        names.append(name)
+    return f"{', '.join(names)}: {format_new_york(checkpoints[0].due_at)}"
 
 
 def _describe_quota(state: OperatorSnapshot) -> str:
@@ -355,14 +413,16 @@ def _describe_last_batch(state: OperatorSnapshot) -> str:
     batch = state.last_batch
     if batch is None:
         return "none yet"
-    return f"{batch.run_date}, made {format_new_york(batch.created_at)}"
+    of_series = _of_series(batch.series, state)
+    return f"{batch.run_date}{of_series}, made {format_new_york(batch.created_at)}"
 
 
 def _describe_last_checkpoint(state: OperatorSnapshot) -> str:
     taken = state.last_checkpoint
     if taken is None:
         return "none yet"
-    return f"{_name(taken.day, taken.run_date)}, {format_new_york(taken.taken_at)}"
+    name = _name(taken.day, taken.run_date) + _of_series(taken.series, state)
+    return f"{name}, {format_new_york(taken.taken_at)}"
 
 
 def _describe_messages(messages: MessageState, setting: str) -> str:
@@ -415,6 +475,7 @@ def _describe_publication(state: OperatorSnapshot) -> str:
 
 def notes(state: OperatorSnapshot) -> Iterator[str]:
     """Yield the problems that need no action, and what the service does about them."""
+    yield from _notes_on_series(state)
     yield from _notes_on_mondays(state)
     yield from _notes_on_late_checkpoints(state)
     yield from _notes_on_overdue_checkpoints(state)
@@ -434,7 +495,25 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
         yield f"{_describe_failing_publication(state)} The service tries again within an hour."
     for skipped in state.work.skipped:
         if state.at - skipped.due_at <= _RETAKE_PERIOD:
-            yield f"{_describe_skipped(skipped)} The reconciliation retakes it once a day."
+            described = _describe_skipped(skipped, _of_series(skipped.series, state))
+            yield f"{described} The reconciliation retakes it once a day."
+
+
+def _notes_on_series(state: OperatorSnapshot) -> Iterator[str]:
+    """Yield what the next Monday changes: series that join, and series that retire."""
+    next_run = format_new_york(state.next_run_at)
+    for one in state.series:
+        if one.joins and one.retired:
+            yield (
+                f"The series {one.name} was retired and is configured: it is asked again {next_run}."
+            )
+        elif one.joins:
+            yield f"The series {one.name} is configured and new: it is asked first {next_run}."
+        elif one.leaves:
+            yield (
+                f"The series {one.name} is declared in the journal and not configured here. If no "
+                "process that works has it, the first question of the next Monday retires it."
+            )
 
 
 def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
@@ -457,25 +536,31 @@ def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
 
 def _notes_on_mondays(state: OperatorSnapshot) -> Iterator[str]:
     past = state.past
-    missed_while_down = [monday.run_date for monday in past.missed if not monday.started]
+    missed_while_down = [
+        (monday.run_date, monday.series) for monday in past.missed if not monday.started
+    ]
     if missed_while_down:
-        yield f"{_mondays_missed(missed_while_down)} while the service was down."
+        yield f"{_mondays_missed(missed_while_down, state)} while the service was down."
     for monday in past.missed:
         if monday.started:
             yield (
-                f"The Monday {monday.run_date} was begun, but it was over before its batch was "
-                f"stored: {end_sentence(monday.failure)}"
+                f"The Monday {monday.run_date}{_of_series(monday.series, state)} was begun, but it "
+                f"was over before its batch was stored: {end_sentence(monday.failure)}"
             )
     if past.unrecorded:
-        yield f"{_mondays_missed(past.unrecorded)}. A running service records that within a minute."
-    if state.unstamped_monday:
+        unrecorded = [(monday.run_date, monday.series) for monday in past.unrecorded]
+        missed = _mondays_missed(unrecorded, state)
+        yield f"{missed}. A running service records that within a minute."
+    for unstamped in state.unstamped:
         yield (
-            f"The batch of Monday {state.unstamped_monday} has no timestamp (RFC 3161) from before "
-            "its open. It cannot get one any more. The log says why (`no timestamp received`)."
+            f"The batch of Monday {unstamped.run_date}{_of_series(unstamped.series, state)} has no "
+            "timestamp (RFC 3161) from before its open. It cannot get one any more. The log says "
+            "why (`no timestamp received`)."
         )
     for batch in past.delayed_batches:
         delay = format_duration(snapshot.delay_of_batch(batch))
-        yield f"The batch of Monday {batch.run_date} was made {delay} after it was due."
+        of_series = _of_series(batch.series, state)
+        yield f"The batch of Monday {batch.run_date}{of_series} was made {delay} after it was due."
 
 
 def _notes_on_late_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
@@ -484,10 +569,10 @@ def _notes_on_late_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
         return
     most_delayed = max(delayed, key=lambda checkpoint: checkpoint.late_by)
     verb = "was" if len(delayed) == 1 else "were"
+    name = _name(most_delayed.day, most_delayed.run_date) + _of_series(most_delayed.series, state)
     yield (
         f"{_count(len(delayed), 'checkpoint')} {verb} taken late in the last four weeks. The "
-        f"longest delay: {_name(most_delayed.day, most_delayed.run_date)}, "
-        f"{format_duration(most_delayed.late_by)}."
+        f"longest delay: {name}, {format_duration(most_delayed.late_by)}."
     )
 
 
@@ -496,7 +581,7 @@ def _notes_on_overdue_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
     for checkpoint in overdue[:_MAX_OVERDUE_LINES]:
         delay = format_duration(state.at - checkpoint.due_at)
         yield (
-            f"{_name(checkpoint.day, checkpoint.run_date).capitalize()} is overdue by {delay}; "
+            f"{_name_checkpoint(checkpoint, state).capitalize()} is overdue by {delay}; "
             f"{_describe_next_attempt(checkpoint, state)}."
         )
     more = len(overdue) - _MAX_OVERDUE_LINES
@@ -534,6 +619,8 @@ def _notes_on_jobs(state: OperatorSnapshot) -> Iterator[str]:
 
 def to_dos(state: OperatorSnapshot) -> Iterator[str]:
     """Yield what a person must do."""
+    if state.series_problem:
+        yield state.series_problem
     if not state.queue.has_worker:
         yield _to_do_without_worker(state)
     elif not state.is_behind_real_time and _is_without_reconciliation(state):
@@ -542,20 +629,24 @@ def to_dos(state: OperatorSnapshot) -> Iterator[str]:
             "workers of `alpha-monday serve` and `alpha-monday work` run it. If one of them runs, "
             "its log says what is wrong (`reconciliation failed`)."
         )
-    yield from _to_dos_of_the_monday(state)
+    for monday in state.record.mondays:
+        yield from _to_dos_of_the_monday(monday, state)
     yield from _model_warnings(state, urgent=True)
     yield from _to_dos_of_stuck_checkpoints(state)
     for job in state.work.failed:
         if job.owed:
+            name = _name(job.day, job.run_date) + _of_series(job.series or SERIES, state)
             yield (
-                f"Job {job.id} ({job.task}, {_name(job.day, job.run_date)}) has failed: run "
+                f"Job {job.id} ({job.task}, {name}) has failed: run "
                 f"`alpha-monday jobs show {job.id}`, then `alpha-monday jobs retry {job.id}`."
             )
     for skipped in state.work.skipped:
         if state.at - skipped.due_at > _RETAKE_PERIOD:
+            command = f"alpha-monday checkpoint retake {skipped.run_date} {skipped.day}"
+            described = _describe_skipped(skipped, _of_series(skipped.series, state))
             yield (
-                f"{_describe_skipped(skipped)} To retake it, run "
-                f"`alpha-monday checkpoint retake {skipped.run_date} {skipped.day}`. If the share "
+                f"{described} To retake it, run "
+                f"`{command}{_option(skipped.series, state)}`. If the share "
                 "stopped trading, record that with `alpha-monday pick end`."
             )
     if _is_publishing_failing(state) and _is_failing_too_long(state):
@@ -614,16 +705,17 @@ def _is_without_reconciliation(state: OperatorSnapshot) -> bool:
     return reconciler is None or state.at - reconciler.last_round_at > _OVERDUE_AFTER
 
 
-def _to_dos_of_the_monday(state: OperatorSnapshot) -> Iterator[str]:
-    monday = state.record.monday
+def _to_dos_of_the_monday(monday: Monday, state: OperatorSnapshot) -> Iterator[str]:
     is_today = monday.run_date == calendar.new_york_date(state.at)
     if monday.batch is None:
         since_due = state.at - calendar.due_at(monday.run_date)
         if is_today and monday.job is None and since_due > _OVERDUE_AFTER:
             remedy = "A service that is started before midnight in New York makes its batch."
             if state.queue.has_worker:
-                remedy = "To make its batch, run `alpha-monday pick` before midnight in New York."
-            yield f"The Monday {monday.run_date} has neither a batch nor a job. {remedy}"
+                command = f"alpha-monday pick{_option(monday.series, state)}"
+                remedy = f"To make its batch, run `{command}` before midnight in New York."
+            name = f"The Monday {monday.run_date}{_of_series(monday.series, state)}"
+            yield f"{name} has neither a batch nor a job. {remedy}"
         return
     yield from _to_dos_of_a_failed_batch(monday.batch, state, is_today=is_today)
 
@@ -632,15 +724,16 @@ def _to_dos_of_a_failed_batch(
     batch: Batch, state: OperatorSnapshot, *, is_today: bool
 ) -> Iterator[str]:
     failure = end_sentence(batch.failure or "")
+    name = f"The Monday {batch.run_date}{_of_series(batch.series, state)}"
     if batch.status == BatchStatus.FAILED and is_today:
         yield (
-            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {failure} "
-            "To run it again, use `alpha-monday pick` before midnight in New York."
+            f"{name} failed ({batch.failure_reason}): {failure} To run it again, use "
+            f"`alpha-monday pick{_option(batch.series, state)}` before midnight in New York."
         )
     elif batch.failure_reason == FailureReason.CONFIGURATION:
         # A wrong setting makes the next Monday fail, too.
         yield (
-            f"The Monday {batch.run_date} failed: {failure} "
+            f"{name} failed: {failure} "
             f"The next Monday begins on {format_new_york(state.next_run_at)}."
         )
 
@@ -652,7 +745,7 @@ def _to_dos_of_stuck_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
     first = stuck[0]
     delay = format_duration(state.at - first.due_at)
     sentences = [
-        f"{_name(first.day, first.run_date).capitalize()} is overdue by {delay}, although a worker "
+        f"{_name_checkpoint(first, state).capitalize()} is overdue by {delay}, although a worker "
         "runs."
     ]
     if len(stuck) > 1:
@@ -704,18 +797,44 @@ def _name(day: int | None, run_date: date | None) -> str:
     return f"day {day} of {run_date}"
 
 
-def _describe_skipped(skipped: SkippedCheckpoint) -> str:
-    name = _name(skipped.day, skipped.run_date).capitalize()
+def _of_series(series: str, state: OperatorSnapshot) -> str:
+    """Return the words that name a series behind a Monday or a day; empty if there is only one."""
+    return f" of {series}" if state.has_several_series else ""
+
+
+def _option(series: str, state: OperatorSnapshot) -> str:
+    """Return the option with which a command is about a series; empty if there is only one."""
+    return f" --series {series}" if state.has_several_series else ""
+
+
+def _name_checkpoint(checkpoint: PendingCheckpoint, state: OperatorSnapshot) -> str:
+    return _name(checkpoint.day, checkpoint.run_date) + _of_series(checkpoint.series, state)
+
+
+def _describe_skipped(skipped: SkippedCheckpoint, of_series: str = "") -> str:
+    """Return a sentence about a skipped checkpoint; `of_series` follows its name."""
+    name = _name(skipped.day, skipped.run_date).capitalize() + of_series
     if not skipped.note:
         return f"{name} has no prices ({skipped.reason})."
     return f"{name} has no prices ({skipped.reason}): {end_sentence(skipped.note)}"
 
 
-def _mondays_missed(days: Sequence[date]) -> str:
-    """Return the sentence that these Mondays were missed, without its end."""
-    if len(days) == 1:
-        return f"The Monday {days[0]} was missed"
-    return f"The Mondays {', '.join(map(str, days))} were missed"
+def _mondays_missed(mondays: Iterable[tuple[date, str]], state: OperatorSnapshot) -> str:
+    """
+    Return the sentence that Mondays were missed, without its end.
+
+    Each of `mondays` has a date and the name of a series.
+    """
+    series_by_day: dict[date, list[str]] = {}
+    for day, series in mondays:
+        series_by_day.setdefault(day, []).append(series)
+    names = []
+    for day, missing in series_by_day.items():
+        of_series = f" of {join_words(missing)}" if state.has_several_series else ""
+        names.append(f"{day}{of_series}")
+    if len(names) == 1:
+        return f"The Monday {names[0]} was missed"
+    return f"The Mondays {', '.join(names)} were missed"
 
 
 def _count(count: int, thing: str) -> str:

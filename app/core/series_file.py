@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from app.core import settings as core_settings
 from app.core.settings import Settings
 from app.domain.model import MAX_SERIES, SERIES
 from app.domain.text import one_line
@@ -154,6 +155,57 @@ def require_keys(series: Iterable[SeriesSettings]) -> None:
                 f"{one.key_from} must be set to the key of the series {one.name}, for example "
                 f"{one.key_from}=abc123."
             )
+
+
+def require_service_keys(
+    settings: Settings, environment: Mapping[str, str] | None = None, *, name: str | None = None
+) -> list[SeriesSettings]:
+    """
+    Return the configured series, or that of `name`. Their models and the prices must have keys.
+
+    Without a file, OPENAI_API_KEY is the key of the only model. With a file, each model needs the
+    key that it names, so OPENAI_API_KEY may be missing. If `environment` is given, it is used
+    instead of os.environ. Raises ConfigurationError for a missing key, for a name that is not
+    configured, and for a mistake in the file.
+    """
+    series = load(settings, environment)
+    if name is not None:
+        series = [require_name(series, name)]
+    if not settings.series_file:
+        core_settings.require_keys(settings)
+        return series
+    require_keys(series)
+    core_settings.require_price_key(settings.alpha_vantage_api_key)
+    return series
+
+
+def require_name(series: Iterable[SeriesSettings], name: str) -> SeriesSettings:
+    """Return the series with a name. Raises ConfigurationError if it is not configured."""
+    series = list(series)
+    for one in series:
+        if one.name == name:
+            return one
+    names = ", ".join(one.name for one in series)
+    raise ConfigurationError(
+        f"There is no series {_shown(name)!r}. The configured series: {names}."
+    )
+
+
+def secret_texts(settings: Settings, environment: Mapping[str, str] | None = None) -> list[str]:
+    """
+    Return the texts that must be replaced in every line of the log.
+
+    They are those of the settings, and the keys of the series. If the file has a mistake, the keys
+    of the series are not known: then the service does not start, and nothing uses them. If
+    `environment` is given, it is used instead of os.environ.
+    """
+    texts = settings.secret_texts
+    try:
+        series = load(settings, environment)
+    except ConfigurationError:
+        return texts
+    keys = [one.key for one in series if one.key and one.key not in texts]
+    return [*texts, *dict.fromkeys(keys)]
 
 
 def _main_series(settings: Settings) -> SeriesSettings:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.domain.declarations import AnyDeclaration, RecordSettings
+from app.domain.model import SERIES
 
 T = TypeVar("T", RecordSettings, AnyDeclaration)
 
@@ -29,7 +30,8 @@ _LEAST_TIME = timedelta(hours=1)
 # days are 24 hours apart, so such a pause contains a morning.
 LONGEST_PAUSE = timedelta(hours=36)
 
-# The setting, or whatever else it is, that a field of a declaration comes from.
+# What a field of a declaration comes from. The fields of a series that SERIES_FILE has come from
+# `_SOURCES_IN_FILE`, if they are listed there.
 _SOURCES = {
     "version": "the version of Alpha Monday",
     "benchmark": "BENCHMARK_SYMBOL",
@@ -52,9 +54,25 @@ _SOURCES = {
     "token_limit_as": "token_limit_as in SERIES_FILE",
     "extra_body": "extra_body in SERIES_FILE",
     "tools": "tools in SERIES_FILE",
+    "kind": "kind in SERIES_FILE",
     "retired": "whether SERIES_FILE has the series",
     "draw_version": "the version of the draws",
     "universe": "the tickers that a control draws from",
+}
+# The options of a table of SERIES_FILE from which a field comes, by the field.
+_SOURCES_IN_FILE = {
+    "label": "label",
+    "base_url": "base_url",
+    "model": "model",
+    "temperature": "temperature",
+    "timeout_seconds": "timeout_seconds",
+    "response_format": "response_format",
+    "reasoning_effort": "reasoning_effort",
+    "max_tokens": "max_tokens",
+    "token_limit_as": "token_limit_as",
+    "extra_body": "extra_body",
+    "tools": "tools",
+    "kind": "kind",
 }
 
 # These fields are compared, but their values are too long to be shown.
@@ -98,18 +116,24 @@ class Alternation(Struct, frozen=True):
     Two processes that differ.
 
     `since` is the time of the first entry after the newest pause of more than LONGEST_PAUSE.
-    `differences` are the fields in which the two newest entries differ.
+    `differences` are the fields in which the two newest entries differ. `series` is the name of the
+    series that they declare; None for the settings of the record.
     """
 
     since: datetime
     differences: list[Difference]
+    series: str | None = None
 
 
-def find_alternation(entries: Sequence[Declared[T]], now: datetime) -> Alternation | None:
+def find_alternation(
+    entries: Sequence[Declared[T]], now: datetime, *, has_file: bool = False
+) -> Alternation | None:
     """
     Return how the newest of `entries` alternate; None if they do not, or not any more.
 
-    `entries` are the newest declarations of one kind, the newest one first.
+    `entries` are the newest declarations of one kind, or of one series, the newest one first.
+    `has_file` is whether the series of this process come from SERIES_FILE: then the differences
+    name its options.
     """
     # The yearly extension of the calendar is an entry of its own, which changes no setting.
     changes = [
@@ -128,7 +152,13 @@ def find_alternation(entries: Sequence[Declared[T]], now: datetime) -> Alternati
         if since - entry.at > LONGEST_PAUSE:
             break
         since = entry.at
-    return Alternation(since, _describe(changes[0].value, changes[1].value))
+    newest = changes[0].value
+    differences = _describe(newest, changes[1].value, has_file=has_file)
+    return Alternation(since, differences, _series_name(newest))
+
+
+def _series_name(declared: RecordSettings | AnyDeclaration) -> str | None:
+    return None if isinstance(declared, RecordSettings) else declared.name
 
 
 def _alternating(changes: Sequence[Declared[T]]) -> list[Declared[T]]:
@@ -141,7 +171,8 @@ def _alternating(changes: Sequence[Declared[T]]) -> list[Declared[T]]:
     return found
 
 
-def _describe(newest: T, before: T) -> list[Difference]:
+def _describe(newest: T, before: T, *, has_file: bool) -> list[Difference]:
+    series = _series_name(newest)
     names = _differing_fields(newest, before)
     caused = {_CAUSES.get(name) for name in names}
     after, earlier = _fields(newest), _fields(before)
@@ -151,8 +182,23 @@ def _describe(newest: T, before: T) -> list[Difference]:
         if name not in _WITHOUT_VALUES:
             values = (_to_text(after[name]), _to_text(earlier[name]))
         if name not in caused:
-            differences.append(Difference(name, _SOURCES[name], values))
+            source = _source(name, series, has_file=has_file)
+            differences.append(Difference(name, source, values))
     return differences
+
+
+def _source(field: str, series: str | None, *, has_file: bool) -> str:
+    """Return what a field comes from. `series` is the series that has the field, if one has it."""
+    if series is None:
+        return _SOURCES[field]
+    # Only a file can have a series with another name than the usual one.
+    if series == SERIES and not has_file:
+        return _SOURCES[field]
+    if field == "retired":
+        return f"whether SERIES_FILE has [{series}]"
+    if field in _SOURCES_IN_FILE:
+        return f"{_SOURCES_IN_FILE[field]} of [{series}] in SERIES_FILE"
+    return f"{_SOURCES[field]} (series {series})"
 
 
 def _differing_fields(newest: T, before: T) -> list[str]:
@@ -162,6 +208,9 @@ def _differing_fields(newest: T, before: T) -> list[str]:
         # compared.
         end = min(newest.calendar_to, before.calendar_to)
         after, earlier = _fields(_until(newest, end)), _fields(_until(before, end))
+    if after.get("kind") != earlier.get("kind"):
+        # A model and a control have different fields.
+        return ["kind"]
     return [name for name in after if after[name] != earlier[name]]
 
 
@@ -169,7 +218,12 @@ def _fields(declared: RecordSettings | AnyDeclaration) -> dict[str, object]:
     """Return the fields that a process decides."""
     fields = asdict(declared)
     if not isinstance(declared, RecordSettings):
-        fields = {"label": declared.label, "retired": declared.retired, **asdict(declared.profile)}
+        fields = {
+            "kind": declared.kind,
+            "label": declared.label,
+            "retired": declared.retired,
+            **asdict(declared.profile),
+        }
     return {name: value for name, value in fields.items() if name in _SOURCES}
 
 

@@ -19,18 +19,22 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from uuid import UUID
 
 import structlog
 from msgspec import Struct, field
 from psycopg import Error
 from psycopg_pool import PoolTimeout
 
+from app.core import series_file
 from app.core.availability import UNAVAILABLE_ERRORS, ReadOnlyError, is_unavailable
+from app.core.series_file import SeriesSettings
 from app.core.settings import Settings
 from app.database import pools
 from app.database.embedded import resolve_database_url
 from app.domain import calendar
 from app.domain.calendar import Clock
+from app.domain.declarations import AnyDeclaration, ModelDeclaration, expected_mondays
 from app.domain.model import (
     CHECKPOINT_DAYS,
     SERIES,
@@ -38,10 +42,12 @@ from app.domain.model import (
     BatchStatus,
     FailureReason,
     JournalHead,
+    batch_id,
 )
 from app.domain.request_plan import RequestPlan
 from app.domain.text import one_line
 from app.domain.timestamps import is_before
+from app.errors import ConfigurationError, RecordDamaged
 from app.providers import timestamp_services
 from app.providers.head_repository import HeadRepository
 from app.providers.model_ends import ModelEnd, announced_end
@@ -52,7 +58,15 @@ from app.providers.rate_limiter import (
     RequestLedger,
     alpha_vantage_limits,
 )
-from app.store import batches, checkpoints, generations, journal, rehearsed, timestamps
+from app.store import (
+    batches,
+    checkpoints,
+    declarations,
+    generations,
+    journal,
+    rehearsed,
+    timestamps,
+)
 from app.store.checkpoints import ComputedCheckpoint, DueCheckpoint, Lateness
 from app.store.generations import GenerationCounts
 from app.store.rehearsed import RecordIdentity
@@ -109,9 +123,9 @@ _MAX_JOBS = 10_000
 _SNAPSHOT_MODE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _STATEMENT_TIMEOUT = f"; SET LOCAL statement_timeout = '{TIME_LIMIT}s'"
 
-# What a job is about: a Monday and, for a checkpoint or late splits, a day. Both are None for any
-# other job.
-_Subject = tuple[date | None, int | None]
+# What a job is about: a series, a Monday and, for a checkpoint or late splits, a day. All of them
+# are None for any other job.
+_Subject = tuple[str | None, date | None, int | None]
 
 log = structlog.get_logger()
 
@@ -133,27 +147,56 @@ class QueueState(Struct, frozen=True):
 
 
 class Monday(Struct, frozen=True):
-    """The newest Monday whose run has started, its batch, and the job that makes the batch."""
+    """
+    The newest Monday whose run has started, of a series.
 
+    `batch` is its batch, and `job` the job that makes the batch. `questions` is how many questions
+    the series had on this Monday, and `has_begun` whether it had a batch or a question on any
+    Monday.
+    """
+
+    series: str
     run_date: date
     batch: Batch | None
     job: int | None
+    questions: int
+    has_begun: bool
+
+    def state(self, today: date) -> str:
+        """Return the state of the Monday, one of MONDAY_STATES. `today` is the date in New York."""
+        if self.batch:
+            return self.batch.status
+        if self.job:
+            return UNDER_WAY
+        # Before its first batch, only today's Monday can be absent: earlier Mondays do not belong
+        # to the series.
+        if self.has_begun or self.run_date == today:
+            return ABSENT
+        return NOT_BEGUN
 
 
 class RecordState(Struct, frozen=True):
     """
     The state of the record.
 
+    `mondays` has the newest Monday of each series that is configured, and of each other series that
+    has a batch of it; `monday` is the first of them.
+
     All checkpoints here belong to active batches. `overdue` are due and have no row. `upcoming` are
     due within the next 14 days. Both are in the order of their due times. `skipped` were skipped
     because a price was missing.
     """
 
-    monday: Monday
+    mondays: list[Monday]
     overdue: list[DueCheckpoint]
     upcoming: list[DueCheckpoint]
     skipped: list[DueCheckpoint]
     journal_head: JournalHead | None
+
+    @property
+    def monday(self) -> Monday:
+        """Return the newest Monday of the first series."""
+        return self.mondays[0]
 
 
 class ProviderState(Struct, frozen=True):
@@ -215,6 +258,7 @@ class PendingCheckpoint(Struct, frozen=True):
     job: int | None
     attempts: int
     next_attempt_at: datetime | None = field(default=None, name="tried_at")
+    series: str = SERIES
 
 
 class FailedJob(Struct, frozen=True):
@@ -223,7 +267,7 @@ class FailedJob(Struct, frozen=True):
 
     `owed` is true if the record still needs the job's work. There are three such cases:
 
-    - Today's Monday has no batch, and no other job makes it.
+    - Today's Monday of the series has no batch, and no other job makes it.
     - A checkpoint of an active batch has no row, and no other job takes it.
     - A checkpoint of an active batch was skipped because a price was missing.
     """
@@ -233,6 +277,7 @@ class FailedJob(Struct, frozen=True):
     run_date: date | None
     day: int | None
     owed: bool
+    series: str | None = None
 
 
 class SkippedCheckpoint(Struct, frozen=True):
@@ -243,6 +288,7 @@ class SkippedCheckpoint(Struct, frozen=True):
     due_at: datetime
     reason: str
     note: str
+    series: str = SERIES
 
 
 class WorkState(Struct, frozen=True):
@@ -303,24 +349,64 @@ class MissedMonday(Struct, frozen=True):
     run_date: date
     started: bool = field(name="asked")
     failure: str
+    series: str = SERIES
+
+
+class UnrecordedMonday(Struct, frozen=True):
+    """A Monday of a series that is over and has no row yet."""
+
+    run_date: date
+    series: str
 
 
 class PastProblems(Struct, frozen=True):
     """What did not happen in time. `unrecorded` are Mondays that are over and have no row yet."""
 
     missed: list[MissedMonday]
-    unrecorded: list[date]
+    unrecorded: list[UnrecordedMonday]
     delayed_batches: list[Batch]
     delayed_checkpoints: list[ComputedCheckpoint]
+
+
+class SeriesState(Struct, frozen=True, kw_only=True):
+    """
+    A series that is configured, that the journal declares, or that has a batch.
+
+    - `kind`: `model` or `random`; `model` is None for a control
+    - `configured`: whether the settings of this process have the series. In a rehearsal, all series
+      that are declared and not retired count as configured.
+    - `declared`: whether a SERIES entry of the journal states the series
+    - `retired`: whether its newest entry says that it is asked no more
+    - `joins`: it is configured, and the next Monday declares it: it is new, or was retired
+    - `leaves`: it is declared, but not configured any more, and the next Monday retires it
+    - `first_run_date`: its first Monday with a batch
+    - `missed`, `unrecorded`: its Mondays that are in `PastProblems`
+    """
+
+    name: str
+    label: str
+    kind: str
+    model: ModelState | None
+    configured: bool
+    declared: bool
+    retired: bool
+    joins: bool
+    leaves: bool
+    first_run_date: date | None
+    monday: Monday | None
+    missed: list[date]
+    unrecorded: list[date]
 
 
 class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
 
+    `series` has each series, the configured ones first, in their order. `series_problem` is why the
+    series cannot be read from the settings or the journal.
     `stamp_services` are the addresses of the settings, as they are stored with proofs.
-    `unstamped_monday` is the newest Monday if its batch has no timestamp from before its open,
-    although it could have one.
+    `unstamped` are the newest Mondays whose batch has no timestamp from before its open, although
+    it could have one.
     `is_behind_real_time` is true for a rehearsal that has not reached the present.
     `publishes_heads` is true if HEAD_REPOSITORY is set in this process. `last_batch` is the newest
     batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
@@ -331,13 +417,20 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     is_behind_real_time: bool
     publishes_heads: bool
     model: ModelState
+    series: list[SeriesState]
+    series_problem: str | None
     work: WorkState
     last_batch: Batch | None
     last_checkpoint: ComputedCheckpoint | None
     messages: Messages
     past: PastProblems
     stamp_services: list[str]
-    unstamped_monday: date | None
+    unstamped: list[Monday]
+
+    @property
+    def has_several_series(self) -> bool:
+        """Return whether there can be two series, so that each is named."""
+        return {one.name for one in self.series} != {SERIES}
 
 
 # The parts that only a machine needs
@@ -371,18 +464,10 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     totals: Totals
 
     @property
-    def monday_state(self) -> str:
-        """Return the state of the newest Monday, one of MONDAY_STATES."""
-        monday = self.record.monday
-        if monday.batch:
-            return monday.batch.status
-        if monday.job:
-            return UNDER_WAY
-        # If the record is empty, only today's Monday can be absent: earlier Mondays do not belong
-        # to the record.
-        if self.totals.mondays or monday.run_date == calendar.new_york_date(self.at):
-            return ABSENT
-        return NOT_BEGUN
+    def monday_states(self) -> dict[str, str]:
+        """Return the state of the newest Monday, one of MONDAY_STATES, by the series' name."""
+        today = calendar.new_york_date(self.at)
+        return {monday.series: monday.state(today) for monday in self.record.mondays}
 
 
 # How snapshots are read
@@ -402,7 +487,10 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
         simulated_time = await rehearsed.get_simulated_time_on_connection(conn)
         at = simulated_time or clock.now()
         sessions = calendar.Calendar(settings.market_closed_days)
-        record = await _read_record(conn, at)
+        is_rehearsed = await rehearsed.is_rehearsed_on_connection(conn)
+        known = await _read_known_series(conn, settings, is_rehearsed=is_rehearsed)
+        record = await _read_record(conn, at, known.names)
+        past = await _read_past(conn, at, known)
         return OperatorSnapshot(
             at=at,
             queue=await _read_queue(conn),
@@ -412,7 +500,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             publication=await published_heads.get_state(
                 conn, HeadRepository(settings.head_repository, settings.head_branch)
             ),
-            rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
+            rehearsed=is_rehearsed,
             identity=await rehearsed.get_identity(conn),
             is_behind_real_time=simulated_time is not None,
             publishes_heads=bool(settings.head_repository),
@@ -424,21 +512,31 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
                     has_series_file=bool(settings.series_file),
                 )
             ],
-            work=await _read_work(conn, record, at=at, sessions=sessions),
-            last_batch=await batches.get_newest_with_picks(conn, SERIES),
+            series=_series_states(known, record, past),
+            series_problem=known.problem,
+            work=await _read_work(
+                conn,
+                record,
+                series_of_batch=known.series_of_batch(),
+                at=at,
+                sessions=sessions,
+            ),
+            last_batch=await batches.get_newest_with_picks(conn),
             last_checkpoint=next(iter(await checkpoints.list_computed(conn, limit=1)), None),
             messages=await _read_messages(conn, settings),
-            past=await _read_past(conn, at),
+            past=past,
             stamps=await timestamps.list_services(conn),
             stamp_services=timestamp_services.list_addresses(settings),
-            unstamped_monday=await _find_unstamped(
-                conn, record.monday.batch, settings=settings, at=at
-            ),
+            unstamped=await _list_unstamped(conn, record.mondays, settings=settings, at=at),
         )
 
 
 class MetricsReader:
-    """Reads the snapshot for `/metrics`, within TIME_LIMIT and with its own pool."""
+    """
+    Reads the snapshot for `/metrics`, within TIME_LIMIT and with its own pool.
+
+    `configured` has the names of the configured series.
+    """
 
     def __init__(
         self, pool: pools.Pool, ledger: RequestLedger, clock: Clock, *, configured: Configured
@@ -469,9 +567,7 @@ class MetricsReader:
 
 @asynccontextmanager
 async def metrics_reader(
-    settings: Settings,
-    ledger: RequestLedger,
-    clock: Clock,
+    settings: Settings, ledger: RequestLedger, clock: Clock
 ) -> AsyncIterator[MetricsReader]:
     """
     Provide the reader for `/metrics`.
@@ -498,7 +594,7 @@ async def _read_for_metrics(
     return MetricsSnapshot(
         at=at,
         queue=await _read_queue(conn),
-        record=await _read_record(conn, at),
+        record=await _read_record(conn, at, configured.series),
         providers=await _read_providers(conn, ledger, at),
         request_plan=await _read_plan(conn, ledger, configured=configured, at=at),
         publication=await published_heads.get_state(conn),
@@ -596,19 +692,137 @@ async def _read_queue(conn: Conn) -> QueueState:
     )
 
 
-async def _read_record(conn: Conn, at: datetime) -> RecordState:
-    run_date = calendar.latest_run_date(at)
-    weekly_jobs = await weekly.list_live_jobs(conn, SERIES, run_date, until=run_date)
-    monday = Monday(
-        run_date=run_date,
-        batch=await batches.get_by_run_date(conn, SERIES, run_date),
-        job=weekly_jobs[0] if weekly_jobs else None,
+class _KnownSeries(Struct, frozen=True, kw_only=True):
+    """
+    The series of the settings, of the journal and of the batches.
+
+    `names` are the configured ones, and `labels` has their labels and kinds. `declared` has the
+    declarations of each series, in the order of the journal, and `recorded` its Mondays with a row.
+    """
+
+    names: list[str]
+    configured: Mapping[str, SeriesSettings]
+    declared: Mapping[str, list[AnyDeclaration]]
+    recorded: Mapping[str, set[date]]
+    problem: str | None
+
+    def series_of_batch(self) -> dict[UUID, str]:
+        """Return the series of each batch, by the batch's id."""
+        series = {}
+        for name, mondays in self.recorded.items():
+            series.update({batch_id(name, monday): name for monday in mondays})
+        return series
+
+
+async def _read_known_series(conn: Conn, settings: Settings, *, is_rehearsed: bool) -> _KnownSeries:
+    """
+    Return the series of the settings, of the journal and of the batches.
+
+    A rehearsal has settings of its own, so its series are those that its journal declares.
+    """
+    problem = None
+    declared: dict[str, list[AnyDeclaration]] = {}
+    try:
+        for one in await declarations.list_all_series(conn):
+            declared.setdefault(one.value.name, []).append(one.value)
+    except RecordDamaged as error:
+        problem = str(error)
+    recorded: dict[str, set[date]] = {}
+    for name, monday in await batches.list_mondays(conn):
+        recorded.setdefault(name, set()).add(monday)
+    configured: dict[str, SeriesSettings] = {}
+    if is_rehearsed:
+        names = [name for name, entries in declared.items() if not entries[-1].retired]
+    else:
+        try:
+            configured = {one.name: one for one in series_file.load(settings)}
+        except ConfigurationError as error:
+            problem = str(error)
+        names = list(configured)
+    if not names:
+        names = sorted(recorded) or [SERIES]
+    return _KnownSeries(
+        names=names,
+        configured=configured,
+        declared=declared,
+        recorded=recorded,
+        problem=problem,
     )
+
+
+def _series_states(
+    known: _KnownSeries, record: RecordState, past: PastProblems
+) -> list[SeriesState]:
+    mondays = {monday.series: monday for monday in record.mondays}
+    names = dict.fromkeys([*known.names, *sorted({*known.declared, *known.recorded})])
+    states = []
+    for name in names:
+        entries = known.declared.get(name, [])
+        newest = entries[-1] if entries else None
+        is_configured = name in known.names
+        is_retired = bool(newest and newest.retired)
+        label, kind, model = _describe_choice(known.configured.get(name), newest)
+        state = SeriesState(
+            name=name,
+            label=label or name,
+            kind=kind,
+            model=model,
+            configured=is_configured,
+            declared=newest is not None,
+            retired=is_retired,
+            # A record without any declaration is empty, or not sealed: it declares nothing more
+            # than its first entry.
+            joins=bool(known.declared) and is_configured and (newest is None or is_retired),
+            leaves=newest is not None and not is_configured and not is_retired,
+            first_run_date=min(known.recorded.get(name, ()), default=None),
+            monday=mondays.get(name),
+            missed=[monday.run_date for monday in past.missed if monday.series == name],
+            unrecorded=[monday.run_date for monday in past.unrecorded if monday.series == name],
+        )
+        states.append(state)
+    return states
+
+
+def _describe_choice(
+    configured: SeriesSettings | None, newest: AnyDeclaration | None
+) -> tuple[str, str, ModelState | None]:
+    """Return the label and the kind of a series, and its model if it asks one."""
+    if configured is not None:
+        label, kind, model = configured.label, configured.kind, configured.model
+    elif isinstance(newest, ModelDeclaration):
+        label, kind, model = newest.label, newest.kind, newest.profile.model
+    elif newest is not None:
+        label, kind, model = newest.label, newest.kind, ""
+    else:
+        # A record that is not sealed has batches of a series that it never declares.
+        return "", "model", None
+    if not model:
+        return label, kind, None
+    return label, kind, ModelState(model, announced_end(model))
+
+
+async def _read_record(conn: Conn, at: datetime, series: Sequence[str]) -> RecordState:
+    """Return the state of the record. `series` are the names of the configured series."""
+    run_date = calendar.latest_run_date(at)
+    of_monday = {batch.series: batch for batch in await batches.list_by_run_date(conn, run_date)}
+    begun = await batches.list_series(conn)
+    mondays = []
+    for name in dict.fromkeys([*series, *of_monday]):
+        weekly_jobs = await weekly.list_live_jobs(conn, name, run_date, until=run_date)
+        monday = Monday(
+            series=name,
+            run_date=run_date,
+            batch=of_monday.get(name),
+            job=weekly_jobs[0] if weekly_jobs else None,
+            questions=await generations.count(conn, name, run_date),
+            has_begun=name in begun,
+        )
+        mondays.append(monday)
     pending = await checkpoints.list_due(
         conn, calendar.checkpoint_date(calendar.new_york_date(at), CHECKPOINT_DAYS)
     )
     return RecordState(
-        monday=monday,
+        mondays=mondays,
         overdue=[due for due in pending if due.due_at <= at],
         upcoming=[due for due in pending if due.due_at > at],
         skipped=await checkpoints.list_skipped(conn),
@@ -629,7 +843,7 @@ async def _read_plan(
 
 async def _read_totals(conn: Conn, ledger: RequestLedger, at: datetime) -> Totals:
     return Totals(
-        mondays=await batches.count_by_status(conn, SERIES),
+        mondays=await batches.count_by_status(conn),
         checkpoints=await checkpoints.count_by_status(conn),
         lateness=await checkpoints.get_lateness(conn, LATENESS_BUCKETS),
         requests=await ledger.count_outcomes(conn, at),
@@ -639,24 +853,37 @@ async def _read_totals(conn: Conn, ledger: RequestLedger, at: datetime) -> Total
 
 
 async def _read_work(
-    conn: Conn, record: RecordState, *, at: datetime, sessions: calendar.Calendar
+    conn: Conn,
+    record: RecordState,
+    *,
+    series_of_batch: Mapping[UUID, str],
+    at: datetime,
+    sessions: calendar.Calendar,
 ) -> WorkState:
+    """Return what may need attention. `series_of_batch` has the series by the batch's id."""
     unfinished = await queue_tables.find_jobs(conn, NOT_ENDED, task=None, limit=_MAX_JOBS)
     failed = await queue_tables.find_jobs(conn, ("failed",), task=None, limit=_MAX_JOBS)
     subjects = await admin.subjects(conn, [*unfinished, *failed])
-    overdue = _pair_with_jobs(record.overdue, unfinished, subjects)
-    upcoming = _pair_with_jobs(record.upcoming, unfinished, subjects)
+    by_subject = _jobs_by_subject(unfinished, subjects)
+    overdue = [_pending_checkpoint(due, series_of_batch, by_subject) for due in record.overdue]
+    upcoming = [_pending_checkpoint(due, series_of_batch, by_subject) for due in record.upcoming]
+    skipped = await _read_skipped(conn, record, series_of_batch)
     with_figures = [
         checkpoint
         for checkpoint in upcoming
         if sessions.first_measured_day(checkpoint.run_date, [checkpoint.day])
     ]
-    owed = _owed_subjects(record, [*overdue, *upcoming], calendar.new_york_date(at))
+    owed = _owed_subjects(
+        record.mondays,
+        [*overdue, *upcoming],
+        skipped=skipped,
+        today=calendar.new_york_date(at),
+    )
     return WorkState(
         next_checkpoints=_due_first(upcoming),
         next_figures=_due_first(with_figures),
         overdue=overdue,
-        skipped=await _read_skipped(conn, record.skipped),
+        skipped=skipped,
         stalled=[job.id for job in unfinished if job.status == "stalled"],
         failed=[_failed_job(job, subjects, owed) for job in failed],
     )
@@ -667,26 +894,34 @@ def _due_first(checkpoints: Sequence[PendingCheckpoint]) -> list[PendingCheckpoi
     return [checkpoint for checkpoint in checkpoints if checkpoint.due_at == checkpoints[0].due_at]
 
 
-def _pair_with_jobs(
-    pending: Sequence[DueCheckpoint],
-    jobs: Sequence[JobRow],
-    subjects: Subjects,
-) -> list[PendingCheckpoint]:
-    """Return the checkpoints without a row, each with the job that takes it."""
-    by_subject = {}
+def _jobs_by_subject(jobs: Sequence[JobRow], subjects: Subjects) -> dict[_Subject, JobRow]:
+    """Return the jobs that take a checkpoint, by the series, the Monday and the day."""
+    by_subject: dict[_Subject, JobRow] = {}
     for job in jobs:
         if job.task == take_checkpoint.name and job.id in subjects:
             subject = subjects[job.id]
-            by_subject[subject.run_date, subject.day] = job
-    return [_pending_checkpoint(due, by_subject.get((due.run_date, due.day))) for due in pending]
+            by_subject[subject.series, subject.run_date, subject.day] = job
+    return by_subject
 
 
-def _pending_checkpoint(due: DueCheckpoint, job: JobRow | None) -> PendingCheckpoint:
+def _pending_checkpoint(
+    due: DueCheckpoint, series_of_batch: Mapping[UUID, str], jobs: Mapping[_Subject, JobRow]
+) -> PendingCheckpoint:
+    """Return a checkpoint without a row, with the job that takes it."""
+    # An id that does not fit its series was changed outside of the service.
+    series = series_of_batch.get(due.batch_id, SERIES)
+    job = jobs.get((series, due.run_date, due.day))
     if job is None:
         return PendingCheckpoint(
-            run_date=due.run_date, day=due.day, due_at=due.due_at, job=None, attempts=0
+            series=series,
+            run_date=due.run_date,
+            day=due.day,
+            due_at=due.due_at,
+            job=None,
+            attempts=0,
         )
     return PendingCheckpoint(
+        series=series,
         run_date=due.run_date,
         day=due.day,
         due_at=due.due_at,
@@ -697,21 +932,27 @@ def _pending_checkpoint(due: DueCheckpoint, job: JobRow | None) -> PendingCheckp
 
 
 def _owed_subjects(
-    record: RecordState, pending: Sequence[PendingCheckpoint], today: date
+    mondays: Sequence[Monday],
+    pending: Sequence[PendingCheckpoint],
+    *,
+    skipped: Sequence[SkippedCheckpoint],
+    today: date,
 ) -> set[_Subject]:
     """
     Return the Mondays and checkpoints whose failed job a person must know of:
 
-    - today's Monday, if it has neither a batch nor a job
+    - today's Monday of a series, if it has neither a batch nor a job
     - the `pending` checkpoints that have no job
-    - the checkpoints that were skipped because a price was missing
+    - the checkpoints that were `skipped` because a price was missing
     """
     without_job = [checkpoint for checkpoint in pending if checkpoint.job is None]
-    owed: set[_Subject] = {(checkpoint.run_date, checkpoint.day) for checkpoint in without_job}
-    owed |= {(due.run_date, due.day) for due in record.skipped}
-    monday = record.monday
-    if monday.run_date == today and monday.batch is None and monday.job is None:
-        owed.add((monday.run_date, None))
+    owed: set[_Subject] = {
+        (checkpoint.series, checkpoint.run_date, checkpoint.day) for checkpoint in without_job
+    }
+    owed |= {(checkpoint.series, checkpoint.run_date, checkpoint.day) for checkpoint in skipped}
+    for monday in mondays:
+        if monday.run_date == today and monday.batch is None and monday.job is None:
+            owed.add((monday.series, monday.run_date, None))
     return owed
 
 
@@ -719,24 +960,27 @@ def _failed_job(job: JobRow, subjects: Subjects, owed: set[_Subject]) -> FailedJ
     subject = subjects.get(job.id)
     run_date = subject.run_date if subject else None
     day = subject.day if subject else None
+    series = subject.series if subject else None
     return FailedJob(
+        series=series,
         id=job.id,
         task=job.task,
         run_date=run_date,
         day=day,
-        owed=(run_date, day) in owed,
+        owed=(series, run_date, day) in owed,
     )
 
 
 async def _read_skipped(
-    conn: Conn, checkpoints_without_price: Sequence[DueCheckpoint]
+    conn: Conn, record: RecordState, series_of_batch: Mapping[UUID, str]
 ) -> list[SkippedCheckpoint]:
     skipped = []
-    for due in checkpoints_without_price:
+    for due in record.skipped:
         row = await checkpoints.get(conn, due.batch_id, due.day)
         if row is None:
             continue
         checkpoint = SkippedCheckpoint(
+            series=series_of_batch.get(due.batch_id, SERIES),
             run_date=due.run_date,
             day=due.day,
             due_at=due.due_at,
@@ -754,20 +998,29 @@ async def _read_messages(conn: Conn, settings: Settings) -> Messages:
     )
 
 
-async def _find_unstamped(
+async def _list_unstamped(
+    conn: Conn, mondays: Sequence[Monday], *, settings: Settings, at: datetime
+) -> list[Monday]:
+    """Return the Mondays whose batch should have a timestamp from before its open."""
+    unstamped = []
+    for monday in mondays:
+        if await _lacks_stamp(conn, monday.batch, settings=settings, at=at):
+            unstamped.append(monday)
+    return unstamped
+
+
+async def _lacks_stamp(
     conn: Conn, batch: Batch | None, *, settings: Settings, at: datetime
-) -> date | None:
-    """Return the Monday of a batch that should have a timestamp from before its open, or None."""
+) -> bool:
+    """Return whether a batch should have a timestamp from before its open, and has none."""
     if batch is None or batch.status == BatchStatus.FAILED or batch.late:
-        return None
+        return False
     sessions = calendar.Calendar(settings.market_closed_days)
     opens_at = await timestamps.get_first_open(conn, batch, sessions)
     is_expected = bool(settings.timestamp_urls) or await timestamps.exists(conn)
     if not is_expected or at < opens_at:
-        return None
-    if is_before(await timestamps.list_covering(conn, batch.id), opens_at):
-        return None
-    return batch.run_date
+        return False
+    return not is_before(await timestamps.list_covering(conn, batch.id), opens_at)
 
 
 def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
@@ -787,21 +1040,15 @@ def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
     )
 
 
-async def _read_past(conn: Conn, at: datetime) -> PastProblems:
+async def _read_past(conn: Conn, at: datetime, known: _KnownSeries) -> PastProblems:
     today = calendar.new_york_date(at)
-    recorded_mondays = await batches.list_run_dates(conn, SERIES)
-    first_monday = min(recorded_mondays, default=today)
-    # Every Monday since the first Monday of the record, except today.
-    past_mondays = {
-        first_monday + timedelta(days=days) for days in range(0, (today - first_monday).days, 7)
-    }
-    recent = await batches.list_since(conn, SERIES, today - _MISSED_PERIOD)
+    recent = await batches.list_since(conn, today - _MISSED_PERIOD)
     missed = [batch for batch in recent if batch.failure_reason == FailureReason.MISSED]
     delayed = [batch for batch in recent if _is_delayed(batch)]
     computed = await checkpoints.list_computed(conn, at - _DELAYED_PERIOD)
     return PastProblems(
         missed=[await _read_missed_monday(conn, batch) for batch in missed],
-        unrecorded=sorted(past_mondays - recorded_mondays),
+        unrecorded=_list_unrecorded(known, today),
         delayed_batches=[batch for batch in delayed if batch.run_date >= today - _DELAYED_PERIOD],
         delayed_checkpoints=[
             checkpoint for checkpoint in computed if _is_delayed_checkpoint(checkpoint)
@@ -809,9 +1056,30 @@ async def _read_past(conn: Conn, at: datetime) -> PastProblems:
     )
 
 
+def _list_unrecorded(known: _KnownSeries, today: date) -> list[UnrecordedMonday]:
+    """Return the Mondays before today that have no row and should have one, oldest first."""
+    first_of_record = min((min(mondays) for mondays in known.recorded.values()), default=None)
+    if first_of_record is None:
+        return []
+    unrecorded = []
+    for name in {*known.recorded, *known.declared}:
+        recorded = known.recorded.get(name, set())
+        expected = expected_mondays(
+            known.declared.get(name, ()),
+            recorded,
+            first_of_record=first_of_record,
+            until=today,
+        )
+        unrecorded += [
+            UnrecordedMonday(monday, name) for monday in expected if monday not in recorded
+        ]
+    return sorted(unrecorded, key=lambda monday: (monday.run_date, monday.series))
+
+
 async def _read_missed_monday(conn: Conn, batch: Batch) -> MissedMonday:
-    questions = await generations.list_by_run_date(conn, SERIES, batch.run_date)
+    questions = await generations.list_by_run_date(conn, batch.series, batch.run_date)
     return MissedMonday(
+        series=batch.series,
         run_date=batch.run_date,
         started=bool(questions),
         failure=batch.failure or "",

@@ -149,25 +149,24 @@ async def get_newest(conn: Conn, series: str) -> Batch | None:
     )
 
 
-async def get_newest_with_picks(conn: Conn, series: str) -> Batch | None:
-    """Return the newest batch that has picks, or None."""
+async def get_newest_with_picks(conn: Conn) -> Batch | None:
+    """Return the newest batch of any series that has picks, or None."""
     return await select_row(
         conn,
         Batch,
         table="batches",
-        where="WHERE series = %s AND status <> 'failed' ORDER BY run_date DESC LIMIT 1",
-        values=(series,),
+        where="WHERE status <> 'failed' ORDER BY run_date DESC, created_at DESC LIMIT 1",
     )
 
 
-async def list_since(conn: Conn, series: str, run_date: date) -> list[Batch]:
-    """Return the batches of `run_date` and later, with any status, oldest first."""
+async def list_since(conn: Conn, run_date: date) -> list[Batch]:
+    """Return the batches of all series of `run_date` and later, with any status, oldest first."""
     return await select_rows(
         conn,
         Batch,
         table="batches",
-        where="WHERE series = %s AND run_date >= %s ORDER BY run_date",
-        values=(series, run_date),
+        where="WHERE run_date >= %s ORDER BY run_date, series",
+        values=(run_date,),
     )
 
 
@@ -229,10 +228,17 @@ async def list_planned(conn: Conn, since: date) -> list[PlannedBatch]:
     ]
 
 
-async def list_series(conn: Conn, run_date: date) -> list[str]:
-    """Return the names of the series that have a batch for a run date, with any status."""
-    cursor = await conn.execute("SELECT series FROM batches WHERE run_date = %s", (run_date,))
+async def list_series(conn: Conn) -> list[str]:
+    """Return the names of the series that have a batch, in alphabetical order."""
+    cursor = await conn.execute("SELECT DISTINCT series FROM batches ORDER BY series")
     return [series for (series,) in await cursor.fetchall()]
+
+
+async def get_newest_run_date(conn: Conn) -> date | None:
+    """Return the newest Monday for which any series has a batch; None if there is none."""
+    cursor = await conn.execute("SELECT max(run_date) FROM batches")
+    (run_date,) = await cursor.fetchone() or (None,)
+    return run_date
 
 
 async def list_run_dates(conn: Conn, series: str) -> set[date]:
@@ -264,16 +270,14 @@ async def get_oldest_active_baseline(conn: Conn) -> date | None:
     return session
 
 
-async def count_by_status(conn: Conn, series: str) -> dict[tuple[str, str], int]:
+async def count_by_status(conn: Conn) -> dict[tuple[str, str], int]:
     """
-    Return the number of batches by status and failure reason.
+    Return the number of batches of all series by status and failure reason.
 
     The failure reason is empty unless the batch failed.
     """
     cursor = await conn.execute(
-        "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches "
-        "WHERE series = %s GROUP BY 1, 2",
-        (series,),
+        "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches GROUP BY 1, 2"
     )
     return {(status, reason): count for status, reason, count in await cursor.fetchall()}
 

@@ -49,6 +49,7 @@ class CheckpointReading(Struct, frozen=True):
     share, if the share was renamed.
     """
 
+    series: str
     run_date: date
     day: int
     trading_day: date
@@ -59,6 +60,7 @@ class CheckpointReading(Struct, frozen=True):
 class ComputedCheckpoint(Struct, frozen=True):
     """When a checkpoint was computed. `was_skipped` is true if it was skipped at first."""
 
+    series: str
     run_date: date
     day: int
     taken_at: datetime
@@ -328,7 +330,7 @@ async def list_dependent_readings(
     async with conn.cursor(row_factory=row_factory(CheckpointReading)) as cursor:
         await cursor.execute(
             """
-            SELECT run_date, day, closes.trading_day, closes.close,
+            SELECT series, run_date, day, closes.trading_day, closes.close,
                 coalesce(picks.ticker, closes.ticker) AS ticker
             FROM (
                 SELECT batch_id, day, benchmark_close_id AS close_id, NULL AS pick_id
@@ -344,7 +346,7 @@ async def list_dependent_readings(
                 JOIN batches ON batches.id = used.batch_id
                 LEFT JOIN picks ON picks.id = used.pick_id
             WHERE closes.ticker = %s AND closes.trading_day = ANY(%s) AND run_date >= %s
-            ORDER BY run_date DESC, day
+            ORDER BY run_date DESC, day, series
             """,
             (ticker, list(sessions), since),
         )
@@ -388,7 +390,7 @@ async def list_computed(
     async with conn.cursor(row_factory=row_factory(ComputedCheckpoint)) as cursor:
         await cursor.execute(
             """
-            SELECT batches.run_date, checkpoints.day, checkpoints.taken_at,
+            SELECT batches.series, batches.run_date, checkpoints.day, checkpoints.taken_at,
                 checkpoints.skipped_at IS NOT NULL AS was_skipped
             FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
             WHERE checkpoints.status = 'computed' AND checkpoints.day > 0

@@ -44,6 +44,15 @@ async def list_by_run_date(conn: Conn, series: str, run_date: date) -> list[Gene
     )
 
 
+async def count(conn: Conn, series: str, run_date: date) -> int:
+    """Return the number of questions for the Monday `run_date`."""
+    cursor = await conn.execute(
+        "SELECT count(*) FROM generations WHERE series = %s AND run_date = %s", (series, run_date)
+    )
+    (count,) = await cursor.fetchone() or (0,)
+    return int(count)
+
+
 async def list_questions(conn: Conn, series: str, run_date: date) -> list[Question]:
     """Return the questions for a Monday without their texts, in the order of their attempts."""
     async with conn.cursor(row_factory=row_factory(Question)) as cursor:

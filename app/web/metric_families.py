@@ -83,16 +83,29 @@ def _batch_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     mondays |= snapshot.totals.mondays
     yield gauge(
         "mondays",
-        "Mondays by status; failed Mondays also by reason.",
+        "Mondays of all series by status; failed Mondays also by reason.",
         mondays,
         labels=("status", "reason"),
     )
-    states = {str(state): state == snapshot.monday_state for state in MONDAY_STATES}
+    by_series = snapshot.monday_states
+    states = {str(state): state in by_series.values() for state in MONDAY_STATES}
     yield gauge(
         "newest_monday",
-        "The state of the newest Monday that has begun: 1 for one state, 0 for the others.",
+        "The state of the newest Monday that has begun: 1 for its state, 0 for the others. With "
+        "several series: 1 for the state of any of them.",
         one_label(states),
         labels=("status",),
+    )
+    # The names come from SERIES_FILE and from the record, so there are few of them.
+    yield gauge(
+        "series_monday",
+        "The state of the newest Monday that has begun, of each series: 1 for its state, 0 for the "
+        "others.",
+        {
+            (name, str(state)): state == by_series[name]
+            for name, state in product(by_series, MONDAY_STATES)
+        },
+        labels=("series", "status"),
     )
 
 

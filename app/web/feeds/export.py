@@ -57,10 +57,11 @@ class ExportRange(Struct, frozen=True):
     """
     The Mondays to export: those of a series, from one run date to another, both included.
 
-    If `begin` is None, the range has no first Monday; if `end` is None, it has no last Monday.
+    If `begin` is None, the range has no first Monday; if `end` is None, it has no last Monday. If
+    `series` is None, the export has several series: their parts are read one after another.
     """
 
-    series: str = SERIES
+    series: str | None = SERIES
     begin: date | None = None
     end: date | None = None
 

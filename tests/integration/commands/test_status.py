@@ -50,8 +50,9 @@ _CHECKPOINT = {
     "job": None,
     "attempts": None,
     "tried_at": None,
+    "series": None,
 }
-_COMPUTED = {"run_date": None, "day": None, "taken_at": None, "again": None}
+_COMPUTED = {"run_date": None, "day": None, "taken_at": None, "again": None, "series": None}
 _MESSAGES = {"on": None, "waiting": None, "last": None, "what": None, "outcome": None}
 KEYS = {
     "at": None,
@@ -77,7 +78,9 @@ KEYS = {
     "overdue": [_CHECKPOINT],
     "jobs": [{"task": None, "status": None, "jobs": None}],
     "stalled": [None],
-    "failed": [{"id": None, "task": None, "run_date": None, "day": None, "owed": None}],
+    "failed": [
+        {"id": None, "task": None, "run_date": None, "day": None, "owed": None, "series": None}
+    ],
     "quota": {"requests": [None], "next_at": None},
     "allowed": [None],
     "request_plan": {
@@ -99,12 +102,21 @@ KEYS = {
     "record": {"id": None, "origin": None, "sealed": None},
     "journal_head": {"seq": None, "hash": None, "at": None},
     "past": {
-        "missed": [{"run_date": None, "asked": None, "failure": None}],
+        "missed": [{"run_date": None, "asked": None, "failure": None, "series": None}],
         "unrecorded": [None],
         "late_batches": [_BATCH],
         "late_checkpoints": [_COMPUTED],
     },
-    "skipped": [{"run_date": None, "day": None, "due_at": None, "reason": None, "note": None}],
+    "skipped": [
+        {
+            "run_date": None,
+            "day": None,
+            "due_at": None,
+            "reason": None,
+            "note": None,
+            "series": None,
+        }
+    ],
     "alerts": _MESSAGES,
     "heartbeat": _MESSAGES,
     "model": {"name": None, "ends_on": None},
@@ -121,6 +133,26 @@ KEYS = {
         "failing_since": None,
         "failure": None,
     },
+    "series": [
+        {
+            "name": None,
+            "label": None,
+            "kind": None,
+            "model": {"name": None, "ends_on": None},
+            "configured": None,
+            "declared": None,
+            "retired": None,
+            "joins": None,
+            "leaves": None,
+            "first_monday": None,
+            "batch": _BATCH,
+            "monday_job": None,
+            "questions": None,
+            "missed": [None],
+            "unrecorded": [None],
+            "unstamped": None,
+        }
+    ],
     "notes": [None],
     "to_do": [None],
     "well": None,
