@@ -49,7 +49,7 @@ from app.web.pages.site import Site
 from app.web.routes import cached_query
 from app.web.unsent_responses import counting_send, make_room
 from jobs import queue as job_queue
-from jobs import request_budget
+from jobs import request_budget, start_checks
 from jobs.context import Context, RealClock
 from jobs.queue import Queue
 from jobs.worker import Worker, supervised
@@ -125,6 +125,8 @@ async def open_process(
             await rehearsed.refuse_rehearsal(pool)
         binding = job_queue.bind_context(queue, settings, pool=pool, clock=clock)
         context = await stack.enter_async_context(binding)
+        if work and not open_clock:
+            await start_checks.require_series(pool, settings, context.in_force)
         worker = None
         if work and not open_clock:
             model_ends.log_end_warning(settings.openai_model, calendar.new_york_date(clock.now()))

@@ -33,12 +33,19 @@ from app.database.pools import transaction
 from app.domain import calendar, splits
 from app.domain.alternation import Alternation, Difference
 from app.domain.journal import format_timestamp
-from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, SkipReason
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    SERIES,
+    Batch,
+    Checkpoint,
+    FailureReason,
+    SkipReason,
+)
 from app.domain.text import for_chat
 from app.domain.timestamps import Timestamp
 from app.errors import QuotaSpent
 from app.providers.model_ends import ModelEnd
-from app.store import checkpoints, journal
+from app.store import batches, checkpoints, journal
 from app.store.checkpoints import CheckpointReading, DueCheckpoint
 from app.store.closes import ChangedClose
 from app.store.rehearsed import is_rehearsed
@@ -191,20 +198,46 @@ def make_test_alert(now: datetime) -> Alert:
     )
 
 
+class _Naming(Struct, frozen=True):
+    """How alerts name a series: only if there can be two, so that a record with one is simple."""
+
+    has_several: bool
+
+    def of_series(self, series: str) -> str:
+        """Return the words that name a series behind a Monday or a batch."""
+        return f" of {series}" if self.has_several else ""
+
+    def option(self, series: str) -> str:
+        """Return the option with which a command is about a series."""
+        return f" --series {series}" if self.has_several else ""
+
+
+async def _naming(conn: Conn, context: Context) -> _Naming:
+    """Return how alerts name a series now."""
+    if not context.alerts.is_configured:
+        return _Naming(has_several=False)
+    # A retired series still has checkpoints, and its figures may still be corrected.
+    names = {*context.series, *await batches.list_series(conn)}
+    return _Naming(has_several=names != {SERIES})
+
+
 async def report_monday_failed(conn: Conn, context: Context, batch: Batch) -> None:
     """Store an alert about a failed Monday, in the transaction that stores its batch."""
-    to_do = "`alpha-monday pick` runs it again, until it is over in New York."
+    naming = await _naming(conn, context)
+    command = f"alpha-monday pick{naming.option(batch.series)}"
+    to_do = f"`{command}` runs it again, until it is over in New York."
     if batch.failure_reason == FailureReason.MISSED:
         to_do = "Picks are never back-dated; `alpha-monday status` says whether a service runs now."
     elif batch.failure_reason == FailureReason.CONFIGURATION:
         to_do = f"Change what it names; then {to_do}"
+    name = f"the Monday {batch.run_date}{naming.of_series(batch.series)}"
     await _store(
         conn,
         context,
         kind="monday_failed",
         run_date=batch.run_date,
         reason=batch.failure_reason,
-        text=f"the Monday {batch.run_date} failed ({batch.failure_reason}): {batch.failure}",
+        text=f"{name} failed ({batch.failure_reason}): {batch.failure}",
         to_do=to_do,
     )
 
@@ -220,8 +253,15 @@ async def report_checkpoint_skipped(
     reason = checkpoint.skip_reason
     if reason == SkipReason.MARKET_CLOSED:
         return
-    text = f"day {due.day} of the Monday {due.run_date} was skipped ({reason}): {checkpoint.note}"
-    retake = f"`alpha-monday checkpoint retake {due.run_date} {due.day}`"
+    naming = await _naming(conn, context)
+    series = SERIES
+    if naming.has_several:
+        batch = await batches.get(conn, due.batch_id)
+        series = batch.series if batch else SERIES
+    name = f"day {due.day} of the Monday {due.run_date}{naming.of_series(series)}"
+    text = f"{name} was skipped ({reason}): {checkpoint.note}"
+    command = f"alpha-monday checkpoint retake {due.run_date} {due.day}{naming.option(series)}"
+    retake = f"`{command}`"
     await _store(
         conn,
         context,
@@ -240,18 +280,25 @@ async def report_unstamped_batch(
     """
     Store an alert about a batch that no timestamp proves to be from before its open.
 
-    `stamps` are the tokens that cover the batch. A Monday has at most one such alert: a job whose
+    `stamps` are the tokens that cover the batch. A batch has at most one such alert: a job whose
     process dies at its end runs again.
     """
+    # The reason is the name of the series, so that the alert of one series does not hide that of
+    # another. For the usual series it is null, as in the alerts of earlier versions.
+    reason = batch.series if batch.series != SERIES else None
     cursor = await conn.execute(
-        "SELECT FROM operations.alerts WHERE kind = 'batch_not_stamped' AND run_date = %s",
-        (batch.run_date,),
+        """
+        SELECT FROM operations.alerts
+        WHERE kind = 'batch_not_stamped' AND run_date = %s AND reason IS NOT DISTINCT FROM %s
+        """,
+        (batch.run_date, reason),
     )
     if await cursor.fetchone() is not None:
         return
+    naming = await _naming(conn, context)
     text = (
-        f"the picks of the Monday {batch.run_date} have no timestamp (RFC 3161) from before the "
-        f"open, {_format_utc(opens_at)}"
+        f"the picks of the Monday {batch.run_date}{naming.of_series(batch.series)} have no "
+        f"timestamp (RFC 3161) from before the open, {_format_utc(opens_at)}"
     )
     if stamps:
         text += f"; the first one says {_format_utc(stamps[0].at)}"
@@ -260,6 +307,7 @@ async def report_unstamped_batch(
         context,
         kind="batch_not_stamped",
         run_date=batch.run_date,
+        reason=reason,
         text=f"{text}.",
         to_do=(
             "It cannot be made up for: pages and API say it. The log says why (`no timestamp "
@@ -293,7 +341,8 @@ async def report_changed_readings(
         if outdated:
             # Baselines first, because all later days depend on them; then the newest batch.
             in_order = sorted(
-                outdated, key=lambda one: (one.day > 0, -one.run_date.toordinal(), one.day)
+                outdated,
+                key=lambda one: (one.day > 0, -one.run_date.toordinal(), one.day, one.series),
             )
             await _store_changed_readings(
                 conn, context, ticker=ticker, outdated=in_order, new_closes=new_closes
@@ -309,14 +358,15 @@ async def _store_changed_readings(
     new_closes: Mapping[date, Decimal],
 ) -> None:
     """Store the alert about `outdated` readings. Its `to_do` has the command for the first one."""
+    naming = await _naming(conn, context)
     sentences = []
     for session, readings in _group_by_session(outdated).items():
-        sentences.append(f"{ticker} {_compare(readings, new_closes[session])}")
+        sentences.append(f"{ticker} {_compare(readings, new_closes[session], naming)}")
 
     first = outdated[0]
     command = (
         f"`alpha-monday checkpoint correct {first.run_date} {first.day} {first.ticker}"
-        " --reason TEXT`"
+        f"{naming.option(first.series)} --reason TEXT`"
     )
     to_do = f"If the new reading is right, {command} adopts it; the same for each day named."
     if any(splits.is_large_change(one.close, new_closes[one.trading_day]) for one in outdated):
@@ -346,7 +396,7 @@ def _group_by_session(
     return sessions
 
 
-def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
+def _compare(readings: Sequence[CheckpointReading], new_close: Decimal, naming: _Naming) -> str:
     """
     Return a clause about one session: its new close, its old closes, and the checkpoints that use
     the old closes.
@@ -355,17 +405,18 @@ def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
     """
     old_closes = ", ".join(sorted({str(one.close) for one in readings}))
     session = readings[0].trading_day
-    return f"closed at {new_close} on {session}, not at {old_closes} ({_name_days(readings)})"
+    days = _name_days(readings, naming)
+    return f"closed at {new_close} on {session}, not at {old_closes} ({days})"
 
 
-def _name_days(readings: Sequence[CheckpointReading]) -> str:
+def _name_days(readings: Sequence[CheckpointReading], naming: _Naming) -> str:
     """Return the names of the checkpoints that use `readings`."""
     names = []
     for reading in dict.fromkeys(readings):
+        name = f"day {reading.day} of {reading.run_date}"
         if reading.day == 0:
-            names.append(f"the baseline of {reading.run_date}")
-        else:
-            names.append(f"day {reading.day} of {reading.run_date}")
+            name = f"the baseline of {reading.run_date}"
+        names.append(f"{name}{naming.of_series(reading.series)}")
     return "; ".join(names)
 
 
@@ -437,24 +488,32 @@ async def report_alternating_settings(
     """
     Store an alert about processes that record with different settings.
 
-    There is no second alert until their declarations have not alternated for a day and a half.
+    There is no second alert about the same series until its declarations have not alternated for a
+    day and a half. The settings of the record count as those of the usual series.
     """
     if not context.alerts.is_configured:
         return
     cursor = await conn.execute(
-        "SELECT max(at) FROM operations.alerts WHERE kind = 'settings_alternate'"
+        """
+        SELECT at, coalesce(reason, '')
+        FROM operations.alerts
+        WHERE kind = 'settings_alternate' AND at >= %s
+        """,
+        (min(one.since for one in alternations) - _CLOCK_DIFFERENCE,),
     )
-    (last_alert_at,) = await cursor.fetchone() or (None,)
-    newest_since = max(one.since for one in alternations)
-    if last_alert_at is not None and last_alert_at >= newest_since - _CLOCK_DIFFERENCE:
+    earlier = await cursor.fetchall()
+    if all(_is_reported(one, earlier) for one in alternations):
         return
     differences = list(chain.from_iterable(one.differences for one in alternations))
     clauses = [_describe_difference(difference) for difference in differences]
+    fields = []
+    for one in alternations:
+        fields += [_reason_prefix(one) + difference.field for difference in one.differences]
     await _store(
         conn,
         context,
         kind="settings_alternate",
-        reason=", ".join(difference.field for difference in differences),
+        reason=", ".join(fields),
         text=(
             "two processes record with different settings, and each declares its own in the "
             f"journal again and again: {'; '.join(clauses)}."
@@ -464,6 +523,23 @@ async def report_alternating_settings(
             "the environment in which you run commands, and start them again."
         ),
     )
+
+
+def _reason_prefix(alternation: Alternation) -> str:
+    """Return what precedes the names of fields in an alert's reason: nothing, or a series."""
+    if alternation.series in (None, SERIES):
+        return ""
+    return f"{alternation.series}."
+
+
+def _is_reported(alternation: Alternation, alerts: Sequence[tuple[datetime, str]]) -> bool:
+    """Return whether one of `alerts`, each with its reason, is about this alternation."""
+    prefix = _reason_prefix(alternation)
+    for at, reason in alerts:
+        prefixes = {field.rpartition(".")[0] for field in reason.split(", ")}
+        if at >= alternation.since - _CLOCK_DIFFERENCE and prefix.rstrip(".") in prefixes:
+            return True
+    return False
 
 
 def _describe_difference(difference: Difference) -> str:

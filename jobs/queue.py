@@ -47,7 +47,7 @@ from app.providers.head_repository import HeadRepository
 from app.providers.llm import ModelClient, ModelOptions
 from app.providers.webhook import WebhookReceiver
 from app.store import rehearsed
-from jobs import in_force, strikes
+from jobs import in_force, start_checks, strikes
 from jobs.context import Context, RealClock
 
 # Seconds without a heartbeat after which a worker's jobs are put back.
@@ -253,17 +253,19 @@ class Queue(procrastinate.App):
             await super().run_worker_async(**options)
             return
         configuration = settings.load()
-        settings.require_keys(configuration)
+        series_file.require_service_keys(configuration)
         request_quota.require_room_for_closes(configuration)
-        logging.configure(configuration.log_level, self.now, configuration.secret_texts)
+        secrets = series_file.secret_texts(configuration)
+        logging.configure(configuration.log_level, self.now, secrets)
         pool = pools.make_pool(
             resolve_database_url(configuration.database_url), pooled=configuration.database_pooled
         )
         async with (
             pools.opened(pool),
-            bind_context(self, configuration, pool=pool, clock=RealClock()),
+            bind_context(self, configuration, pool=pool, clock=RealClock()) as context,
         ):
             await rehearsed.refuse_rehearsal(pool)
+            await start_checks.require_series(pool, configuration, context.in_force)
             model_ends.log_end_warning(configuration.openai_model, new_york_date(self.now()))
             await super().run_worker_async(**options)
 

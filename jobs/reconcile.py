@@ -440,9 +440,10 @@ async def _report_alternating_settings(conn: Conn, context: Context) -> int:
     """Store an alert if processes record with different settings. Return 0: nothing is repaired."""
     now = context.now()
     found = [find_alternation(await declarations.list_settings(conn, _DECLARATIONS), now)]
+    has_file = len(context.series) > 1
     for one in context.in_force.series:
         series = await declarations.list_series(conn, one.name, _DECLARATIONS)
-        found.append(find_alternation(series, now))
+        found.append(find_alternation(series, now, has_file=has_file))
     alternations = [one for one in found if one]
     if alternations:
         await alerts.report_alternating_settings(conn, context, alternations)

@@ -183,7 +183,13 @@ async def _write(
         names = await list_recorded(conn, series) or [SERIES]
         cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = ANY(%s)", [names])
         (total,) = cast(tuple[int], await cursor.fetchone())
-        facts = Facts(version("alpha-monday"), is_rehearsed, clock.now, sessions=sessions)
+        facts = Facts(
+            version("alpha-monday"),
+            is_rehearsed,
+            clock.now,
+            series=set(names),
+            sessions=sessions,
+        )
         engine = Engine(
             schema,
             connection_fetcher(conn),

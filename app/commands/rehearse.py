@@ -16,7 +16,7 @@ from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
 from app.commands.signals import StopSignals, run_until_stopped
 from app.commands.terminal import DAY, clock, report
-from app.core import logging, settings
+from app.core import logging, series_file, settings
 from app.core.settings import Settings
 from app.database import migrations, pools
 from app.database.embedded import EmbeddedPostgres, uses_server_of_another_process
@@ -248,9 +248,8 @@ async def _rehearse(
         log_clock: Clock = clock
         # The lambda reads `log_clock` for each line: as soon as the rehearsal runs, the lines of
         # the log have the simulated time.
-        logging.configure(
-            configuration.log_level, lambda: log_clock.now(), configuration.secret_texts, to=log
-        )
+        secrets = series_file.secret_texts(configuration)
+        logging.configure(configuration.log_level, lambda: log_clock.now(), secrets, to=log)
         await rehearsal.refuse_out_of_reach(configuration, span, report)
         progress = _RehearsalProgress(bar, span, signals)
         async with open_process(configuration, rehearsal.clock_factory(span)) as process:

@@ -11,14 +11,15 @@ import uvloop
 from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
 from app.commands.terminal import report
-from app.core import request_quota, settings
+from app.core import request_quota, series_file, settings
 from app.core.settings import Settings
 from app.database import migrations, pools, roles
 from app.database.advice import get_user
 from app.database.rights import Need
+from app.domain.declarations import InForce
 from app.main import VERSION, create_app, open_process
 from app.store import rehearsed
-from jobs import in_force
+from jobs import in_force, start_checks
 
 log = structlog.get_logger()
 
@@ -36,13 +37,14 @@ def serve(first_migrate: bool, no_worker: bool) -> None:
     """Serve the API and run the jobs, live.
 
     \b
-    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY, except with --no-worker. Examples:
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY, except with --no-worker. With SERIES_FILE, it
+    needs the keys that the file names instead of OPENAI_API_KEY. Examples:
       alpha-monday serve --migrate
       alpha-monday serve --no-worker
     """
     configuration = settings.load()
     if not no_worker:
-        settings.require_keys(configuration)
+        series_file.require_service_keys(configuration)
     # The port is opened first: if it is in use, the command prints one clear line and has done
     # nothing else.
     with server.listen(configuration) as listener:
@@ -60,11 +62,12 @@ def work(first_migrate: bool) -> None:
     Any number of these processes, and of `alpha-monday serve`, can share one Postgres.
 
     \b
-    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. With SERIES_FILE, it needs the keys that the
+    file names instead of OPENAI_API_KEY. Example:
       alpha-monday work --migrate
     """
     configuration = settings.load()
-    settings.require_keys(configuration)
+    series_file.require_service_keys(configuration)
     _check_everything(configuration, first_migrate, serves=False, works=True)
     uvloop.run(_work(configuration))
 
@@ -93,8 +96,8 @@ def _check_everything(
     the problems that they find would end the running service with a traceback.
     """
     terminal.configure_log(configuration)
-    # Only for its errors: it reads the file of TIMESTAMP_ROOTS.
-    in_force.make(configuration)
+    # It reads the files of TIMESTAMP_ROOTS and SERIES_FILE, which may have mistakes.
+    declared = in_force.make(configuration)
     if works:
         request_quota.require_room_for_closes(configuration)
     # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
@@ -115,12 +118,19 @@ def _check_everything(
         asyncio.run(apply_migrations(terminal.owner_address(configuration)))
     asyncio.run(_check_record(address))
     asyncio.run(_check_rights(configuration, address, serves=serves, works=works))
+    if works:
+        asyncio.run(_check_series(configuration, address, declared))
 
 
 async def _check_record(address: str) -> None:
     async with pools.opened(pools.make_pool(address)) as pool:
         await migrations.require_current(address)
         await rehearsed.refuse_rehearsal(pool)
+
+
+async def _check_series(configuration: Settings, address: str, declared: InForce) -> None:
+    async with pools.opened(pools.make_pool(address)) as pool:
+        await start_checks.require_series(pool, configuration, declared)
 
 
 async def _check_rights(

@@ -380,7 +380,7 @@ def _describe_due(checkpoints: Sequence[PendingCheckpoint], state: OperatorSnaps
     names = []
     for name, series in series_by_name.items():
         if state.has_several_series:
-            name += f" of {join_words(series)}"
+            name += f" of {join_words(sorted(series))}"
         names.append(name)
     return f"{', '.join(names)}: {format_new_york(checkpoints[0].due_at)}"
 
@@ -505,7 +505,8 @@ def _notes_on_series(state: OperatorSnapshot) -> Iterator[str]:
     for one in state.series:
         if one.joins and one.retired:
             yield (
-                f"The series {one.name} was retired and is configured: it is asked again {next_run}."
+                f"The series {one.name} was retired and is configured: it is asked again "
+                f"{next_run}."
             )
         elif one.joins:
             yield f"The series {one.name} is configured and new: it is asked first {next_run}."

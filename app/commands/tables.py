@@ -121,7 +121,12 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
 async def _refuse_damaged(pool: Pool, batch: Batch, now: datetime) -> None:
     """Raise RecordDamaged if the API reports the batch as damaged: it must not look complete."""
     async with snapshot_fetcher(pool) as fetch:
-        facts = Facts(version("alpha-monday"), rehearsed=False, now=lambda: now)
+        facts = Facts(
+            version("alpha-monday"),
+            rehearsed=False,
+            now=lambda: now,
+            series={batch.series},
+        )
         engine = Engine(schema, fetch, facts, max_documents=1, quiet=True)
         result = await engine.execute(
             _PRINTED_FIELDS, {"runDate": str(batch.run_date), "series": batch.series}

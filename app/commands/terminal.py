@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.core import logging
+from app.core import logging, series_file
 from app.core.settings import Settings
 from app.database import migrations, pools, roles
 from app.database.advice import display_address
@@ -122,7 +122,8 @@ def report(line: str) -> None:
 
 def configure_log(configuration: Settings) -> None:
     """Write the log of this process to the terminal."""
-    logging.configure(configuration.log_level, clock.now, configuration.secret_texts)
+    secrets = series_file.secret_texts(configuration)
+    logging.configure(configuration.log_level, clock.now, secrets)
 
 
 def make_progress() -> Progress:
