@@ -7,6 +7,7 @@ beta of the share, plus a random move. Prices are rounded to cents, as on an exc
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from app.core.universe import load_universe
 from app.domain.calendar import Calendar
 from app.domain.splits import intended_factor
 
@@ -142,6 +144,36 @@ _SHARES: dict[str, tuple[str, int, float, str, str]] = {
     "UPS": ("UPS", 174, 0.9, "cost take-out", "low-margin volumes"),
 }
 SHARES = {ticker: MarketShare(*row) for ticker, row in _SHARES.items()}
+# The first price in dollars and the beta of a share that is not in SHARES.
+_OTHER_PRICES = (15, 500)
+_OTHER_BETAS = (0.4, 1.7)
+
+
+@cache
+def find_share(ticker: str) -> MarketShare | None:
+    """
+    Return a share of the market; None for an unknown ticker.
+
+    The market has the shares of SHARES, which the simulated models choose from, and every other
+    ticker of the universe, which a control draws from.
+    """
+    if ticker in SHARES:
+        return SHARES[ticker]
+    if ticker not in _universe():
+        return None
+    rng = Random(f"share/{ticker}")  # noqa: S311
+    return MarketShare(
+        name=ticker,
+        price=rng.randint(*_OTHER_PRICES),
+        beta=round(rng.uniform(*_OTHER_BETAS), 1),
+        tailwind="",
+        headwind="",
+    )
+
+
+@cache
+def _universe() -> frozenset[str]:
+    return frozenset(load_universe().tickers)
 
 
 class MarketBar(NamedTuple):
@@ -185,8 +217,8 @@ class Market:
         self.calendar = calendar
         self.seed = seed
         self.split_chance = split_chance
-        self._series: dict[str, list[tuple[date, MarketBar]]] = {ticker: [] for ticker in SHARES}
-        self._splits: dict[str, list[tuple[date, str]]] = {ticker: [] for ticker in SHARES}
+        self._series: defaultdict[str, list[tuple[date, MarketBar]]] = defaultdict(list)
+        self._splits: defaultdict[str, list[tuple[date, str]]] = defaultdict(list)
 
     def bars(self, ticker: str, last: date, count: int = 100) -> list[tuple[date, MarketBar]]:
         """
@@ -221,7 +253,8 @@ class Market:
             day += timedelta(days=1)
 
     def _make_bar(self, ticker: str, day: date, previous_close: str | None) -> MarketBar:
-        share = SHARES[ticker]
+        share = find_share(ticker)
+        assert share
         # Each bar has its own random generator. The order of the calls of `rng` must not change: in
         # another order, the same seed would give other prices.
         rng = Random(f"{self.seed}/{ticker}/{day}")  # noqa: S311
