@@ -92,10 +92,12 @@ class SimulatedRequest(Struct, frozen=True, kw_only=True):
     """
     The parts of a request that faults depend on.
 
-    `symbol` is in the provider's spelling, and empty in a request to the model. `at` is the time of
-    the request. `market` is set in requests for prices: some faults need the bars of another ticker
-    or the splits of a ticker. `stamp` is set in requests for timestamps: it makes the response to
-    this request once more, at a given time and with changes
+    `symbol` is in the provider's spelling, and empty in a request to a model. `function` is the
+    function of a request for prices. In a request to a model it is the model's name if its server
+    is one of several kinds (`app.simulation.model_servers`); otherwise it is empty. `at` is the
+    time of the request. `market` is set in requests for prices: some faults need the bars of
+    another ticker or the splits of a ticker. `stamp` is set in requests for timestamps: it makes
+    the response to this request once more, at a given time and with changes
     (`app/simulation/timestamp_authority.py`).
     """
 
@@ -177,11 +179,26 @@ def change_choice(change: Callable[[dict[str, Any], Picks], Any]) -> Fault:
     def fault(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
         choice = answer["choices"][0]
-        picks = msgspec.json.decode(choice["message"]["content"])["picks"]
+        picks = _picks_of(choice)
+        if picks is None:
+            return good
         change(choice, picks)
         return json_reply(answer)
 
     return fault
+
+
+def _picks_of(choice: dict[str, Any]) -> Picks | None:
+    """
+    Return the picks of an answer; None if they cannot be read.
+
+    Some kinds of model servers answer in parts, or in a form of their own.
+    """
+    try:
+        picks: Picks = msgspec.json.decode(choice["message"]["content"])["picks"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
+    return picks
 
 
 def change_stamp(by: timedelta = timedelta(0), **changes: Any) -> Fault:

@@ -129,14 +129,10 @@ class OddProviders:
             return VERY_LATE_SPLIT_DELAY + timedelta(days=1)
         return timedelta(0)
 
-    def questions_on(self, day: date) -> int:
-        """Return how many questions the model was asked on a day."""
-        total = 0
-        for (_, symbol, request_day), count in self._counts.items():
-            # Only a request to the model has no symbol.
-            if not symbol and request_day == day:
-                total += count
-        return total
+    def questions_on(self, day: date, function: str = "") -> int:
+        """Return how many questions a model was asked on a day; `function` is their function."""
+        # Only a request to a model has no symbol.
+        return self._counts[(function, "", day)]
 
     def _draw(self, *about: object) -> float:
         """Return a random number from 0 to 1 that depends only on the seed and on `about`."""

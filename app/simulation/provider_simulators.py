@@ -5,10 +5,11 @@ Simulators of the providers: a process on loopback that responds with their prot
 `TREASURY_YIELD`, its limits, and its notices and errors, which have the status 200.
 `POST /v1/chat/completions` simulates OpenAI, and `GET /v1/models/NAME` knows every model and is not
 logged. The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a
-model does. `POST /timestamp` simulates a time-stamping authority, if there is one
-(`--timestamp-root`). Paths below `/calendar` simulate a calendar of OpenTimestamps
-(`app.simulation.timestamp_calendar`).
-`app.simulation.faults` describes the faults that can be injected.
+model does. Paths below `/servers/KIND/v1` simulate the kinds of model servers
+(`app.simulation.model_servers`). `POST /timestamp` simulates a time-stamping authority, if there is
+one (`--timestamp-root`). Paths below `/calendar` simulate a calendar of OpenTimestamps
+(`app.simulation.timestamp_calendar`). `app.simulation.faults` describes the faults that can be
+injected.
 
 The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
 Every request of these kinds is logged to a file before it is answered, one JSON object per
@@ -19,6 +20,7 @@ line, so that no request is missing from the file if the process is killed.
 
 import asyncio
 import os
+import re
 import socket
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
@@ -27,8 +29,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from random import Random
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -39,8 +41,6 @@ import uvloop
 
 from app.database.sessions import Session
 from app.domain.calendar import Calendar, new_york_date
-from app.domain.model import PICKS_PER_BATCH
-from app.domain.prompt import MAX_PROBABILITY, MIN_PROBABILITY
 from app.errors import ConfigurationError
 from app.simulation import timestamp_calendar
 from app.simulation.faults import (
@@ -57,13 +57,9 @@ from app.simulation.faults import (
     json_reply,
     read_script,
 )
-from app.simulation.market import (
-    BENCHMARK_TICKER,
-    FIRST_DAY,
-    SHARES,
-    Market,
-    alpha_vantage_bar,
-)
+from app.simulation.habits import BOLD, CAREFUL, USUAL, Habit, ideas
+from app.simulation.market import FIRST_DAY, Market, alpha_vantage_bar, find_share
+from app.simulation.model_servers import MODEL_SERVERS, ModelServer
 from app.simulation.odd_faults import ALL_FAULTS
 from app.simulation.odd_providers import SPLIT_CHANCE, NamedFault, OddProviders
 from app.simulation.timestamp_authority import MalformedQuery, SimulatedAuthority, reject
@@ -99,6 +95,22 @@ _RATES = "TREASURY_YIELD"
 _FIRST_RATE = date(2015, 1, 2)
 _RATE_LISTED_AFTER = timedelta(days=4)
 _WEEK = timedelta(weeks=1)
+# The path of the simulated OpenAI, and the one below which each kind of server is simulated.
+MODEL_PATH = "/v1"
+SERVERS_PATH = "/servers"
+_SERVER_PATH = re.compile(f"{SERVERS_PATH}/([a-z]+)/v1/chat/completions")
+# The habits of models, by the kind of their server.
+_HABITS: dict[str, Habit] = {
+    "openai": USUAL,
+    "anthropic": CAREFUL,
+    "gemini": BOLD,
+    "deepseek": CAREFUL,
+    "mistral": BOLD,
+    "xai": BOLD,
+    "openrouter": USUAL,
+    "ollama": CAREFUL,
+    "vllm": USUAL,
+}
 
 _STAMP_HEADERS = {"content-type": "application/timestamp-reply"}
 
@@ -175,6 +187,15 @@ class ProviderSimulators:
                     provider="openai", key=_bearer_key(scope), symbol="", at=now
                 )
                 refusal, reply = self._answer_openai(body, request)
+            case "POST", path if server := _find_server(path):
+                request = SimulatedRequest(
+                    provider="openai",
+                    function=_model_of(body),
+                    key=_bearer_key(scope),
+                    symbol="",
+                    at=now,
+                )
+                refusal, reply = self._answer_model(server, body, request)
             case "POST", "/timestamp" if self.authority:
                 request = SimulatedRequest(
                     provider="timestamp",
@@ -230,7 +251,7 @@ class ProviderSimulators:
             return None, json_reply(_rates(request.at))
         ticker = request.symbol.replace("-", ".")
         answers = {"TIME_SERIES_DAILY": self._daily, "SPLITS": self._splits}
-        if request.function not in answers or ticker not in SHARES:
+        if request.function not in answers or not find_share(ticker):
             return "unknown", json_reply({"Error Message": UNKNOWN})
         answer = answers[request.function](request.symbol, ticker, request.at)
         return None, json_reply(answer)
@@ -300,6 +321,20 @@ class ProviderSimulators:
         }
         return None, json_reply(completion)
 
+    def _answer_model(
+        self, server: ModelServer, body: bytes, request: SimulatedRequest
+    ) -> tuple[str | None, SimulatedReply]:
+        """Return why the request is refused (None if it is not), and the reply without faults."""
+        day = new_york_date(request.at)
+        # Two series may ask the same model with different settings, and then get different ideas.
+        seed = f"{self._ideas_seed(day, request.function)}/{server.name}/{_settings_of(body)}"
+        picks = ideas(day, seed, _HABITS[server.name])
+        reply = server.reply(body, request.key, picks)
+        refusal = None
+        if reply.status != HTTPStatus.OK:
+            refusal = f"http_{reply.status}"
+        return refusal, reply
+
     def _answer_timestamp(self, request: SimulatedRequest) -> tuple[str | None, SimulatedReply]:
         """Return why the request is refused (None if it is not), and the reply without faults."""
         assert request.stamp
@@ -308,15 +343,15 @@ class ProviderSimulators:
         except MalformedQuery:
             return "rejection", SimulatedReply(body=reject(), headers=_STAMP_HEADERS)
 
-    def _ideas_seed(self, day: date) -> str:
+    def _ideas_seed(self, day: date, model: str = "") -> str:
         """
-        Return the seed of the model's ideas.
+        Return the seed of a model's ideas. `model` is the `function` of its requests.
 
         With `odd`, the price simulator does not know some tickers, even if their prices are
         requested again. So the model must have new ideas for each question of a day: ideas with the
         same tickers would fail again.
         """
-        earlier_questions = self.odd.questions_on(day) if self.odd else 0
+        earlier_questions = self.odd.questions_on(day, model) if self.odd else 0
         if not earlier_questions:
             return self.market.seed
         return f"{self.market.seed}/{earlier_questions}"
@@ -395,60 +430,32 @@ async def _send_reply(reply: SimulatedReply, request_id: str, receive: Any, send
     await send({"type": "http.response.body", "body": body, "more_body": reply.cut})
 
 
+def _find_server(path: str) -> ModelServer | None:
+    """Return the kind of model server that is simulated at a path; None for another path."""
+    found = _SERVER_PATH.fullmatch(path)
+    if found is None:
+        return None
+    return MODEL_SERVERS.get(found[1])
+
+
+def _model_of(body: bytes) -> str:
+    """Return the model that a question is for."""
+    model: str = msgspec.json.decode(body)["model"]
+    return model
+
+
+def _settings_of(body: bytes) -> str:
+    """Return what a question sets, besides its texts and the form of the answer, as JSON."""
+    members = msgspec.json.decode(body)
+    for name in ("messages", "response_format"):
+        members.pop(name, None)
+    return msgspec.json.encode(members, order="sorted").decode()
+
+
 def _bearer_key(scope: Any) -> str:
     """Return the key in the Authorization header, or an empty text if there is no key."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
-
-
-_BUY = (
-    "{name} goes into the next two weeks with {tailwind}, and the market still prices in a "
-    "slowdown. Positioning is light after the last pullback, which leaves room for a re-rating "
-    "against the index.",
-    "Estimates for {name} have been moving up on {tailwind}. The shares have lagged their sector, "
-    "and a catch-up is more likely than a further slide over a fortnight.",
-    "I expect {name} to do better than the index: {tailwind} should outweigh {headwind} in the "
-    "near term, and the chart has held its 50-day average.",
-    "{name} combines {tailwind} with a balance sheet that cushions surprises. Nervous tapes reward "
-    "that.",
-)
-_SELL = (
-    "{name} faces {headwind}, which consensus has been slow to reflect. After a strong run the "
-    "risk over the next two weeks lies to the downside.",
-    "The optimism about {tailwind} at {name} looks fully priced, while {headwind} is not. "
-    "I expect it to do worse than the index.",
-    "Momentum in {name} has faded. With {headwind} ahead, holders have reason to take profits "
-    "before the next report.",
-    "At this valuation {name} needs everything to go right; with {headwind} that is unlikely "
-    "within a fortnight.",
-)
-
-
-def ideas(monday: date, seed: str) -> list[dict[str, Any]]:
-    """Return three ideas for a Monday in the words of a model."""
-    rng = Random(f"{seed}/ideas/{monday}")  # noqa: S311
-    candidates = [ticker for ticker in SHARES if ticker != BENCHMARK_TICKER]
-    tickers = rng.sample(candidates, PICKS_PER_BATCH)
-    return [_make_idea(ticker, rng, f"{seed}/ideas/{monday}") for ticker in tickers]
-
-
-def _make_idea(ticker: str, rng: Random, seed: str) -> dict[str, Any]:
-    share = SHARES[ticker]
-    action, templates = "SELL", _SELL
-    if rng.random() < 0.65:
-        action, templates = "BUY", _BUY
-    reasoning = rng.choice(templates).format(
-        name=share.name, tailwind=share.tailwind, headwind=share.headwind
-    )
-    # Drawn from another stream, so that the ideas are the same with and without it.
-    chance = Random(f"{seed}/probability/{ticker}")  # noqa: S311
-    probability = chance.randrange(MIN_PROBABILITY, MAX_PROBABILITY + 1)
-    return {
-        "ticker": ticker,
-        "action": action,
-        "reasoning": reasoning,
-        "probability": probability,
-    }
 
 
 def database_time(conninfo: str) -> Now:

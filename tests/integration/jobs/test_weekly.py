@@ -32,7 +32,7 @@ from app.database.pools import transaction
 from app.domain.journal import GENESIS_HASH, entry_hash
 from app.domain.model import batch_id
 from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
-from app.simulation.provider_simulators import ideas
+from app.simulation.habits import ideas
 from app.store import batches, generations
 from jobs import daily, reconcile, weekly
 
