@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import cast
 
 import click
+import msgspec
 import uvloop
+from msgspec import Struct
 from rich.progress import Progress
 
 from app.commands import server, terminal
@@ -25,10 +27,12 @@ from app.domain.calendar import NEW_YORK, Clock
 from app.domain.text import pluralize
 from app.errors import ConfigurationError
 from app.main import create_app, open_process
-from app.simulation import provider_simulators, rehearsal
+from app.simulation import provider_simulators, rehearsal, rehearsed_series
 from app.simulation.clock import SimulatedClock
+from app.simulation.rehearsed_series import SeriesPhase
 
-_LOG = Path(".alpha-monday") / "rehearsal.log"
+_SERIES_FOLDER = Path(".alpha-monday")
+_LOG = _SERIES_FOLDER / "rehearsal.log"
 
 
 @click.command()
@@ -54,6 +58,14 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file with a script of faults.",
 )
+@click.option(
+    "--series",
+    "series_path",
+    metavar="FILE",
+    help="Play the series of this file, which is like that of SERIES_FILE. Their models are "
+    "simulated, so the keys are not needed.",
+)
+@click.option("--single", is_flag=True, help="Play only the series main.")
 @click.option("--no-serve", is_flag=True, help="Only simulate the weeks, do not serve them.")
 def rehearse(
     weeks: int,
@@ -61,9 +73,16 @@ def rehearse(
     calm: bool,
     odd: str | None,
     faults: Path | None,
+    series_path: str | None,
+    single: bool,
     no_serve: bool,
 ) -> None:
     """Simulate past Mondays with provider simulators, then serve the record.
+
+    It plays two models and a control. In 26 weeks and more, a third model joins, and one of the
+    models retires. With --series, or if SERIES_FILE is set, it plays the series of that file:
+    each of their models is answered by a simulator of its kind of server, and no request leaves
+    this machine. If OPENAI_BASE_URL is set and there is no such file, it plays only main.
 
     Sometimes a simulated provider fails or returns wrong data, as real ones do;
     `alpha-monday standins --help` lists the faults of a script. With --odd there are many kinds of
@@ -76,6 +95,7 @@ def rehearse(
       alpha-monday rehearse --weeks 4 --until 2026-10-30 --no-serve
       alpha-monday rehearse --calm --faults faults.json
       alpha-monday rehearse --odd a-seed
+      alpha-monday rehearse --series series.toml --weeks 2
     """
     if odd is not None and not odd.strip():
         raise click.UsageError(
@@ -83,7 +103,11 @@ def rehearse(
         )
     if odd and calm:
         raise click.UsageError("--odd and --calm contradict each other: leave one of them out.")
-    configuration = settings.load()
+    if single and series_path is not None:
+        raise click.UsageError(
+            "--single and --series contradict each other: leave one of them out."
+        )
+    configuration, phases = _read_series(settings.load(), series_path, single=single)
     rehearsal.refuse_address_without_key(configuration)
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     opening: AbstractContextManager[socket.socket | None] = nullcontext()
@@ -113,12 +137,62 @@ def rehearse(
             configuration, address, calm=calm, odd=odd or "", faults=faults
         )
         with simulators as simulated:
-            run_until_stopped(uvloop.run, lambda signals: _rehearse(simulated, span, signals))
+            if phases is None:
+                phases = rehearsed_series.several(simulated, span.begin, weeks)
+            plan = _plan(simulated, phases, span)
+            run_until_stopped(uvloop.run, lambda signals: _rehearse(plan, signals))
             if listener:
                 terminal.configure_log(configuration)
+                newest = plan[-1].configuration
                 # A rehearsal that ended in the past has no jobs left to run.
-                app = create_app(simulated, rehearsal.clock_factory(span), work=span.until is None)
+                app = create_app(newest, rehearsal.clock_factory(span), work=span.until is None)
                 server.run(app, listener)
+
+
+class _Stage(Struct, frozen=True):
+    """A part of the rehearsal, at whose end the service starts anew with other settings."""
+
+    configuration: Settings
+    span: rehearsal.RehearsalSpan
+
+    def has_ended(self, now: datetime) -> bool:
+        """Return whether the stage is over at a simulated time."""
+        return self.span.until is not None and self.span.until <= now
+
+
+def _read_series(
+    configuration: Settings, series_path: str | None, *, single: bool
+) -> tuple[Settings, list[SeriesPhase] | None]:
+    """
+    Return the settings with simulated models, and the phases of a file of series.
+
+    Without a file, the phases are None, or empty if only `main` is played.
+    """
+    if series_path is not None:
+        configuration = msgspec.structs.replace(configuration, series_file=series_path)
+    if single or not (configuration.series_file or series_path is not None):
+        configuration = msgspec.structs.replace(configuration, series_file="")
+        is_alone = single or bool(configuration.openai_base_url)
+        return configuration, [] if is_alone else None
+    phases = rehearsed_series.of_file(configuration)
+    # The models of the file are simulated, whatever address the settings have.
+    simulated = msgspec.structs.replace(configuration, openai_base_url="", series_file="")
+    return simulated, phases
+
+
+def _plan(
+    simulated: Settings, phases: list[SeriesPhase], span: rehearsal.RehearsalSpan
+) -> list[_Stage]:
+    """Return the stages of a rehearsal, one for each phase. Write their files of series."""
+    if not phases:
+        return [_Stage(simulated, span)]
+    stages = []
+    for number, phase in enumerate(phases, 1):
+        path = _SERIES_FOLDER / f"series-{number}.toml"
+        configuration = rehearsed_series.with_series(simulated, phase, path)
+        until = phase.until or span.until
+        stages.append(_Stage(configuration, rehearsal.RehearsalSpan(span.begin, until)))
+    return stages
 
 
 def _prepare_database(configuration: Settings, address: str) -> None:
@@ -215,11 +289,19 @@ class _RehearsalProgress:
         self._progress = progress
         self._task = progress.add_task("", total=1.0)
         self._signals = signals
+        self._begin: datetime | None = None
+        self._end = span.until
         self._reported_monday = (span.begin - timedelta(days=1)).date()
 
     def update(self, begin: datetime, now: datetime, end: datetime) -> None:
-        """Show the simulated time `now`. Raise CancelledError after a stop signal."""
+        """
+        Show the simulated time `now`. Raise CancelledError after a stop signal.
+
+        `begin` and `end` are those of a stage. The bar shows all stages as one.
+        """
         self._signals.check()
+        begin = self._begin = self._begin or begin
+        end = self._end or max(end, clock.now())
         if not sys.stderr.isatty():
             self._report_week(now)
         done = 1.0
@@ -238,10 +320,9 @@ class _RehearsalProgress:
             report(f"Rehearsing the week of {monday}")
 
 
-async def _rehearse(
-    configuration: Settings, span: rehearsal.RehearsalSpan, signals: StopSignals
-) -> None:
-    """Run the service in simulated time until the end of the span, and print a summary."""
+async def _rehearse(plan: list[_Stage], signals: StopSignals) -> None:
+    """Run the service in simulated time until the end of the plan, and print a summary."""
+    configuration, span = plan[-1].configuration, plan[-1].span
     _LOG.parent.mkdir(exist_ok=True)
     # Opened to append, because a rehearsal may continue an earlier one.
     with _LOG.open("a") as log, terminal.make_progress() as bar:
@@ -252,11 +333,17 @@ async def _rehearse(
         logging.configure(configuration.log_level, lambda: log_clock.now(), secrets, to=log)
         await rehearsal.refuse_out_of_reach(configuration, span, report)
         progress = _RehearsalProgress(bar, span, signals)
-        async with open_process(configuration, rehearsal.clock_factory(span)) as process:
-            log_clock = process.clock
-            simulated_clock = cast(SimulatedClock, process.clock)
-            await rehearsal.wait_for_end(simulated_clock, span, progress.update)
-            count, first, last = await _mondays(process.pool)
+        reached = await rehearsal.get_reached_time(configuration)
+        for stage in plan:
+            if reached and stage is not plan[-1] and stage.has_ended(reached):
+                # An earlier rehearsal of this database has passed this stage.
+                continue
+            open_clock = rehearsal.clock_factory(stage.span)
+            async with open_process(stage.configuration, open_clock) as process:
+                log_clock = process.clock
+                simulated_clock = cast(SimulatedClock, process.clock)
+                await rehearsal.wait_for_end(simulated_clock, stage.span, progress.update)
+                count, first, last = await _mondays(process.pool)
     if first and first < calendar.new_york_date(span.begin):
         report("This continued an earlier rehearsal; `alpha-monday db reset` deletes it.")
     mondays = pluralize(count, "Monday")
@@ -266,7 +353,9 @@ async def _rehearse(
 async def _mondays(pool: pools.Pool) -> tuple[int, date | None, date | None]:
     """Return the number of Mondays in the record, the first one and the last one."""
     async with pool.connection() as conn:
-        cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
+        cursor = await conn.execute(
+            "SELECT count(DISTINCT run_date), min(run_date), max(run_date) FROM batches"
+        )
         return await cursor.fetchone() or (0, None, None)
 
 

@@ -35,7 +35,7 @@ from app.providers.rate_limiter import RequestOutcome
 from app.simulation import timestamp_calendar
 from app.simulation.clock import SimulatedClock, has_rehearsal_to_continue, running_clock
 from app.simulation.faults import read_script
-from app.simulation.provider_simulators import CLOCK_VARIABLE, KNOWN_FAULTS
+from app.simulation.provider_simulators import CLOCK_VARIABLE, KNOWN_FAULTS, MODEL_PATH
 from app.store import rehearsed
 from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
@@ -324,7 +324,7 @@ def _with_simulators(
     settings = msgspec.structs.replace(settings, database_url=address, queue_database_url="")
     if not settings.openai_base_url:
         settings = msgspec.structs.replace(
-            settings, openai_api_key=_SIMULATED_KEY, openai_base_url=f"{base_url}/v1"
+            settings, openai_api_key=_SIMULATED_KEY, openai_base_url=f"{base_url}{MODEL_PATH}"
         )
     if not settings.alpha_vantage_base_url:
         settings = msgspec.structs.replace(
@@ -470,6 +470,17 @@ def clock_factory(
     return lambda pool, job_queue: running_clock(
         pool, job_queue, begin=span.begin, until=span.until
     )
+
+
+async def get_reached_time(settings: Settings) -> datetime | None:
+    """Return the simulated time that a rehearsal has reached; None if it has not begun."""
+    async with (
+        pools.opened(pools.make_pool(settings.database_url)) as pool,
+        pool.connection() as conn,
+    ):
+        if not await rehearsed.has_clock(conn):
+            return None
+        return await rehearsed.get_simulated_time_on_connection(conn)
 
 
 async def wait_for_end(

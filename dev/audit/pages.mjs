@@ -127,7 +127,7 @@ for (const colorScheme of ["light", "dark"]) {
 
 // Lives on in a process of its own, as a worker beside a server does.
 function livesOn() {
-  const options = ["rehearse", "--calm", "--weeks", "2", "--until", until, "--no-serve"];
+  const options = ["rehearse", "--single", "--calm", "--weeks", "2", "--until", until, "--no-serve"];
   const env = { PATH: process.env.PATH, LOG_LEVEL: "ERROR", ...clock() };
   const living = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: "inherit" });
   return new Promise((resolve) => living.on("exit", resolve));

@@ -10,7 +10,7 @@ export const clock = () => JSON.parse(process.env.SERVICE_CLOCK ?? "{}");
 
 // Calm, because a Monday that fails has no picks to show. Returns the address and what stops the service.
 export async function rehearsed(folder, weeks, until) {
-  const options = ["rehearse", "--calm", "--weeks", String(weeks), "--until", until];
+  const options = ["rehearse", "--single", "--calm", "--weeks", String(weeks), "--until", until];
   const env = { PATH: process.env.PATH, PORT: "0", LOG_LEVEL: "ERROR", ...clock() };
   const service = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   const ended = new Promise((resolve) => service.on("exit", resolve));

@@ -70,7 +70,7 @@ class Weeks:
         faults = self.folder / "faults.json"
         faults.write_text(json.dumps(list(rules)))
         options = ("--weeks", weeks, "--until", until, "--calm", "--faults", faults, "--no-serve")
-        done = run("rehearse", *options, cwd=self.folder, DATABASE_URL=self.address)
+        done = run("rehearse", "--single", *options, cwd=self.folder, DATABASE_URL=self.address)
         assert done.returncode == 0, done.stderr
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:

@@ -147,7 +147,7 @@ def hostile_rehearsal(
     with (
         (folder / "output").open("w+") as output,
         subprocess.Popen(
-            [ALPHA_MONDAY, "rehearse", *map(str, options)],
+            [ALPHA_MONDAY, "rehearse", "--single", *map(str, options)],
             cwd=folder,
             env=environment(DATABASE_URL=address, **settings),
             stdout=output,

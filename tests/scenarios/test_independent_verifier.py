@@ -285,7 +285,7 @@ def test_a_year(tmp_path, create):
     Fifty-two weeks with faulty providers: the command and the verifier agree on the served record.
     """
     address = create()
-    arguments = ("rehearse", "--weeks", 52, "--until", "2026-10-30")
+    arguments = ("rehearse", "--single", "--weeks", 52, "--until", "2026-10-30")
     with served(*arguments, cwd=tmp_path, DATABASE_URL=address) as url:
         summary = verify_from_outside(url)
         done = run("verify", "--from", url, cwd=tmp_path, timeout=600)

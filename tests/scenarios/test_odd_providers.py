@@ -35,6 +35,7 @@ def rehearsed(folder: Path, address: str, weeks: int) -> Iterator[tuple[str, Rec
     """
     with served(
         "rehearse",
+        "--single",
         "--weeks",
         weeks,
         "--until",
@@ -96,7 +97,7 @@ def test_a_model_that_thinks(tmp_path, create):
         "faults.json",
         "--no-serve",
     )
-    done = run("rehearse", *options, cwd=tmp_path, DATABASE_URL=address)
+    done = run("rehearse", "--single", *options, cwd=tmp_path, DATABASE_URL=address)
     assert done.returncode == 0, done.stderr
     with psycopg.connect(address) as conn:
         rows = conn.execute(

@@ -73,7 +73,7 @@ class Record:
     def live(self, weeks: int, until: date) -> None:
         """Run through weeks up to the end of a day, or continue until then."""
         done = run(
-            "rehearse", "--weeks", weeks, "--until", until, "--calm", "--no-serve",
+            "rehearse", "--single", "--weeks", weeks, "--until", until, "--calm", "--no-serve",
             cwd=self.folder, DATABASE_URL=self.address,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -478,6 +478,7 @@ def cut(record: Record) -> float:
         [
             ALPHA_MONDAY,
             "rehearse",
+            "--single",
             "--weeks",
             "1",
             "--until",

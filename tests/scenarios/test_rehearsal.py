@@ -103,7 +103,7 @@ def rehearsed(request, tmp_path_factory, create) -> Iterator[Rehearsed]:
     """Rehearse weeks up to a Sunday, and serve them at that time."""
     folder, address = tmp_path_factory.mktemp("rehearsal"), create()
     weeks = ("--weeks", request.param, "--until", SPANS[request.param], "--calm")
-    with served("rehearse", *weeks, cwd=folder, DATABASE_URL=address) as url:
+    with served("rehearse", "--single", *weeks, cwd=folder, DATABASE_URL=address) as url:
         yield Rehearsed(url=url, folder=folder, address=address, weeks=request.param)
 
 
@@ -373,7 +373,8 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
     seed = random.randrange(10_000)
     print("seed", seed)
     chance = random.Random(seed)
-    command = ("rehearse", "--weeks", "5", "--until", "2026-11-08", "--calm", "--no-serve")
+    command = ("rehearse", "--single", "--weeks", "5", "--until", "2026-11-08", "--calm")
+    command += ("--no-serve",)
     stored_before: set[tuple[str, str, str]] = set()
     for _ in range(3):
         process = subprocess.Popen(

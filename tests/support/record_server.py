@@ -114,7 +114,7 @@ def rehearsed(tmp_path_factory, made_once) -> str:
 def _rehearse_once(tmp_path_factory, made_once) -> str:
     def rehearse(address: str) -> None:
         done = run(
-            "rehearse", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",
+            "rehearse", "--single", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",
             cwd=tmp_path_factory.mktemp("rehearsal"), DATABASE_URL=address,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -138,7 +138,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
     assert not (tmp_path / ".alpha-monday").exists()
 
 
-WEEK = ("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm")
+WEEK = ("rehearse", "--single", "--weeks", "1", "--until", "2026-10-09", "--calm")
 DEFAULT_PORT = load({}).port
 PORTS = range(DEFAULT_PORT, DEFAULT_PORT + 1 + NEXT_PORTS)
 
@@ -468,6 +468,7 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     assert "holds a live record" in one_line(refused.stderr)
     done = run(
         "rehearse",
+        "--single",
         "--weeks",
         "1",
         "--until",
@@ -557,7 +558,7 @@ def test_weeks_that_a_real_provider_does_not_have_are_refused(tmp_path, create):
             assert done.returncode == 1
             assert "The bars of ALPHA_VANTAGE_BASE_URL begin on" in done.stderr
             assert "Traceback" not in done.stderr
-        done = run("rehearse", "--weeks", "1", "--no-serve", cwd=tmp_path, **settings)
+        done = run("rehearse", "--single", "--weeks", "1", "--no-serve", cwd=tmp_path, **settings)
         assert done.returncode == 0, done.stderr
         assert "Rehearsed: 1 Monday," in done.stderr
 
@@ -579,7 +580,7 @@ def test_a_rehearsal_cannot_go_back(tmp_path, rehearsed):
     """
 
     def until(day: str) -> subprocess.CompletedProcess[str]:
-        arguments = ("rehearse", "--weeks", "1", "--until", day, "--calm", "--no-serve")
+        arguments = ("rehearse", "--single", "--weeks", "1", "--until", day, "--calm", "--no-serve")
         return run(*arguments, cwd=tmp_path, DATABASE_URL=rehearsed)
 
     for day, code in (("2026-10-02", 1), ("2026-10-09", 0), ("2026-10-10", 0)):

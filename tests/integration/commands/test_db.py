@@ -386,7 +386,9 @@ def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path, capsys, qui
 
 def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path, capsys, quick):
     """While `make run` serves, `make db-reset` refuses instead of ending it."""
-    with served("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm", cwd=tmp_path):
+    with served(
+        "rehearse", "--single", "--weeks", "1", "--until", "2026-10-09", "--calm", cwd=tmp_path
+    ):
         for words in (("db", "reset", "--yes"), ("db", "down")):
             refused = command(capsys, *words)
             assert refused.exit_code == 1

@@ -145,7 +145,15 @@ def test_a_rehearsal_ignores_libpqs_variables(tmp_path):
     simulators read the time from its database.
     """
     rehearsed = run(
-        "rehearse", "--weeks", "1", "--until", "2026-10-30", "--no-serve", cwd=tmp_path, **NONSENSE
+        "rehearse",
+        "--single",
+        "--weeks",
+        "1",
+        "--until",
+        "2026-10-30",
+        "--no-serve",
+        cwd=tmp_path,
+        **NONSENSE,
     )
     assert (rehearsed.returncode, "Rehearsed: 1 Monday" in rehearsed.stderr) == (0, True), (
         rehearsed.stderr

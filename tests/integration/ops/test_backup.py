@@ -120,7 +120,7 @@ def begun(made_once, tmp_path_factory) -> str:
     def rehearse(address: str) -> None:
         weeks = ("--weeks", 1, "--until", "2026-10-30", "--calm", "--no-serve")
         folder = tmp_path_factory.mktemp("rehearsal")
-        done = run("rehearse", *weeks, cwd=folder, DATABASE_URL=address)
+        done = run("rehearse", "--single", *weeks, cwd=folder, DATABASE_URL=address)
         assert done.returncode == 0, done.stderr
 
     return made_once("begun", rehearse)
@@ -223,6 +223,7 @@ def test_a_restored_record_continues_in_the_middle_of_a_fortnight(
         assert jobs == there.execute(waiting).fetchall()
     on = run(
         "rehearse",
+        "--single",
         "--until",
         "2026-11-03",
         "--calm",
