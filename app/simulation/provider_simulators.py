@@ -99,6 +99,7 @@ _WEEK = timedelta(weeks=1)
 MODEL_PATH = "/v1"
 SERVERS_PATH = "/servers"
 _SERVER_PATH = re.compile(f"{SERVERS_PATH}/([a-z]+)/v1/chat/completions")
+_LISTED_MODEL_PATH = re.compile(f"{SERVERS_PATH}/[a-z]+/v1/models/(.+)")
 # The habits of models, by the kind of their server.
 _HABITS: dict[str, Habit] = {
     "openai": USUAL,
@@ -187,6 +188,9 @@ class ProviderSimulators:
                     provider="openai", key=_bearer_key(scope), symbol="", at=now
                 )
                 refusal, reply = self._answer_openai(body, request)
+            case "GET", path if found := _LISTED_MODEL_PATH.fullmatch(path):
+                # No fault of a script is used up by it, and the log has only questions.
+                return json_reply({"id": found[1], "object": "model"})
             case "POST", path if server := _find_server(path):
                 request = SimulatedRequest(
                     provider="openai",
