@@ -97,10 +97,7 @@ SELECT
     coalesce(series ->> 'retired', 'false') = 'true' AS retired,
     series -> 'profile' AS profile,
     series ->> 'profile_sha256' AS profile_sha256
-FROM (
-    SELECT seq, at, json_object_or_null(content) -> 'series' AS series
-    FROM journal
-    WHERE kind = 'SERIES'
-    OFFSET 0
-) AS declared
-WHERE json_typeof(series) = 'object';
+FROM journal
+-- Each entry is parsed once, because of OFFSET 0, and only after a condition on `seq` was tested.
+CROSS JOIN LATERAL (SELECT json_object_or_null(content) -> 'series' AS series OFFSET 0) AS declared
+WHERE journal.kind = 'SERIES' AND json_typeof(declared.series) = 'object';

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from app.core.universe import load_universe
+from app.core import universe
 from app.domain.calendar import Calendar
 from app.domain.splits import intended_factor
 
@@ -173,7 +173,7 @@ def find_share(ticker: str) -> MarketShare | None:
 
 @cache
 def _universe() -> frozenset[str]:
-    return frozenset(load_universe().tickers)
+    return frozenset(universe.load().tickers)
 
 
 class MarketBar(NamedTuple):

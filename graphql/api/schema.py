@@ -1083,6 +1083,11 @@ ASKED_PROFILE = """(
     WHERE generations.series = batches.series AND generations.run_date = batches.run_date
     ORDER BY generations.accepted IS TRUE DESC, generations.attempt DESC
     LIMIT 1)"""
+# The entries that may state this profile. They are found by their text, because to parse all SERIES
+# entries as JSON would take a hundred times as long for a page of batches.
+ENTRIES_OF_ASKED_PROFILE = f"""ARRAY(
+    SELECT journal.seq FROM journal
+    WHERE journal.kind = 'SERIES' AND position({ASKED_PROFILE} IN journal.content) > 0)"""
 
 
 def member_sql(name: str) -> str:
@@ -1376,7 +1381,8 @@ class Batch:
         "profile, because the record was not sealed yet or the batch has no question, and if the "
         "journal has no such profile of the series, because its entry is damaged.",
         f"""
-            profiles.series = batches.series AND NOT profiles.retired
+            profiles.seq = ANY ({ENTRIES_OF_ASKED_PROFILE})
+            AND profiles.series = batches.series AND NOT profiles.retired
             AND profiles.holds_from <= batches.run_date
             AND profiles.profile_sha256 = {ASKED_PROFILE}""",
         order="profiles.seq DESC",

@@ -20,7 +20,7 @@ import pytest
 from commands import run, served
 from independent_verifier.verifier import verify as verify_from_outside
 
-from app.core.universe import load_universe
+from app.core import universe
 from app.domain.calendar import Calendar
 from app.simulation.market import Market, find_share
 
@@ -282,9 +282,9 @@ def test_one_series_and_a_file(commanded):
 def test_every_share_of_the_universe_has_prices():
     """A control may draw each of them, and no simulated share but these is known."""
     market = Market(Calendar())
-    for ticker in load_universe().tickers:
+    for ticker in universe.load().tickers:
         assert find_share(ticker)
-    for ticker in load_universe().tickers[::50]:
+    for ticker in universe.load().tickers[::50]:
         assert len(market.bars(ticker, UNTIL)) == 100
     assert find_share("ZZZZ") is None
 

@@ -46,13 +46,17 @@ async def test_show(harness, database, capsys):
             id="correct",
         ),
         pytest.param(
-            ["pick", "end", "2026-10-26", "MSFT", "--last-session", "2026-10-26"]
-            + ["--value", "3", "--source", "A filing."],
+            [
+                *["pick", "end", "2026-10-26", "MSFT", "--last-session", "2026-10-26"],
+                *["--value", "3", "--source", "A filing."],
+            ],
             id="end",
         ),
         pytest.param(
-            ["pick", "rename", "2026-10-26", "MSFT", "MS", "--from", "2026-10-27"]
-            + ["--source", "A filing."],
+            [
+                *["pick", "rename", "2026-10-26", "MSFT", "MS", "--from", "2026-10-27"],
+                *["--source", "A filing."],
+            ],
             id="rename",
         ),
     ],

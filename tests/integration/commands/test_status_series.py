@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from commands import command
-from job_context import MONDAY, make_completion, new_york, rows
+from job_context import MONDAY, new_york, rows
 from job_context import clock as clock
 from msgspec.structs import replace
 from provider_server import says
