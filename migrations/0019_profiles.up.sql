@@ -34,26 +34,34 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
--- A database that was taken back over this migration has lost what its journal says: it comes back from there. The outcome of a
--- question is its last mention. A content that is damaged is left out: `alpha-monday verify` names it.
+-- A database that was taken back over this migration has lost what its journal says: it comes back from there. These
+-- values never change, but an older version leaves them out of its mentions of a row. A content that is damaged is left out:
+-- `alpha-monday verify` names it.
 SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true);
 
 UPDATE generations
-SET reasoning_effort = mentioned.question ->> 'reasoning_effort',
-    finish_reason = mentioned.question ->> 'finish_reason',
-    system_fingerprint = mentioned.question ->> 'system_fingerprint',
-    reasoning_tokens = (mentioned.question ->> 'reasoning_tokens')::integer
+SET reasoning_effort = mentioned.reasoning_effort,
+    finish_reason = mentioned.finish_reason,
+    system_fingerprint = mentioned.system_fingerprint,
+    reasoning_tokens = mentioned.reasoning_tokens::integer
 FROM (
-    SELECT DISTINCT ON (question ->> 'id') question
+    SELECT
+        question ->> 'id' AS id,
+        max(question ->> 'reasoning_effort') AS reasoning_effort,
+        max(question ->> 'finish_reason') AS finish_reason,
+        max(question ->> 'system_fingerprint') AS system_fingerprint,
+        max(question ->> 'reasoning_tokens') AS reasoning_tokens
     FROM (
-        SELECT seq, json_object_or_null(content) -> 'generation' AS question
+        SELECT json_object_or_null(content) -> 'generation' AS question
         FROM journal
         WHERE kind = 'GENERATION'
     ) AS entries
     WHERE json_typeof(question) = 'object'
-    ORDER BY question ->> 'id', seq DESC
+    GROUP BY question ->> 'id'
 ) AS mentioned
-WHERE generations.id::text = mentioned.question ->> 'id';
+WHERE generations.id::text = mentioned.id
+    AND num_nonnulls(
+        mentioned.reasoning_effort, mentioned.finish_reason, mentioned.system_fingerprint, mentioned.reasoning_tokens) > 0;
 
 UPDATE picks
 SET probability = (mentioned.pick ->> 'probability')::smallint

@@ -20,7 +20,9 @@ from job_context import (
     open_harness,
 )
 from record_server import copy_of, record_server, silent, unguarded
+from sealing import write_journal
 from several_series import make_batches, open_series, several_series, take_checkpoints
+from tampering import forge
 
 from app.database import migrations
 from app.domain import prompt
@@ -129,4 +131,44 @@ async def test_the_way_with_a_damaged_entry(several_series, create, clock, kind,
     assert before - after == (kind == "SERIES")
     async with open_database(copy) as source:
         with pytest.raises(Discrepancy, match=f"ntry {number} of the journal"):
+            await verify(source, [], silent)
+
+
+async def test_entries_of_the_older_version_in_between(several_series, create):
+    """Version 0.3.0 mentions picks and questions without the columns that it does not know."""
+    copy = copy_of(several_series, create)
+    left_out = 0
+    with unguarded(copy) as conn:
+        rows = conn.execute("SELECT content FROM journal ORDER BY seq").fetchall()
+        contents = [json.loads(content) for (content,) in rows]
+        for content in contents:
+            if content["kind"] == "CHECKPOINT":
+                for pick in content.get("picks", []):
+                    left_out += pick.pop("probability", None) is not None
+        conn.execute("DELETE FROM journal")
+        write_journal(conn, contents)
+    assert left_out
+    await check(copy)
+
+
+@pytest.mark.parametrize("value", ["61", "99", None])
+async def test_a_probability_is_no_other_one_later(several_series, create, value):
+    """A later mention may leave a probability out, and must not have another one."""
+    copy = copy_of(several_series, create)
+
+    def change(contents):
+        content = next(one for one in contents if one["kind"] == "CHECKPOINT" and "picks" in one)
+        content["picks"][0].pop("probability")
+        if value:
+            content["picks"][0]["probability"] = value
+
+    if value is None:
+        # The row is then without a value that the journal states.
+        with unguarded(copy) as conn:
+            conn.execute("UPDATE picks SET probability = NULL WHERE probability = 60")
+    else:
+        forge(copy, change)
+    rule = "unchanged" if value else "row"
+    async with open_database(copy) as source:
+        with pytest.raises(Discrepancy, match=f"rule: {rule}"):
             await verify(source, [], silent)

@@ -137,6 +137,7 @@ class Verification:
             return
 
         kind = entries.entry_kind(seq, content)
+        content = self.state.with_left_out(content)
         mentions = self.state.add_rows(seq, kind, content)
         entries.check_repeats(seq, mentions)
         for _, table, texts in entries.iter_rows(content):

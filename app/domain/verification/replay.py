@@ -32,6 +32,7 @@ class JournalReplay:
         if not entries.is_known_kind(content):
             return
         kind = entries.entry_kind(seq, content)
+        content = self.state.with_left_out(content)
         parsed = ParsedEntry(
             seq=seq,
             kind=kind,

@@ -3,6 +3,7 @@
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -16,6 +17,7 @@ from app.domain.declarations import (
     ResponseKind,
     in_force_on,
 )
+from app.domain.journal import to_text
 from app.domain.model import (
     Batch,
     BatchStatus,
@@ -32,7 +34,14 @@ from app.domain.model import (
     Split,
 )
 from app.domain.tickers import TickerHistory
-from app.domain.verification.entries import AnyRow, Mention, ParsedEntry, iter_rows, parse_row
+from app.domain.verification.entries import (
+    MEMBERS,
+    AnyRow,
+    Mention,
+    ParsedEntry,
+    iter_rows,
+    parse_row,
+)
 from app.domain.verification.record_calendar import RecordCalendar
 
 if TYPE_CHECKING:  # these modules import this one
@@ -52,6 +61,17 @@ _SERVICE_KINDS = (
     JournalKind.FAILURE,
     JournalKind.CHECKPOINT,
 )
+
+# The columns, by table, that version 0.3.0 does not know. It mentions a row without them.
+LEFT_OUT = {
+    "generations": (
+        "reasoning_effort",
+        "finish_reason",
+        "system_fingerprint",
+        "reasoning_tokens",
+    ),
+    "picks": ("probability",),
+}
 
 # A Monday of a series: (series, run date).
 SeriesMonday = tuple[str, date]
@@ -193,6 +213,38 @@ class JournalState:
         """Return the newest declaration of a series; None if it was not declared."""
         declared = self.declared_series.get(name)
         return declared[-1].declaration if declared else None
+
+    def with_left_out(self, content: dict[str, Any]) -> dict[str, Any]:
+        """
+        Return the content of an entry, with the values that a mention of a known row leaves out.
+
+        A version that does not know the columns of `LEFT_OUT` mentions such a row without them. The
+        row keeps the values of its mention before (docs/journal.md#what-may-change).
+        """
+        completed = dict(content)
+        for member, table in MEMBERS.items():
+            rows = content.get(member)
+            if table not in LEFT_OUT or rows is None:
+                continue
+            if isinstance(rows, list):
+                completed[member] = [self._with_left_out(table, row) for row in rows]
+            else:
+                completed[member] = self._with_left_out(table, rows)
+        return completed
+
+    def _with_left_out(self, table: str, texts: Any) -> Any:
+        known: Pick | Generation | None = None
+        # A forged row may have any form.
+        with suppress(AttributeError, TypeError, ValueError):
+            id = UUID(texts.get("id"))
+            known = self.picks.get(id) if table == "picks" else self.questions.get(id)
+        if known is None:
+            return texts
+        values = {name: to_text(getattr(known, name)) for name in LEFT_OUT[table]}
+        left_out = {
+            name: value for name, value in values.items() if value is not None and name not in texts
+        }
+        return {**texts, **left_out}
 
     def add_rows(self, seq: int, kind: JournalKind, content: dict[str, object]) -> list[Mention]:
         """

@@ -67,9 +67,38 @@ class Entry:
         return f"entry {self.seq}, a {self.kind}"
 
 
+# The columns that version 0.3.0 leaves out: docs/journal.md, "What may change".
+LEFT_OUT = {
+    "picks": ("probability",),
+    "generations": (
+        "reasoning_effort",
+        "finish_reason",
+        "system_fingerprint",
+        "reasoning_tokens",
+    ),
+}
+
+
+def with_left_out(name: str, member: object, newest: dict[Key, Row]) -> object:
+    """Return a member of an entry, with what its rows leave out of the mention before."""
+    table = SINGLE.get(name) or MANY.get(name)
+    if table not in LEFT_OUT:
+        return member
+    if isinstance(member, list):
+        return [completed(table, row, newest) for row in member]
+    return completed(table, member, newest)
+
+
+def completed(table: str, row: Row, newest: dict[Key, Row]) -> Row:
+    """Return a row with the values that it leaves out of its mention before."""
+    before = newest.get(key_of(table, row), {})
+    return {**{name: before[name] for name in LEFT_OUT[table] if name in before}, **row}
+
+
 def entry_of(seq: int, content: dict, newest: dict[Key, Row]) -> Entry:
     """Return an entry with the earlier mentions of its rows."""
     rows = []
+    content = {name: with_left_out(name, member, newest) for name, member in content.items()}
     for name, member in content.items():
         if name in SINGLE:
             rows.append((key_of(SINGLE[name], member), member))

@@ -1,8 +1,9 @@
 """
 The rule `draws`: what a control draws follows from the journal.
 
-docs/record.md#the-draws-of-a-control has the definition. The draws are computed again from the hash of the control's first SERIES entry, the Monday, the
-universe that is in force, and the tickers that were refused earlier on that Monday.
+Definition: docs/record.md#the-draws-of-a-control. The draws are computed again from the hash of the
+control's first SERIES entry, the Monday, the universe that is in force, and the tickers that were
+refused earlier on that Monday.
 """
 
 from app.domain import control
