@@ -420,7 +420,7 @@ class Planner:
             case Paginated() as page:
                 return self.page_pieces(page, definition, fields)
             case Computed() as computed:
-                return self.computed_pieces(computed, definition, parent, fields)
+                return self.computed_pieces(computed, definition, fields, parent=parent)
             case ValuePart():
                 raise TypeError(f"{parent.name}.{name} is not inside a computed value")
 
@@ -487,8 +487,9 @@ class Planner:
         self,
         computed: Computed,
         definition: GraphQLField,
-        parent: GraphQLObjectType,
         fields: list[FieldDetails],
+        *,
+        parent: GraphQLObjectType,
     ) -> list[str]:
         """
         Return the pieces of the rows from which a value is computed.

@@ -186,6 +186,14 @@ def parse_ticker(text: str) -> str:
     raise bad_value("BAD_TICKER", f"{form}, not {quote_value(text)}.{hint}")
 
 
+def parse_sha256(text: str) -> str:
+    """Return a SHA-256 in the record's form; raises BAD_HASH for any other text."""
+    if re.fullmatch(model.SHA256_PATTERN, text):
+        return text
+    form = "A SHA-256 is written as 64 hexadecimal digits, in lower case"
+    raise bad_value("BAD_HASH", f"{form}, not as {quote_value(text)}.")
+
+
 def require_monday(day: date) -> date:
     """Return a Monday; raises BAD_DATE for another day and names the Monday of its week."""
     if day.weekday() == 0:
@@ -1500,9 +1508,10 @@ IS_MIDDLE = f"""
         SELECT max(open_day.day) FROM checkpoints open_day
         WHERE open_day.batch_id = batches.id AND open_day.day BETWEEN 1 AND 7
             AND {counts_as_session("open_day", "batches.benchmark_symbol")})"""
-IS_SELECTED = """
+IS_SELECTED = f"""
     batches.series = $series
-    AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
+    AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)
+    AND ($no_profile OR {ASKED_PROFILE} = $profile)"""
 # A missing checkpoint is null. A computed checkpoint without the benchmark's return is damaged. It
 # must not look like a missing one, so its return becomes NaN, which the track record refuses.
 MISSING_MIDDLE = """CASE WHEN middle.id IS NULL THEN 'null' ELSE '"NaN"' END"""
@@ -1540,10 +1549,6 @@ TRACK_RECORD_ROWS = f"""
         LEFT JOIN checkpoints middle ON {IS_MIDDLE}
         WHERE {IS_SELECTED})
     ELSE 'null' END"""
-# The names of the SQL above, for a whole series.
-WHOLE_SERIES = {"no_from": "true", "no_to": "true", "no_action": "true"} | dict.fromkeys(
-    ("from", "to", "action"), "NULL"
-)
 # With one of these arguments the track record is about a part of the series.
 PARTS = {
     "from": Argument(
@@ -1561,7 +1566,16 @@ PARTS = {
         "Count only picks with this action. Null counts both actions. With this argument there is "
         "no verdict.",
     ),
+    "profile": Argument(
+        str | None,
+        "Count only batches that were asked with this profile: the SHA-256 that `Profile.sha256` "
+        "and `Generation.profileSha256` return. Null counts all batches. With this argument there "
+        "is no verdict.",
+        convert=parse_sha256,
+    ),
 }
+# What a whole series has in place of these arguments, in the SQL above.
+WHOLE_SERIES = {f"no_{name}": "true" for name in PARTS} | dict.fromkeys(PARTS, "NULL")
 # The work of a track record, as a number of values.
 TRACK_RECORD_COST = 5_000
 

@@ -34,7 +34,9 @@ type Query {
   rates(first: Int! = 20, after: String): RateConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
   timestamps(first: Int! = 20, after: String): TimestampConnection!
-  trackRecord(series: String! = "main", from: Date, to: Date, action: Action): TrackRecord!
+  trackRecord(
+    series: String! = "main", from: Date, to: Date, action: Action, profile: String
+  ): TrackRecord!
   series: [Series!]!
   seriesNamed(name: String!): Series
   comparison(a: String!, b: String!): Comparison
@@ -44,7 +46,7 @@ type Series {
   name: String! label: String! kind: SeriesKind! model: String firstRunDate: Date
   retiredAt: DateTime profiles: [Profile!]! latestBatch: Batch
   batches(first: Int! = 20, after: String, status: BatchStatus): BatchConnection!
-  trackRecord(from: Date, to: Date, action: Action): TrackRecord!
+  trackRecord(from: Date, to: Date, action: Action, profile: String): TrackRecord!
 }
 type Profile {
   seq: String! declaredAt: DateTime! series: String! label: String! kind: SeriesKind!

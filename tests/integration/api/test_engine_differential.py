@@ -39,6 +39,7 @@ VALUES = {
         "",
     ],
     "name": ["main", "second", "unknown", ""],
+    "profile": ["a" * 64, "b" * 64, "x"],
     "a": ["main", "second", "unknown"],
     "b": ["main", "second"],
     "ticker": ["AAPL", "BRK.B", "KO", "ZZZ", "x"],

@@ -1,12 +1,14 @@
 """The series of a record: what the API says of each, and what it may cost to ask for all."""
 
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 from api_records import NOW, Record, engine_on, plant
+from record_server import copy_of
 from series_records import (
     CHANGED_MODEL,
     CLAUDE,
@@ -28,18 +30,38 @@ from api.engine import Engine
 from api.limits import DocumentMeasure, parse_document
 from api.persisted import PUBLIC_DOCUMENTS
 from api.schema import Facts, schema
+from app.database import pools
 from app.domain import journal
 from app.domain.journal import format_timestamp
 
 
-def drop_checks(conn: psycopg.Connection) -> None:
-    """Switch the triggers off, and drop the constraints that a damaged row breaks."""
-    conn.execute("SET session_replication_role = replica")
-    for table, name in conn.execute(
-        "SELECT conrelid::regclass::text, conname FROM pg_constraint "
-        "WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
-    ).fetchall():
-        conn.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+@pytest.fixture
+def unchecked(create, migrated) -> str:
+    """The address of a record of three series, without the constraints that damage breaks."""
+    address = copy_of(migrated, create)
+    write(address, write_three_series)
+    with psycopg.connect(address) as conn:
+        for table, name in conn.execute(
+            "SELECT conrelid::regclass::text, conname FROM pg_constraint "
+            "WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+        ).fetchall():
+            conn.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    return address
+
+
+@pytest.fixture
+async def unchecked_pool(unchecked) -> AsyncIterator[pools.Pool]:
+    """An open pool on `unchecked`."""
+    async with pools.opened(pools.make_pool(unchecked, max_size=2)) as opened:
+        yield opened
+
+
+def damage(address: str, *statements: str) -> None:
+    """Change rows with the triggers off."""
+    with psycopg.connect(address) as conn:
+        conn.execute("SET session_replication_role = replica")
+        for statement in statements:
+            conn.execute(statement)
 
 
 def engine_of(pool) -> Engine:
@@ -231,18 +253,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
-async def test_a_damaged_entry(content, database, pool):
+async def test_a_damaged_entry(content, unchecked, unchecked_pool):
     """It is left out: the series stays, with what its other entries and its batches say."""
-    write(database, write_three_series)
-    with psycopg.connect(database) as conn:
-        drop_checks(conn)
-        conn.execute(
+    pool = unchecked_pool
+    for text in ("gpt-test-2", "universe"):
+        damage(
+            unchecked,
             f"UPDATE journal SET content = {content} WHERE kind = 'SERIES' "
-            "AND content LIKE '%gpt-test-2%'"
-        )
-        conn.execute(
-            f"UPDATE journal SET content = {content} WHERE kind = 'SERIES' "
-            "AND content LIKE '%universe%'"
+            f"AND content LIKE '%{text}%'",
         )
     summary = {one["name"]: one for one in (await ask_data(pool, SUMMARY))["series"]}
     assert {name: (one["label"], one["model"]) for name, one in summary.items()} == {
@@ -336,6 +354,38 @@ async def test_track_records_equal_those_of_the_root(database, pool):
             assert one["trackRecord"]["series"] == one["name"]
 
 
+async def test_a_track_record_by_profile(database, pool):
+    """Of a series whose model has changed, only the batches of one model count; no verdict."""
+    write(database, write_three_series)
+    query = """query($profile: String) {
+        trackRecord(profile: $profile) {
+            firstRunDate lastRunDate batches { total scored } verdict { nextLook } }
+        seriesNamed(name: "main") { trackRecord(profile: $profile) { batches { total } } }
+    }"""
+    figures = {}
+    for name, profile in (("old", MODEL), ("new", CHANGED_MODEL), ("dice", DICE)):
+        data = await ask_data(pool, query, profile=profile_hash(profile))
+        record = data["trackRecord"]
+        assert record["verdict"] == {"nextLook": None}
+        assert data["seriesNamed"]["trackRecord"]["batches"]["total"] == record["batches"]["total"]
+        figures[name] = (record["firstRunDate"], record["lastRunDate"], record["batches"])
+    assert figures == {
+        "old": (str(FIRST), str(FIRST), {"total": 1, "scored": 1}),
+        "new": (str(SECOND), str(THIRD), {"total": 2, "scored": 1}),
+        "dice": (None, None, {"total": 0, "scored": 0}),
+    }
+    whole = (await ask_data(pool, query))["trackRecord"]
+    assert (whole["batches"]["total"], whole["verdict"]) == (3, {"nextLook": "2027-01-04"})
+
+
+@pytest.mark.parametrize("text", ["", "a" * 63, "A" * 64, "sha256:" + "a" * 64])
+async def test_a_text_that_is_no_hash(text, pool):
+    query = "query($p: String) { trackRecord(profile: $p) { series } }"
+    response = await ask(pool, query, p=text)
+    assert response["data"] is None
+    assert [error["extensions"]["code"] for error in response["errors"]] == ["BAD_HASH"]
+
+
 async def test_a_track_record_is_computed_once(database, pool):
     """However it is asked for, and however often, each series is computed once."""
     write(database, write_three_series)
@@ -388,15 +438,14 @@ async def test_a_refused_argument_inside_a_series(field, code, database, pool):
     assert [error["extensions"]["code"] for error in response["errors"]] == [code]
 
 
-async def test_a_damaged_track_record_of_a_series(database, pool):
+async def test_a_damaged_track_record_of_a_series(unchecked, unchecked_pool):
     """Of a list of series nothing is left; of one series, the other fields of the root stay."""
-    write(database, write_three_series)
-    with psycopg.connect(database) as conn:
-        drop_checks(conn)
-        conn.execute(
-            "UPDATE checkpoints SET benchmark_return_pct = 'NaN' WHERE day = 12 AND batch_id IN "
-            "(SELECT id FROM batches WHERE series = 'dice')"
-        )
+    pool = unchecked_pool
+    damage(
+        unchecked,
+        "UPDATE checkpoints SET benchmark_return_pct = 'NaN' WHERE day = 12 AND batch_id IN "
+        "(SELECT id FROM batches WHERE series = 'dice')",
+    )
     response = await ask(pool, "{ series { name trackRecord { series } } }")
     assert response["data"] is None
     (error,) = response["errors"]
@@ -411,15 +460,14 @@ async def test_a_damaged_track_record_of_a_series(database, pool):
     assert [error["path"] for error in response["errors"]] == [["dice", "trackRecord"]]
 
 
-async def test_damage_beside_a_track_record(database, pool):
+async def test_damage_beside_a_track_record(unchecked, unchecked_pool):
     """Damage that Postgres finds and damage of a computed value are reported together."""
-    write(database, write_three_series)
-    with psycopg.connect(database) as conn:
-        drop_checks(conn)
-        conn.execute(
-            "UPDATE picks SET ticker = 'no' || position WHERE batch_id IN "
-            "(SELECT id FROM batches WHERE series = 'dice' AND run_date = '2026-01-12')"
-        )
+    pool = unchecked_pool
+    damage(
+        unchecked,
+        "UPDATE picks SET ticker = 'no' || position WHERE batch_id IN "
+        "(SELECT id FROM batches WHERE series = 'dice' AND run_date = '2026-01-12')",
+    )
     response = await ask(
         pool,
         """{ dice: seriesNamed(name: "dice") {
