@@ -29,6 +29,7 @@ from app.ops.verify import open_database, verify
 from tests.integration.domain import (
     test_rules_changes,
     test_rules_checkpoints,
+    test_rules_checks,
     test_rules_eventful,
     test_rules_marks,
     test_rules_mondays,
@@ -60,7 +61,7 @@ OF_EVENTS = [
     pytest.param(rule, change, id=f"{rule}: {name}")
     for name, (rule, change) in test_rules_eventful.FORGERIES.items()
 ]
-OF_SEALED_WEEKS = test_rules_sealed.FORGERIES
+OF_SEALED_WEEKS = [*test_rules_sealed.FORGERIES, *test_rules_checks.FORGERIES]
 BY_SQL = test_rules_rows.FORGERIES_BY_SQL
 
 # Forgeries that break two rules at once, and which one the independent verifier names, because of
@@ -206,6 +207,13 @@ async def test_the_independent_verifier_names_the_rule_of_a_sealed_record(
     copy = copy_of(as_recorded, create)
     forge(copy, change)
     assert await refused(copy) == rule_of(request, rule)
+
+
+async def test_the_independent_verifier_accepts_a_check(eventful_as_recorded, create):
+    """It computes a check of all events again, from the documentation alone."""
+    copy = copy_of(eventful_as_recorded, create)
+    forge(copy, test_rules_checks.with_rules_and_check)
+    assert (await outside(copy)).links == 0
 
 
 @pytest.mark.parametrize(("statements", "rule"), test_rules_sealed.WITHOUT_THE_JOURNAL)

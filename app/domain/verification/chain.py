@@ -249,8 +249,8 @@ class Verification:
 
     def check_whole_record(self) -> None:
         """Check the rules about the whole record. Call this if `first_mismatch` returned None."""
-        gaps.check_end(self.state)
         yearly_checks.check_end(self.state)
+        gaps.check_end(self.state)
         closures.check_end(self.state)
         figures.check_end(self.state)
         prices.check_end(self.state)

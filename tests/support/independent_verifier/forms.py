@@ -62,6 +62,8 @@ OF_KIND = {
     "SETTINGS": ({"settings"}, {"sealed"}),
     "SERIES": ({"series"}, set()),
     "READINGS": ({"closes", "splits"}, {"response", "adopted", "generations", "rates"}),
+    "RULES": ({"rules"}, set()),
+    "CHECK": ({"check", "rates"}, set()),
 }
 # A READINGS entry has the members of one of these sets beside the others.
 OF_READINGS = ({"response"}, {"adopted", "generations"})
@@ -96,7 +98,7 @@ def has_shape(name: str, value: object) -> bool:
 
     The form of a declared object is a part of the rule `row-form`.
     """
-    if name in DECLARED:
+    if name in DECLARED or name in ("rules", "check"):
         return True
     if name in ("sealed", "adopted"):
         return value == "true"

@@ -38,6 +38,7 @@ from independent_verifier.record_calendar import RecordCalendar
 from independent_verifier.refused import RecordRefused, require
 from independent_verifier.renamings import Renamings
 from independent_verifier.sessions import SessionCalendar
+from independent_verifier.yearly_checks import YearlyChecks
 
 Head = tuple[int, str]
 
@@ -103,6 +104,7 @@ class IndependentVerification:
     def __init__(self, calendar: SessionCalendar, head: Head | None = None) -> None:
         self.seq = 0
         self.hash = "0" * 64
+        self.head_before: Row = {}
         self.links = 0  # entries of kinds that docs/journal.md does not define
         self.before: dict | None = None  # the content of the entry before, if this page defines it
         self.head = head
@@ -119,6 +121,7 @@ class IndependentVerification:
         self.factors = splits.Factors(self.known)
         self.missing = Missing(self.known)
         self.renamings = Renamings(self.known)
+        self.yearly = YearlyChecks(self.known)
         self.seen = 0  # the number of entries that were read before the rows
 
     @property
@@ -154,6 +157,7 @@ class IndependentVerification:
         require(entry["hash"] == hashed, "chain", f"the hash of entry {seq}")
         if self.head and self.head[0] == seq:
             require(self.head[1] == hashed, "head", f"entry {seq} has another hash")
+        self.head_before = {"seq": str(self.seq), "hash": self.hash}
         self.seq, self.hash = seq, hashed
 
     def remember(self, content: dict) -> None:
@@ -205,6 +209,7 @@ class IndependentVerification:
         self.missing.take(entry)
         self.renamings.take(entry, share_before)
         self.decided.take(entry)
+        self.yearly.take(entry, self.head_before)
         entries.check_readings(entry, known)
         entries.check_unchanged(entry)
         entries.check_corrected(entry, known, self.marks.first_with)
@@ -222,6 +227,7 @@ class IndependentVerification:
         declarations.check_sealing_ended(self.declared)
         check_rows(self.known, record, self.seen)
         long_over = LongOver(self.contents)
+        self.yearly.check_in_time()
         mondays.check_every_monday(self.known, long_over)
         checkpoints.check_every_day(self.known, long_over)
         readings = readings_of(self.known, record)
