@@ -228,7 +228,8 @@ class ProviderSimulators:
             provider="alphavantage",
             function=query.get("function", ""),
             key=query.get("apikey", ""),
-            symbol=query.get("symbol", ""),
+            # The rates have no symbol, but a maturity.
+            symbol=query.get("symbol", query.get("maturity", "")),
             at=now,
             market=self.market,
         )

@@ -151,16 +151,15 @@ async def test_entries_of_the_older_version_in_between(several_series, create):
     await check(copy)
 
 
-@pytest.mark.parametrize("value", ["61", "99", None])
+@pytest.mark.parametrize("value", ["77", "99", None])
 async def test_a_probability_is_no_other_one_later(several_series, create, value):
     """A later mention may leave a probability out, and must not have another one."""
     copy = copy_of(several_series, create)
 
     def change(contents):
-        content = next(one for one in contents if one["kind"] == "CHECKPOINT" and "picks" in one)
-        content["picks"][0].pop("probability")
-        if value:
-            content["picks"][0]["probability"] = value
+        later = [one for one in contents if one["kind"] == "CHECKPOINT"]
+        picks = [pick for one in later for pick in one.get("picks", [])]
+        next(pick for pick in picks if "probability" in pick)["probability"] = value
 
     if value is None:
         # The row is then without a value that the journal states.

@@ -1,6 +1,8 @@
 """The yearly check of several series: worked examples by hand, and Holm's procedure."""
 
+import re
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -35,6 +37,17 @@ def test_holm_by_hand():
         ("a", False),
     ]
     assert [one.bound for one in steps] == pytest.approx([0.00625, 0.025 / 3, 0.0125, 0.025])
+
+
+def test_the_example_of_the_documentation():
+    """The table of docs/record.md#the-yearly-check is that of `test_holm_by_hand`."""
+    text = (Path(__file__).parents[3] / "docs" / "record.md").read_text()
+    rows = re.findall(r"^\| ([a-d]) \| ([0-9.]+) \| .* = ([0-9.]+) \| (yes|no)", text, re.MULTILINE)
+    steps = yearly_check.holm({name: float(p) for name, p, _, _ in rows}, 0.025)
+    assert [(one.series, pytest.approx(one.bound), one.is_found) for one in steps] == [
+        (name, float(bound), found == "yes") for name, _, bound, found in rows
+    ]
+    assert len(rows) == 4
 
 
 @pytest.mark.parametrize(
