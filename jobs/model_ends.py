@@ -82,6 +82,26 @@ async def list_stored(conn: Conn) -> list[StoredEnd]:
         return await cursor.fetchall()
 
 
+class DailyCheck:
+    """
+    Checks the models once a day, and remembers that it did.
+
+    Reconciliation calls it before every round, in a rehearsal very often, so it must cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self._checked: tuple[date, set[tuple[str, str]]] | None = None
+
+    async def run(self, context: Context) -> None:
+        """Check the models, unless this process has checked the same ones today."""
+        models = {(series, client.model) for series, client in context.model_clients.items()}
+        current = (calendar.new_york_date(context.now()), models)
+        if current == self._checked:
+            return
+        await check_if_due(context)
+        self._checked = current
+
+
 async def check_if_due(context: Context) -> None:
     """Ask the servers of the models that were not asked today, and store what they say."""
     clients = context.model_clients

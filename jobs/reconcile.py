@@ -120,11 +120,12 @@ async def run_forever(
     each round, because the number changes when a rehearsal reaches real time.
     """
     is_waiting = False
+    models = model_ends.DailyCheck()
     # The clock's sleep raises TryAgainAt when the process stops.
     with suppress(TryAgainAt):
         while True:
             try:
-                await _check_models(context)
+                await _check_models(context, models)
                 await _run_and_log(context, get_stalled_after())
                 is_waiting = False
             except Exception as error:
@@ -144,12 +145,12 @@ async def run_forever(
                 await context.sleep(min(_INTERVAL, get_stalled_after() * 2))
 
 
-async def _check_models(context: Context) -> None:
+async def _check_models(context: Context, models: model_ends.DailyCheck) -> None:
     """
     Ask the servers of the models once a day, before a round: no round holds a connection meanwhile.
     """
     try:
-        await model_ends.check_if_due(context)
+        await models.run(context)
     except Exception as error:
         if is_unavailable(error):
             raise

@@ -504,10 +504,7 @@ def _notes_on_series(state: OperatorSnapshot) -> Iterator[str]:
     next_run = format_new_york(state.next_run_at)
     for one in state.series:
         if one.joins and one.retired:
-            yield (
-                f"The series {one.name} was retired and is configured: it is asked again "
-                f"{next_run}."
-            )
+            yield f"The series {one.name} is configured again: it is asked again {next_run}."
         elif one.joins:
             yield f"The series {one.name} is configured and new: it is asked first {next_run}."
         elif one.leaves:

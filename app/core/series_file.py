@@ -41,6 +41,8 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 # A name is a part of ids, links and exports, so it has no character that needs an escape.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+# A key is sent in a header of a request.
+_KEY = re.compile(r"[!#-&(-_a-~]+")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 
 # The variable with the key of a series that names no other.
@@ -148,12 +150,17 @@ def load(settings: Settings, environment: Mapping[str, str] | None = None) -> li
 
 
 def require_keys(series: Iterable[SeriesSettings]) -> None:
-    """Raise ConfigurationError if the key of a model is missing."""
+    """Raise ConfigurationError if the key of a model is missing, or cannot be sent."""
     for one in series:
         if one.kind == "model" and not one.key:
             raise ConfigurationError(
                 f"{one.key_from} must be set to the key of the series {one.name}, for example "
                 f"{one.key_from}=abc123."
+            )
+        if one.kind == "model" and not _KEY.fullmatch(one.key):
+            raise ConfigurationError(
+                f"{one.key_from} must be the key of the series {one.name} alone, without quotes, "
+                f"blanks and letters other than a to z, for example {one.key_from}=abc123."
             )
 
 

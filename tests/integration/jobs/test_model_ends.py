@@ -96,6 +96,24 @@ async def test_a_server_is_asked_once_a_day(harness):
     assert await stored(harness) == [(MODEL, None, False)]
 
 
+async def test_a_process_remembers_its_check(harness, monkeypatch):
+    """So a round costs no query; another day or another model is a new check."""
+    harness.world.models = lambda _: HAS_MODEL
+    harness.clock.time = new_york(BEFORE)
+    daily = model_ends.DailyCheck()
+    for _ in range(3):
+        await daily.run(harness.context)
+    await harness.rows("DELETE FROM operations.model_ends")
+    await daily.run(harness.context)
+    assert await stored(harness) == []
+    use_model(harness, monkeypatch, "gpt-5.5")
+    await daily.run(harness.context)
+    assert [model for model, *_ in await stored(harness)] == ["gpt-5.5"]
+    harness.clock.time += timedelta(days=1)
+    await daily.run(harness.context)
+    assert len(harness.provider.requests) == 3
+
+
 async def test_a_server_that_says_nothing_is_not_asked_more_often(harness):
     """Both addresses are tried once a day."""
     assert await check(harness, BEFORE, SAYS_NOTHING) == 2

@@ -7,7 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.alternation import Declared, Difference, find_alternation
-from app.domain.declarations import ModelDeclaration, Profile, RecordSettings
+from app.domain.declarations import (
+    ControlDeclaration,
+    ControlProfile,
+    ModelDeclaration,
+    Profile,
+    RecordSettings,
+)
 
 NOW = datetime(2026, 11, 30, 14, tzinfo=UTC)
 A = RecordSettings(
@@ -109,30 +115,33 @@ def test_closures_are_named_once():
     ]
 
 
+def series(
+    model: str, temperature: str | None, name: str = "main", prompt_version: str = "1"
+) -> ModelDeclaration:
+    """Return the declaration of a series that asks a model."""
+    profile = Profile(
+        base_url="",
+        model=model,
+        response_format="json_schema",
+        temperature=temperature,
+        timeout_seconds="180",
+        prompt_version=prompt_version,
+        system_prompt_sha256="a" * 64,
+        user_prompt_sha256="b" * 64,
+        schema="{}",
+    )
+    return ModelDeclaration(
+        name=name,
+        label=model,
+        kind="model",
+        holds_from=date(2026, 10, 26),
+        profile=profile,
+        profile_sha256=profile.sha256,
+    )
+
+
 def test_two_models():
     """The declarations of a series alternate: each Monday another process asks."""
-
-    def series(model: str, temperature: str | None) -> ModelDeclaration:
-        profile = Profile(
-            base_url="",
-            model=model,
-            response_format="json_schema",
-            temperature=temperature,
-            timeout_seconds="180",
-            prompt_version="1",
-            system_prompt_sha256="a" * 64,
-            user_prompt_sha256="b" * 64,
-            schema="{}",
-        )
-        return ModelDeclaration(
-            name="main",
-            label=model,
-            kind="model",
-            holds_from=date(2026, 10, 26),
-            profile=profile,
-            profile_sha256=profile.sha256,
-        )
-
     one, other = series("gpt-5.4-mini", "0.7"), series("gpt-5.4", None)
     found = find_alternation(entries([one, other, one, other], timedelta(days=7)), NOW)
     assert found
@@ -141,3 +150,49 @@ def test_two_models():
         Difference("temperature", "OPENAI_TEMPERATURE", ("not set", "0.7")),
     ]
     assert found.since == NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_file"),
+    [pytest.param("claude", False, id="another name"), pytest.param("main", True, id="a file")],
+)
+def test_a_series_of_a_file(name, has_file):
+    """The differences name the series, and the options of its table."""
+    one = series("gpt-5.4-mini", "0.7", name)
+    other = series("gpt-5.4", None, name, prompt_version="2")
+    declared = entries([one, other, one, other], timedelta(days=1))
+    found = find_alternation(declared, NOW, has_file=has_file)
+    assert found
+    assert found.series == name
+    assert [(difference.field, difference.source) for difference in found.differences] == [
+        ("model", f"model of [{name}] in SERIES_FILE"),
+        ("temperature", f"temperature of [{name}] in SERIES_FILE"),
+        ("prompt_version", f"the version of the prompt (series {name})"),
+    ]
+
+
+def test_a_series_that_only_one_process_has():
+    """One process retires the series, the other one declares it again."""
+    one = series("gpt-5.4-mini", None, "claude")
+    found = find_alternation(entries([one, replace(one, retired=True)] * 2), NOW)
+    assert found
+    assert [difference.source for difference in found.differences] == [
+        "whether SERIES_FILE has [claude]"
+    ]
+
+
+def test_a_model_and_a_control():
+    """Only the kind is named: the two have no other field in common."""
+    profile = ControlProfile(draw_version="1", universe=("KO", "MSFT"), universe_source="a test")
+    control = ControlDeclaration(
+        name="x",
+        label="x",
+        holds_from=date(2026, 10, 26),
+        profile=profile,
+        profile_sha256=profile.sha256,
+    )
+    found = find_alternation(entries([control, series("gpt-5.4", None, "x")] * 2), NOW)
+    assert found
+    assert found.differences == [
+        Difference("kind", "kind of [x] in SERIES_FILE", ("model", "random"))
+    ]
