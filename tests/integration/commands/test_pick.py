@@ -1,4 +1,4 @@
-"""`alpha-monday pick`: a Monday by hand, one that is not due, and the picks of several series."""
+"""`alpha-monday pick` with several series: a job for each that needs one, and a wait for all."""
 
 from collections.abc import Sequence
 from datetime import timedelta
