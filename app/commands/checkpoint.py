@@ -95,7 +95,7 @@ async def retake(run_date: datetime, day: int, series: str | None) -> None:
     calendar.require_monday(run_date.date())
     async with open_live_record(settings.load()) as pool:
         async with pools.transaction(pool) as conn:
-            due = await _skipped_checkpoint(conn, run_date, day, series)
+            due = await _skipped_checkpoint(conn, run_date, day, series=series)
             (job,) = await daily.defer_retakes(conn, [due], clock.now().isoformat())
         # A worker runs the job, perhaps in another process. Only the tables of the queue show when
         # the job has ended.
@@ -109,7 +109,7 @@ async def retake(run_date: datetime, day: int, series: str | None) -> None:
 
 
 async def _skipped_checkpoint(
-    conn: Conn, run_date: datetime, day: int, series: str | None
+    conn: Conn, run_date: datetime, day: int, *, series: str | None
 ) -> checkpoints.DueCheckpoint:
     """
     Return the skipped checkpoint of a day; raise Refused if it cannot be retaken.

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app.commands import tables
 from app.commands.series import list_recorded, series_option
@@ -91,42 +92,45 @@ async def _pick(series: str | None) -> None:
         sys.exit(1)
 
 
-class _Run(Struct, frozen=True):
+class _SeriesRun(Struct, frozen=True, kw_only=True):
     """
     A job that makes the batch of a Monday of a series.
 
-    `earlier` is the batch that was stored before the command began.
+    `earlier` is the batch that was stored before the command began. `job` is 0 until the job is
+    deferred.
     """
 
     series: str
     run_date: date
     earlier: Batch | None
-    job: int
+    job: int = 0
 
 
 def _of_series(series: str) -> str:
     return f" of {series}" if series != SERIES else ""
 
 
-async def _defer_runs(conn: Conn, run_date: date, names: Sequence[str]) -> list[_Run]:
+async def _defer_runs(conn: Conn, run_date: date, names: Sequence[str]) -> list[_SeriesRun]:
     """
     Defer the jobs that make the missing or failed batches of a Monday.
 
     The result also has the jobs that make a batch already, if there are several series. Raises
     Refused if no series needs a job, or if no worker runs.
     """
-    runs: list[_Run] = []
+    runs: list[_SeriesRun] = []
     with_picks: list[Batch] = []
-    in_progress: list[_Run] = []
+    in_progress: list[_SeriesRun] = []
     for series in names:
         earlier = await batches.get_by_run_date(conn, series, run_date)
         live_jobs = await weekly.list_live_jobs(conn, series, run_date)
         if earlier and earlier.status != BatchStatus.FAILED:
             with_picks.append(earlier)
         elif live_jobs:
-            in_progress.append(_Run(series, run_date, earlier, live_jobs[0]))
+            in_progress.append(
+                _SeriesRun(series=series, run_date=run_date, earlier=earlier, job=live_jobs[0])
+            )
         else:
-            runs.append(_Run(series, run_date, earlier, 0))
+            runs.append(_SeriesRun(series=series, run_date=run_date, earlier=earlier))
     if not runs:
         raise Refused(_nothing_to_do(run_date, with_picks, in_progress))
     if not await queue_tables.has_live_worker(conn):
@@ -137,14 +141,16 @@ async def _defer_runs(conn: Conn, run_date: date, names: Sequence[str]) -> list[
     return [*in_progress, *[await _defer(conn, run) for run in runs]]
 
 
-async def _defer(conn: Conn, run: _Run) -> _Run:
+async def _defer(conn: Conn, run: _SeriesRun) -> _SeriesRun:
     """Defer the job of a run, and return the run with the id of its job."""
     questions = await weekly.max_questions_of_manual_run(conn, run.series, run.run_date)
-    job = await weekly.defer_run(conn, clock.now(), run.series, questions)
-    return _Run(run.series, run.run_date, run.earlier, job)
+    job = await weekly.defer_run(conn, clock.now(), series=run.series, max_questions=questions)
+    return replace(run, job=job)
 
 
-def _nothing_to_do(run_date: date, with_picks: Sequence[Batch], in_progress: Sequence[_Run]) -> str:
+def _nothing_to_do(
+    run_date: date, with_picks: Sequence[Batch], in_progress: Sequence[_SeriesRun]
+) -> str:
     """Return why no series of a Monday needs a job."""
     if not with_picks and len(in_progress) == 1:
         (run,) = in_progress
@@ -161,7 +167,7 @@ def _nothing_to_do(run_date: date, with_picks: Sequence[Batch], in_progress: Seq
     return f"No series needs a job for the Monday {run_date}: {'; '.join(states)}."
 
 
-async def _wait_and_show(pool: pools.Pool, run: _Run, sessions: Calendar) -> bool:
+async def _wait_and_show(pool: pools.Pool, run: _SeriesRun, sessions: Calendar) -> bool:
     """
     Wait for the batch of a run, and print it. Return whether it has picks.
 
@@ -176,7 +182,7 @@ async def _wait_and_show(pool: pools.Pool, run: _Run, sessions: Calendar) -> boo
     return batch.status != BatchStatus.FAILED
 
 
-async def _wait_for_batch(pool: pools.Pool, run: _Run) -> Batch:
+async def _wait_for_batch(pool: pools.Pool, run: _SeriesRun) -> Batch:
     """
     Wait until a job has stored the batch of a Monday, and return the batch, which may be failed.
 

@@ -63,7 +63,7 @@ class SeriesHarness(JobHarness):
     async def run(self, *names: str, questions: int | None = None) -> None:
         """Run this Monday's jobs of these series, or of all."""
         for name in names or self.context.series:
-            await weekly.run_if_due(self.context, 1, questions, name)
+            await weekly.run_if_due(self.context, job_id=1, max_questions=questions, series=name)
 
     async def make_all(self, run_date: date = MONDAY) -> None:
         """Make the batches of a Monday at 09:00, then clear the list of requests."""

@@ -42,7 +42,7 @@ async def picked(harness, *finished: str, series: str | None = None) -> int:
 
     async def work() -> None:
         for name in finished:
-            await weekly.run_if_due(harness.context, 1, 6, name)
+            await weekly.run_if_due(harness.context, job_id=1, max_questions=6, series=name)
 
     harness.clock.meanwhile = work
     try:

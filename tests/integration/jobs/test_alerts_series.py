@@ -93,7 +93,7 @@ async def test_batches_without_a_timestamp(harness, receiver):
     assert {one["reason"] for one in receiver.alerts} == {None, CLAUDE}
 
 
-async def declare(harness, name: str, model: str, minutes: int) -> None:
+async def declare(harness, name: str, *, model: str, minutes: int) -> None:
     """Declare a series with this model so many minutes after 10:00, then do two rounds."""
     harness.clock.time = new_york(MONDAY, 10) + timedelta(minutes=minutes)
     async with transaction(harness.context.pool) as conn:
@@ -128,7 +128,7 @@ async def test_alternations_of_two_series(harness):
         (120, CLAUDE, "one"),
         (145, CLAUDE, "other"),
     ):
-        await declare(harness, name, model, minutes)
+        await declare(harness, name, model=model, minutes=minutes)
     found = await harness.rows(
         "SELECT reason, text FROM operations.alerts WHERE kind = 'settings_alternate' ORDER BY at"
     )

@@ -22,7 +22,7 @@ async def read(harness, *series: str) -> dict[str, Metric]:
         harness.context.pool,
         ledger,
         harness.clock,
-        series,
+        series=series,
     )
     snapshot = await reader.read()
     assert snapshot
