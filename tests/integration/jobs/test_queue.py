@@ -55,6 +55,7 @@ def test_the_names_of_the_tasks():
         "pick_week",
         "take_checkpoint",
         "look_for_splits",
+        "read_rates",
         "send_alert",
         "send_heartbeat",
         "stamp_head",
