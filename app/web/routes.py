@@ -14,10 +14,12 @@ from msgspec import Struct
 
 from api import paths
 from api.http import METHODS
+from app.domain.model import SERIES as DEFAULT_SERIES
 
 # The patterns of these path parameters, by name. Any other parameter matches text without a slash.
 RUN_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_PARAMETER_PATTERNS = {"run_date": RUN_DATE, "file": ".+"}
+SERIES_NAME = "[a-z][a-z0-9-]{0,31}"
+_PARAMETER_PATTERNS = {"run_date": RUN_DATE, "series": SERIES_NAME, "file": ".+"}
 _PARAMETER = re.compile(r"{(\w+)}")
 _OTHER = "other"
 
@@ -81,6 +83,12 @@ BATCHES = Route("/batches", "pages", cached=Cached.BY_QUERY)
 BATCH = Route("/batches/{run_date}", "pages", cached=Cached.BY_PATH)
 BATCH_CHART = Route("/batches/{run_date}/chart.png", "pages", cached=Cached.BY_PATH)
 RECORD = Route("/record", "pages", cached=Cached.BY_PATH)
+SERIES = Route("/series/{series}", "pages", cached=Cached.BY_PATH)
+SERIES_BATCHES = Route("/series/{series}/batches", "pages", cached=Cached.BY_QUERY)
+SERIES_BATCH = Route("/series/{series}/batches/{run_date}", "pages", cached=Cached.BY_PATH)
+SERIES_BATCH_CHART = Route(
+    "/series/{series}/batches/{run_date}/chart.png", "pages", cached=Cached.BY_PATH
+)
 ABOUT = Route("/about", "pages", cached=Cached.BY_PATH)
 PAGE_FILE = Route("/files/{digest}/{name}", "pages")
 
@@ -106,6 +114,10 @@ ROUTES = (
     BATCH,
     BATCH_CHART,
     RECORD,
+    SERIES,
+    SERIES_BATCHES,
+    SERIES_BATCH,
+    SERIES_BATCH_CHART,
     ABOUT,
     PAGE_FILE,
     FEED,
@@ -119,6 +131,32 @@ ROUTES = (
     ROBOTS,
     FAVICON,
 )
+
+
+def history_url(series: str) -> str:
+    """Return the path of the history of a series."""
+    if series == DEFAULT_SERIES:
+        return BATCHES.path
+    return SERIES_BATCHES.url(series=series)
+
+
+def batch_url(series: str, run_date: object) -> str:
+    """
+    Return the path of a batch.
+
+    The batches of the default series have the addresses that they had when it was the only one.
+    """
+    if series == DEFAULT_SERIES:
+        return BATCH.url(run_date=run_date)
+    return SERIES_BATCH.url(series=series, run_date=run_date)
+
+
+def batch_chart_url(series: str, run_date: object) -> str:
+    """Return the path of the chart of a batch."""
+    if series == DEFAULT_SERIES:
+        return BATCH_CHART.url(run_date=run_date)
+    return SERIES_BATCH_CHART.url(series=series, run_date=run_date)
+
 
 # The values of the metrics label `route`, in the order in which `/metrics` shows them.
 LABELS = tuple(dict.fromkeys(route.label for route in ROUTES))

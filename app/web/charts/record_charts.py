@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from app.web.charts import svg
 from app.web.charts.layout import NARROW, WIDE, Layout, draw_gridlines, round_ticks, tick_text
-from app.web.formatting import short_date, signed
+from app.web.formatting import long_date, short_date, signed
 
 # The key is the class of the page's element that contains the drawing.
 LAYOUTS = {
@@ -84,8 +84,18 @@ def interval_rows(
     return [IntervalRow(name, value, low=interval["low"], high=interval["high"])]
 
 
-def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:
-    """Draw the sum of the batches' points, Monday by Monday. `points` is `trackRecord.curve`."""
+def draw_sum(
+    points: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    name: str,
+    model_changes: Mapping[str, str] = {},
+) -> str:
+    """
+    Draw the sum of the batches' points, Monday by Monday. `points` is `trackRecord.curve`.
+
+    `model_changes` has the new models of the series by the first Monday of each. A vertical line
+    stands where each of them begins.
+    """
     sums = [0.0, *(float(point["sumPct"]) for point in points)]
     area = PlotArea(layout, low=0, high=len(points), ticks=round_ticks(sums))
     steps = []
@@ -109,7 +119,13 @@ def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> 
         paint=layout.paint(fill="accent"),
     )
     return _svg(
-        [*draw_gridlines(area), *_draw_range(area, points, "runDate"), course, label],
+        [
+            *draw_gridlines(area),
+            *_draw_range(area, points, "runDate"),
+            *_draw_model_changes(area, points, model_changes),
+            course,
+            label,
+        ],
         layout=layout,
         name=name,
         title="The sum of every batch's points, Monday by Monday",
@@ -118,6 +134,29 @@ def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> 
             f"{signed(last)} percentage points."
         ),
     )
+
+
+def _draw_model_changes(
+    area: PlotArea, points: Sequence[Mapping[str, Any]], model_changes: Mapping[str, str]
+) -> Iterator[str]:
+    """Draw a dashed line before the first scored batch of each new model."""
+    run_dates = [str(point["runDate"]) for point in points]
+    for monday, model in model_changes.items():
+        earlier = sum(run_date < monday for run_date in run_dates)
+        if not 0 < earlier < len(run_dates):
+            continue
+        words = svg.element("title", escape(f"From {long_date(monday)}: {model}"))
+        yield svg.element(
+            "line",
+            words,
+            x1=area.x(earlier),
+            y1=area.layout.top,
+            x2=area.x(earlier),
+            y2=area.layout.height - area.layout.bottom,
+            stroke_width=1.5,
+            stroke_dasharray="4 4",
+            **area.layout.paint(stroke="faint"),
+        )
 
 
 def draw_weeks(weeks: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:

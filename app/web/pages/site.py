@@ -1,7 +1,8 @@
 """
 The pages: each one is a document of `graphql/operations` and a template.
 
-The engine of the API executes the document, in one statement. So a page shows exactly what the API
+The engine of the API executes the document, in one statement. Before it, another document asks for
+the series of the record: with several series, pages name them. So a page shows exactly what the API
 returns at that moment. Pages are cached like the API's responses (graphql/api/cache.py), because
 nothing in them depends on the time of day. Scripts and styles are never inline, because the
 Content-Security-Policy allows only files of this service. There are no cookies.
@@ -29,13 +30,14 @@ from api.http import handle_http_exception, handle_unexpected_exception
 from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.calendar import Calendar
 from app.domain.declarations import Origin
-from app.domain.model import CHECKPOINT_DAYS
+from app.domain.model import CHECKPOINT_DAYS, SERIES
 from app.domain.text import join_words
 from app.store.rehearsed import REHEARSED_NOTICE
 from app.web import formatting, routes
 from app.web.charts import batch_chart, layout, record_charts
 from app.web.documents import extended
-from app.web.pages import batch_text, correction_text, timestamp_text
+from app.web.pages import batch_text, correction_text, series_text, timestamp_text
+from app.web.pages.series_text import KnownSeries
 from app.web.refusals import too_large_number_result
 from app.web.routes import Route
 
@@ -93,20 +95,40 @@ class PageError(Exception):
 
 # Each page asks where the record comes from: the process knows only whether its clock is simulated.
 _ORIGIN = "service { origin } service"
+# What the page of a series says about it.
+_SERIES = """
+seriesNamed(name: $series) {
+  name label kind model firstRunDate retiredAt
+  profiles {
+    seq holdsFrom retired label model baseUrl responseFormat temperature reasoningEffort maxTokens
+    tokenLimitAs extraBody tools timeoutSeconds promptVersion drawVersion universeSize
+    universeSource
+  }
+  latestBatch { runDate status }
+}
+"""
 _DOCUMENTS = {
     **DOCUMENTS_BY_NAME,
-    "Front": extended("Front", skipReason="skipReason wasSession", service=_ORIGIN),
+    "Front": extended(
+        "Front",
+        skipReason="skipReason wasSession",
+        reasoning="reasoning probability",
+        service=_ORIGIN,
+    ),
     "History": extended("History", service=_ORIGIN),
     # A page shows only the beginning of an answer, because a record that an older version has
     # written can contain an answer of 30 MB.
     "Monday": extended(
         "Monday",
         skipReason="skipReason wasSession",
+        reasoning="reasoning probability",
         promptVersion="promptVersion profileSha256",
+        generations="profile { promptVersion } generations",
         answer="answerBeginning answerBytes",
         service=_ORIGIN,
     ),
     "Record": extended("Record", service="service { origin lostAnswers } service"),
+    "SeriesRecord": extended("Record", service=f"{_SERIES} service {{ origin }} service"),
     "About": extended("Head", service="service { sealed origin recordId } service"),
 }
 
@@ -162,9 +184,11 @@ class Site:
             "layout": layout,
             "notice": notice,
             "public_url": public_url.rstrip("/"),
+            "batch_query_url": batch_query_url,
             "query_url": query_url,
             "record_charts": record_charts,
             "routes": routes,
+            "series_text": series_text,
             "sessions": sessions or Calendar(),
             "timestamp_text": timestamp_text,
         }
@@ -177,6 +201,9 @@ class Site:
             self._page_route(routes.BATCHES, self.history),
             self._page_route(routes.BATCH, self.monday),
             self._page_route(routes.RECORD, self.record),
+            self._page_route(routes.SERIES, self.series_record),
+            self._page_route(routes.SERIES_BATCHES, self.history),
+            self._page_route(routes.SERIES_BATCH, self.monday),
             self._page_route(routes.ABOUT, self.about),
             _file_route(
                 path=routes.ROBOTS.path,
@@ -221,56 +248,123 @@ class Site:
         if "json" in accept and "html" not in accept:
             content = {"name": "Alpha Monday", "graphql": routes.GRAPHQL.path}
             return Response(content, headers={"Vary": "Accept"})
-        page = await self._query("Front")
+        known = await self._known_series()
+        if known.are_several:
+            page = await self._query("SeriesFront")
+            week = series_text.newest_week(page.data["series"])
+            return self._render("front_of_series.html", page, known=known, week=week)
+        page = await self._query("Front", series=known.default)
         return self._render(
             "front.html",
             page,
             batch=page.data["latestBatch"],
+            known=known,
             record_has_stamps=_has_stamps(page),
             record=page.data["trackRecord"],
+            series_name=known.default,
         )
 
     async def history(self, request: AnyRequest) -> Html:
-        """Show a page of the history."""
+        """Show a page of the history of a series."""
+        known = await self._known_series()
+        series_name = _requested_series(request, known)
         after = request.query_params.get("after") or None
-        page = await self._query("History", first=PAGE_SIZE, after=after)
-        return self._render("history.html", page, after=after, **page.data["batches"])
+        page = await self._query("History", first=PAGE_SIZE, after=after, series=series_name)
+        return self._render(
+            "history.html",
+            page,
+            after=after,
+            known=known,
+            series_name=series_name,
+            **page.data["batches"],
+        )
 
     async def monday(self, request: AnyRequest) -> Html:
-        """Show one Monday with all of its evidence."""
-        run_date = _parse_monday(request.path_params["run_date"])
+        """Show one Monday of a series with all of its evidence."""
+        known = await self._known_series()
+        series_name = _requested_series(request, known)
+        run_date = _parse_monday(request.path_params["run_date"], series_name)
         week = timedelta(days=7)
         page = await self._query(
             "Monday",
             runDate=str(run_date),
             before=str(run_date - week),
             after=str(run_date + week),
+            series=series_name,
         )
         if page.data["batchOn"] is None:
+            of_series = f" of {series_name}" if known.are_several else ""
             raise PageError(
                 404,
-                f"There is no batch of {formatting.long_date(run_date)}.",
+                f"There is no batch{of_series} of {formatting.long_date(run_date)}.",
                 "The history lists all batches.",
             )
         return self._render(
             "monday.html",
             page,
             batch=page.data["batchOn"],
+            known=known,
             neighbours=page.data,
             record_has_stamps=_has_stamps(page),
+            series_name=series_name,
         )
 
     async def record(self, _: AnyRequest) -> Html:
-        """Show the results of all picks, and whether they can be distinguished from luck."""
-        page = await self._query("Record")
+        """
+        Show the results of all picks, and whether they can be distinguished from luck.
+
+        With several series, show all of them side by side.
+        """
+        known = await self._known_series()
+        if known.are_several:
+            page = await self._query("Leaderboard")
+            return self._render(
+                "leaderboard.html",
+                page,
+                known=known,
+                rows=series_text.leaderboard(page.data["series"]),
+                service=page.data["service"],
+            )
+        page = await self._query("Record", series=known.default)
         return self._render(
-            "record.html", page, record=page.data["trackRecord"], service=page.data["service"]
+            "record.html",
+            page,
+            known=known,
+            record=page.data["trackRecord"],
+            series_name=known.default,
+            service=page.data["service"],
         )
+
+    async def series_record(self, request: AnyRequest) -> Html:
+        """Show the results of one series, what it is, and what has changed in it."""
+        known = await self._known_series()
+        series_name = _requested_series(request, known)
+        page = await self._query("SeriesRecord", series=series_name)
+        return self._render(
+            "record.html",
+            page,
+            comparison=await self._comparison(series_name, known),
+            known=known,
+            own=page.data["seriesNamed"],
+            record=page.data["trackRecord"],
+            series_name=series_name,
+            service=page.data["service"],
+        )
+
+    async def _comparison(self, series_name: str, known: KnownSeries) -> Mapping[str, Any] | None:
+        """Return the comparison of a model with a control; None if there is none."""
+        other = known.counterpart(series_name)
+        if other is None:
+            return None
+        page = await self._query("Comparison", a=series_name, b=other["name"])
+        comparison: Mapping[str, Any] | None = page.data["comparison"]
+        return comparison
 
     async def about(self, _: AnyRequest) -> Html:
         """Show how the service works, and what it is not."""
+        known = await self._known_series()
         page = await self._query("About")
-        return self._render("about.html", page, service=page.data["service"])
+        return self._render("about.html", page, known=known, service=page.data["service"])
 
     def respond_to_http_error(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
         """
@@ -298,7 +392,9 @@ class Site:
 
     def error_page(self, error: PageError) -> Html:
         """Return a page that explains an error."""
-        html = self.environment.get_template("error.html").render(error=error, head=None)
+        html = self.environment.get_template("error.html").render(
+            error=error, head=None, known=None
+        )
         headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
         if error.status == 503:
             headers["Retry-After"] = "5"
@@ -318,6 +414,11 @@ class Site:
         # revision, and then the caller asks again. If this method returned None for a damaged head,
         # the caller would ask every second.
         return (data and data["service"]["journalHead"]) or {}
+
+    async def _known_series(self) -> KnownSeries:
+        """Return the series of the record."""
+        page = await self._query("SeriesList")
+        return KnownSeries(page.data["series"])
 
     async def _query(self, name: str, **variables: object) -> PageData:
         """Return the API's data for one of our documents. Raises PageError for an API error."""
@@ -377,17 +478,41 @@ def query_url(document: str) -> str:
     return f"{routes.GRAPHQL.path}?query={quote(document)}"
 
 
+def batch_query_url(series_name: str, run_date: str, fields: str) -> str:
+    """Return the address at which the API answers with these fields of a batch."""
+    arguments = f'runDate: "{run_date}"'
+    if series_name != SERIES:
+        arguments += f', series: "{series_name}"'
+    return query_url(f"{{ batchOn({arguments}) {{ {fields} }} }}")
+
+
 def _expects_page(request: AnyRequest) -> bool:
     """Return whether a browser asks for a page. Errors of the API are never pages."""
     is_api = request.scope["path"].startswith(routes.GRAPHQL.path)
     return not is_api and "text/html" in request.headers.get("accept", "")
 
 
-def _parse_monday(text: str) -> date:
+def _requested_series(request: AnyRequest, known: KnownSeries) -> str:
+    """
+    Return the name of the series that an address is about.
+
+    Raises PageError if the record does not have the series.
+    """
+    name = request.path_params.get("series", known.default)
+    if known.named(name) is None and name != known.default:
+        raise PageError(
+            404,
+            "There is no such series.",
+            f"The page {routes.RECORD.path} lists all series.",
+        )
+    return str(name)
+
+
+def _parse_monday(text: str, series_name: str) -> date:
     """Return the Monday in an address. Raises PageError if the text is not a Monday's date."""
     day = _parse_date(text)
     if day is None:
-        example = routes.BATCH.url(run_date="2026-01-05")
+        example = routes.batch_url(series_name, "2026-01-05")
         raise PageError(
             404,
             "That is not a date.",
@@ -395,7 +520,7 @@ def _parse_monday(text: str) -> date:
         )
     if day.weekday() != 0:
         monday = day - timedelta(days=day.weekday())
-        address = routes.BATCH.url(run_date=monday)
+        address = routes.batch_url(series_name, monday)
         raise PageError(
             404,
             f"{formatting.long_date(day)} is not a Monday.",

@@ -66,7 +66,7 @@ async function refresh() {
   const focus = position(document.activeElement);
   const { scrollX, scrollY } = window;
   const scrollLefts = [...main().querySelectorAll(".scroll")].map((element) => element.scrollLeft);
-  const hasNews = fresh.dataset.news !== main().dataset.news;
+  const news = newLines(main().dataset.news, fresh.dataset.news);
 
   for (const id of openIds) fresh.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
   main().replaceWith(fresh);
@@ -78,7 +78,14 @@ async function refresh() {
   window.scrollTo(scrollX, scrollY);
   showDistances();
   showOrigin();
-  if (hasNews) showMessage(`Updated. ${fresh.dataset.news}`);
+  if (news) showMessage(`Updated. ${news}`);
+}
+
+// Returns the lines of the news that were not there before. A page of several series has a line for
+// each of them.
+function newLines(before, after) {
+  const known = new Set(before.split("\n"));
+  return after.split("\n").filter((line) => !known.has(line)).join(" ");
 }
 
 // Returns the tag of an element, and its number among the elements with this tag. The element with
