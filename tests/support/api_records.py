@@ -262,23 +262,31 @@ SOURCES = {
     "journal": "(SELECT * FROM journal ORDER BY seq)",
     "timestamps": "timestamps",
 }
-_PLANTED: dict[str, bytes] = {}
+_PLANTED: dict[tuple[str, ...], dict[str, bytes]] = {}
 
 
-def plant(address: str) -> None:
+def plant(address: str, series: tuple[str, ...] = ("main", "second")) -> None:
     """
     Write the whole record: row by row the first time in a process, and the same rows later on.
+
+    `series` are the series that are written.
     """
+    planted = _PLANTED.setdefault(series, {})
     with psycopg.connect(address) as conn:
-        for table, rows in _PLANTED.items():
+        for table, rows in planted.items():
             with conn.cursor().copy(f"COPY {table} FROM STDIN") as copy:
                 copy.write(rows)
-        if _PLANTED:
+        if planted:
             return
         first_rows = [conn.execute(f"SELECT FROM {table} LIMIT 1").fetchone() for table in SOURCES]
-        _write_record(conn)
+        _write_record(conn, series)
         if first_rows == [None] * len(SOURCES):
-            _PLANTED.update({table: _rows_of(conn, source) for table, source in SOURCES.items()})
+            planted.update({table: _rows_of(conn, source) for table, source in SOURCES.items()})
+
+
+def plant_main(address: str) -> None:
+    """Write the record without the series `second`: with one series, pages name none."""
+    plant(address, series=("main",))
 
 
 def _rows_of(conn: psycopg.Connection, source: str) -> bytes:
@@ -286,10 +294,11 @@ def _rows_of(conn: psycopg.Connection, source: str) -> bytes:
         return b"".join(map(bytes, copy))
 
 
-def _write_record(conn: psycopg.Connection) -> None:
+def _write_record(conn: psycopg.Connection, series: tuple[str, ...]) -> None:
     record = Record(conn)
     _won(record)
-    _second(record)
+    if "second" in series:
+        _second(record)
     _unresolved(record)
     _failed(record)
     _running(record)

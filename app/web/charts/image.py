@@ -1,6 +1,8 @@
 """
 `/batches/{run_date}/chart.png`: the chart of a Monday as an image, for previews of shared links.
 
+Those of further series are at `/series/{series}/batches/{run_date}/chart.png`.
+
 The image contains only names, dates and figures, so two small fonts have all of its letters. The
 fonts come with the service, so the image looks the same on every machine. The key of a cached image
 is the response of the API from which the image was drawn. So a batch that has changed gets a new
@@ -24,13 +26,14 @@ from api.engine import Engine, error_result, unexpected_error_result
 from api.fields import api_error
 from api.schema import schema
 from app.domain.declarations import Origin
+from app.domain.model import SERIES
 from app.web.charts import png, svg
 from app.web.charts.batch_chart import chart_of_batch, draw
 from app.web.charts.layout import LIGHT_COLOURS, Layout
 from app.web.documents import extended
 from app.web.formatting import TOO_LARGE_ERRORS, long_date, ticker_label
 from app.web.refusals import error_response, too_large_number_result
-from app.web.routes import BATCH_CHART, RUN_DATE
+from app.web.routes import BATCH_CHART, RUN_DATE, SERIES_BATCH_CHART, SERIES_NAME
 
 # The size of an image for previews of links, in pixels, as other sites require it.
 WIDTH, HEIGHT = 1200, 630
@@ -55,10 +58,13 @@ MAX_CACHED = 64
 # without this limit, requests for images could take the places of all other requests.
 MAX_WAITING = 16
 DOCUMENT = extended(
-    "Chart", skipReason="skipReason wasSession", batchOn="service { origin } batchOn"
+    "Chart",
+    skipReason="skipReason wasSession",
+    batchOn="service { origin } series { name } batchOn",
 )
-# Errors of the API for a date that is not a Monday of the record, or not a date at all.
-_NO_SUCH_MONDAY = ("BAD_DATE", "BAD_USER_INPUT")
+# Errors of the API for a date that is not a Monday of the record, or not a date at all, and for a
+# series that the record does not have.
+_NO_SUCH_MONDAY = ("BAD_DATE", "BAD_USER_INPUT", "BAD_SERIES")
 
 Node = Mapping[str, Any]
 
@@ -70,14 +76,16 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
     In a rehearsal, each image is marked as made up: if `rehearsed` is true, or the record says so.
     """
     images = ChartImages()
+    paths = [BATCH_CHART.litestar_path, SERIES_BATCH_CHART.litestar_path]
 
-    @route(BATCH_CHART.litestar_path, http_method=BATCH_CHART.methods, include_in_schema=False)
+    @route(paths, http_method=BATCH_CHART.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the image of a Monday."""
         run_date = request.path_params["run_date"]
-        if not re.fullmatch(RUN_DATE, run_date):
+        series = request.path_params.get("series", SERIES)
+        if not re.fullmatch(RUN_DATE, run_date) or not re.fullmatch(SERIES_NAME, series):
             raise NotFoundException
-        result = await engine.execute(DOCUMENT, {"runDate": run_date})
+        result = await engine.execute(DOCUMENT, {"runDate": run_date, "series": series})
         if result.damage or result.error_code not in (None, *_NO_SUCH_MONDAY):
             return error_response(request, result)
         data = msgspec.json.decode(result.body).get("data", {})
@@ -86,6 +94,8 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
             raise NotFoundException
         is_made_up = rehearsed or data["service"]["origin"] == Origin.REHEARSED
         try:
+            # With one series, the image does not name it.
+            batch |= {"series": series if len(data["series"]) > 1 else ""}
             image = await images.get(result.body, batch, is_made_up)
         except GraphQLError as error:
             return error_response(request, error_result(error))
@@ -149,7 +159,7 @@ def chart_image_svg(batch: Node, *, rehearsed: bool) -> str:
     summary_size = min(_SUMMARY_SIZE, _SUMMARY_SIZE * FULL_SIZE_LETTERS // len(summary))
     parts = [
         svg.element("rect", width=WIDTH, height=HEIGHT, fill=LIGHT_COLOURS["paper"]),
-        _text_line("Alpha Monday", y=68, size=22, colour="faint", weight=600),
+        _text_line(_heading(batch), y=68, size=22, colour="faint", weight=600),
         _text_line(long_date(batch["runDate"]), y=117, size=42, colour="ink", weight=600),
         _text_line(summary, y=160, size=summary_size, colour="faint"),
         *_draw_middle(batch),
@@ -174,6 +184,18 @@ def chart_image_svg(batch: Node, *, rehearsed: bool) -> str:
         height=HEIGHT,
         font_family=png.FAMILY,
     )
+
+
+def _heading(batch: Node) -> str:
+    """
+    Return the name of the service, with the name of the series if there are several.
+
+    A label is not used, because it may have letters that the fonts do not have.
+    """
+    series = batch.get("series", "")
+    if series:
+        return f"Alpha Monday: {series}"
+    return "Alpha Monday"
 
 
 def summary_line(batch: Node) -> str:

@@ -30,6 +30,8 @@ LAYOUTS = {
 _ROW_HEIGHT = 46
 _ROW_LABEL = 14
 _ROW_BAR = 28
+# About how wide a letter is, as a part of the size of the text.
+_LETTER_WIDTH = 0.55
 
 
 class PlotArea(Struct, frozen=True):
@@ -346,9 +348,13 @@ def _draw_interval(row: IntervalRow, area: PlotArea, *, luck: float, top: float)
     bar_y = top + _ROW_BAR
     # A label that begins far to the right would reach beyond the drawing.
     anchor = "start" if area.x(low) < layout.width * 0.6 else "end"
+    label_x = area.x(low)
+    # A long label ends at the right edge.
+    if anchor == "start" and label_x + len(row.name) * layout.text * _LETTER_WIDTH > layout.width:
+        anchor, label_x = "end", layout.width
     yield svg.text(
         escape(row.name),
-        x=area.x(low),
+        x=label_x,
         y=top + _ROW_LABEL,
         anchor=anchor,
         paint={"class": "fill-ink halo"},

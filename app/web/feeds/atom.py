@@ -1,6 +1,8 @@
 """
 The Atom feed (RFC 4287): an entry for each Monday's picks, and an entry for each Monday's result.
 
+The feed has the entries of all series. With several series, titles name the series.
+
 A Monday that failed has an entry with the reason, and a fortnight that ended without a result has
 an entry that says so. A correction, or the renaming of a pick, updates the entry that it is about,
 so that feed readers show this entry again. The feed is the API's response to the document `Feed`,
@@ -32,7 +34,9 @@ from msgspec import Struct
 
 from api.engine import Engine
 from api.page_halving import execute_halving_page
+from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.declarations import Origin
+from app.domain.model import SERIES
 from app.domain.text import join_words
 from app.web.documents import extended
 from app.web.formatting import (
@@ -43,9 +47,10 @@ from app.web.formatting import (
     ticker_label,
 )
 from app.web.pages import batch_text, correction_text, timestamp_text
+from app.web.pages.series_text import KnownSeries
 from app.web.pages.timestamp_text import StampText
 from app.web.refusals import error_response, too_large_number_result
-from app.web.routes import BATCH, FEED, FRONT
+from app.web.routes import FEED, FRONT, batch_url
 
 DOCUMENT = extended(
     "Feed",
@@ -89,13 +94,23 @@ def feed_route(
     @route(FEED.path, http_method=FEED.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
-        result, _ = await execute_halving_page(engine, DOCUMENT, MAX_ENTRIES)
+        result = await engine.execute(DOCUMENTS_BY_NAME["SeriesList"])
         if result.error_code or result.damage:
             return error_response(request, result)
-        data = msgspec.json.decode(result.body)["data"]
+        known = KnownSeries(msgspec.json.decode(result.body)["data"]["series"])
+        parts = []
+        for name in known.names or [known.default]:
+            result, _ = await execute_halving_page(engine, DOCUMENT, MAX_ENTRIES, {"series": name})
+            if result.error_code or result.damage:
+                return error_response(request, result)
+            data = msgspec.json.decode(result.body)["data"]
+            parts.append(_name_batches(data, name, known))
         try:
             xml = render_feed(
-                data, address.rstrip("/"), rehearsed=rehearsed, expects_stamps=expects_stamps
+                _join_parts(parts),
+                address.rstrip("/"),
+                rehearsed=rehearsed,
+                expects_stamps=expects_stamps,
             )
         except TOO_LARGE_ERRORS as error:
             return error_response(request, too_large_number_result(error))
@@ -107,6 +122,24 @@ def feed_route(
         return Response(xml, media_type=f"{MEDIA_TYPE}; charset=utf-8", headers=headers)
 
     return send
+
+
+def _name_batches(data: Node, name: str, known: KnownSeries) -> Node:
+    """Return the data of a series, each batch with `series` and, with several series, `label`."""
+    series = known.named(name)
+    label = ""
+    if series is not None and known.are_several:
+        label = series["label"]
+    nodes = [{**batch, "series": name, "label": label} for batch in data["batches"]["nodes"]]
+    return {**data, "batches": {"nodes": nodes}}
+
+
+def _join_parts(parts: list[Node]) -> Node:
+    """Return the data of all series as one: the batches of all, and the newest head."""
+    nodes: list[Node] = []
+    for part in parts:
+        nodes += part["batches"]["nodes"]
+    return {**parts[-1], "batches": {"nodes": nodes}, "seriesCount": len(parts)}
 
 
 class FeedEntry(Struct, frozen=True):
@@ -132,6 +165,9 @@ def render_feed(
 ) -> bytes:
     """
     Return the feed as XML. `data` is the API's response to the document `Feed`.
+
+    With several series, `data` has the batches of all of them and their number, `seriesCount`. Each
+    batch has the name of its series and its label; then titles begin with the label.
 
     The feed of a rehearsal is marked as made up: if `rehearsed` is true, or the record says so.
     Links begin with `address`. If `address` is empty, the links are relative to the address from
@@ -162,10 +198,13 @@ def render_feed(
     if rehearsed:
         title, entry_prefix = "Alpha Monday, rehearsed: all of it is made up", "Made up: "
     _add(feed, "title", title)
+    picked_by = "a language model picks"
+    if data.get("seriesCount", 1) > 1:
+        picked_by = "each of several series picks"
     _add(
         feed,
         "subtitle",
-        "Three stocks that a language model picks every Monday, and their results. Not advice.",
+        f"Three stocks that {picked_by} every Monday, and their results. Not advice.",
     )
     _add(feed, "updated", newest_update)
     _add(feed, "generator", "Alpha Monday", version=version("alpha-monday"))
@@ -250,8 +289,8 @@ def _picks_entry(batch: Node, run_entries: list[Node], stamp: list[Element]) -> 
     corrected = [correction["madeAt"] for correction in corrections]
     return FeedEntry(
         id=uuid5(_IDS, f"{first['hash']} made"),
-        title=f"{picks} on {long_date(batch['runDate'])}",
-        path=BATCH.url(run_date=batch["runDate"]),
+        title=f"{_label_prefix(batch)}{picks} on {long_date(batch['runDate'])}",
+        path=_path(batch),
         published=first["at"],
         updated=max([last["at"], *renames, *corrected]),
         term=term,
@@ -263,6 +302,19 @@ def _picks_entry(batch: Node, run_entries: list[Node], stamp: list[Element]) -> 
             _journal_note(last),
         ],
     )
+
+
+def _label_prefix(batch: Node) -> str:
+    """Return the label of a batch's series and a colon; empty if the record has one series."""
+    label = batch.get("label", "")
+    if label:
+        return f"{label}: "
+    return ""
+
+
+def _path(batch: Node) -> str:
+    """Return the path of a batch's page."""
+    return batch_url(batch.get("series", SERIES), batch["runDate"])
 
 
 def _picks_content(batch: Node) -> Iterator[Element]:
@@ -320,8 +372,8 @@ def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
         content.append(_journal_note(journal))
     return FeedEntry(
         id=uuid5(_IDS, f"{first_hash} result"),
-        title=f"The picks of {long_date(batch['runDate'])}: {outcome}",
-        path=BATCH.url(run_date=batch["runDate"]),
+        title=f"{_label_prefix(batch)}The picks of {long_date(batch['runDate'])}: {outcome}",
+        path=_path(batch),
         published=ended_at,
         updated=max([ended_at, recorded_at, *corrected]),
         term=term,

@@ -112,8 +112,13 @@ class ExportHandler:
 
     async def respond(self, format_name: str, *, scope: Any, receive: Any, send: Any) -> None:
         """Send the export that a request asks for, or the reason why it is refused."""
+        parameters = Request(scope).query_params.multi_items()
         try:
-            export_range = parse_parameters(Request(scope).query_params.multi_items(), self.series)
+            await self._read_new_names(parameters, client_address(scope))
+            export_range = parse_parameters(parameters, self.series)
+        except OperationalError as error:
+            await _send_error(scope, receive, send, result=_stopped_result(error))
+            return
         except GraphQLError as error:
             await _send_error(scope, receive, send, result=error_result(error))
             return
@@ -134,6 +139,23 @@ class ExportHandler:
             # The end is sent only when the export is no longer counted. A client may request its
             # next export as soon as it has received this end.
             await send({"type": "http.response.body", "body": b""})
+
+    async def _read_new_names(self, parameters: Iterable[tuple[str, str]], client: str) -> None:
+        """
+        Read the names of the record's series if a request has one that is not known.
+
+        A series can be registered while this process runs. This takes one of the connections of
+        exports, so it is not done for a client that may have no export now.
+        """
+        requested = {text for name, text in parameters if name == "series"}
+        if requested <= set(self.series) or self._refusal(client):
+            return
+        self._active.add(client, 1)
+        try:
+            async with self.open_snapshot() as engine:
+                await engine.facts.read_names(engine.fetch)
+        finally:
+            self._active.add(client, -1)
 
     def _refusal(self, client: str) -> bytes | None:
         """Return the response body that refuses an export to a client; None if it is allowed."""
@@ -171,7 +193,7 @@ class ExportHandler:
                 if _is_known(scope, self._etag(first)):
                     await send({"type": "http.response.start", "status": 304, "headers": headers})
                     return True
-                headers += _content_headers(format_name, first)
+                headers += _content_headers(format_name, first, export_range.series)
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 if HEAD_ONLY in scope:
                     return True
@@ -204,9 +226,11 @@ def _is_known(scope: Any, etag: bytes) -> bool:
     return bool(known) and matches_etag(known, etag)
 
 
-def _content_headers(format_name: str, first: ExportPart) -> list[tuple[bytes, bytes]]:
+def _content_headers(format_name: str, first: ExportPart, series: str) -> list[tuple[bytes, bytes]]:
     seq = first.head["seq"] if first.head else 0
     file_name = f"alpha-monday-{seq}.{format_name}"
+    if series != SERIES:
+        file_name = f"alpha-monday-{series}-{seq}.{format_name}"
     return [
         (b"content-type", CONTENT_TYPES[format_name].encode()),
         (b"content-disposition", f'attachment; filename="{file_name}"'.encode()),

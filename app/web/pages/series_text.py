@@ -25,6 +25,8 @@ Node = Mapping[str, Any]
 
 # The findings of checks, in the order in which the leaderboard shows their series.
 _FINDING_ORDER = {"BETTER": 0, "UNDECIDED": 1, None: 1, "WORSE": 2}
+# The most letters of a label in a chart: a phone has no room for more.
+_CHART_LETTERS = 40
 # What a profile decides, with the words for it on the page of a series. Profiles also have the
 # hashes of the prompts: a prompt that changes gets another version.
 _PROFILE_WORDS = {
@@ -51,6 +53,11 @@ class KnownSeries(Struct, frozen=True):
     rows: Sequence[Node]
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of the series."""
+        return [row["name"] for row in self.rows]
+
+    @property
     def are_several(self) -> bool:
         """Return whether pages must name the series."""
         return len(self.rows) > 1
@@ -62,10 +69,9 @@ class KnownSeries(Struct, frozen=True):
 
         It is `main`, or the first one of a record without this series.
         """
-        names = [row["name"] for row in self.rows]
-        if SERIES in names or not names:
+        if SERIES in self.names or not self.names:
             return SERIES
-        return str(names[0])
+        return self.names[0]
 
     def named(self, name: str) -> Node | None:
         """Return the series with a name; None if the record does not have it."""
@@ -209,7 +215,11 @@ def interval_rows(all_series: Sequence[Node]) -> list[IntervalRow]:
     rows: list[IntervalRow] = []
     for row in all_series:
         weekly = row["trackRecord"]["weeklyExcess"]
-        name = f"{row['label']} (control)" if row["kind"] == "RANDOM" else row["label"]
+        name = row["label"]
+        if len(name) > _CHART_LETTERS:
+            name = f"{name[: _CHART_LETTERS - 1]}…"
+        if row["kind"] == "RANDOM":
+            name = f"{name} (control)"
         rows += record_charts.interval_rows(name, weekly["meanPct"], weekly["meanInterval"])
     return rows
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import feedparser
 import psycopg
 import pytest
-from api_records import FAILED, ODD, RUNNING, UNRESOLVED, WON, Record, an_id, engine_on, plant
+from api_records import FAILED, ODD, RUNNING, UNRESOLVED, WON, Record, an_id, engine_on, plant_main
 
 from app.database import migrations, pools
 from app.domain.model import BatchStatus
@@ -36,7 +36,7 @@ DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @pytest.fixture
 async def service(database) -> AsyncIterator[Service]:
-    plant(database)
+    plant_main(database)
     async with living(database) as service:
         yield service
 
@@ -233,7 +233,7 @@ async def test_a_monday_that_is_run_again_keeps_its_entry(database, pool):
     A Monday that failed and was run again manually is one entry: the same id, with a new text
     and date.
     """
-    plant(database)
+    plant_main(database)
     data = await feed_data(pool)
     (failed,) = [one for one in data["batches"]["nodes"] if one["status"] == "FAILED"]
     before = titled(checked(render_feed(data)), "No picks")
@@ -325,7 +325,7 @@ async def test_hostile_words(database, service):
 
 async def test_a_rehearsal_says_so(database):
     """The feed's title and the title of each entry say that it is made up."""
-    plant(database)
+    plant_main(database)
     async with living(database, rehearsed=True) as service:
         feed = await read(service)
     assert text(feed, "title") == "Alpha Monday, rehearsed: all of it is made up"

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
-from api_records import engine_on, plant
+from api_records import engine_on, plant_main
 
 from app.web.charts import png
 from app.web.charts.image import (
@@ -32,7 +32,7 @@ MONDAYS = {
 
 @pytest.fixture
 async def service(database) -> AsyncIterator[Service]:
-    plant(database)
+    plant_main(database)
     async with living(database) as service:
         yield service
 
@@ -78,7 +78,7 @@ async def test_the_texts_of_an_image(database, pool, monday, line):
     The image has the Monday, its picks and their result; a failed Monday has the schema's
     description.
     """
-    plant(database)
+    plant_main(database)
     batch = await batch_of(pool, monday)
     assert summary_line(batch) == line
     svg = chart_image_svg(batch, rehearsed=False)
@@ -93,7 +93,7 @@ async def test_the_texts_of_an_image(database, pool, monday, line):
 
 async def test_a_late_monday_says_so(database, pool):
     """A batch that is not scored is not shown like a scored one."""
-    plant(database)
+    plant_main(database)
     batch = await batch_of(pool, "2026-01-05")
     assert (
         summary_line({**batch, "late": True})
@@ -103,7 +103,7 @@ async def test_a_late_monday_says_so(database, pool):
 
 async def test_every_letter_is_in_the_fonts(database, pool):
     """Each letter of an image is drawn, and not replaced by the box for a missing letter."""
-    plant(database)
+    plant_main(database)
     svg = chart_image_svg(await batch_of(pool, "2026-01-05"), rehearsed=True)
     letters = {letter for letter in svg if not letter.isspace()}
     ground = f'<rect width="60" height="60" fill="{LIGHT_COLOURS["paper"]}"/>'
@@ -152,7 +152,7 @@ async def test_only_so_many_are_cached(database, pool, monkeypatch):
     The image that was unused for the longest time is removed; one that many clients request at
     once is drawn once.
     """
-    plant(database)
+    plant_main(database)
     batch = await batch_of(pool, "2026-01-19")
     drawn = []
 
@@ -174,7 +174,7 @@ async def test_only_so_many_are_cached(database, pool, monkeypatch):
 
 async def test_only_so_many_wait(database, pool):
     """Requests above the limit are refused; images in the cache are sent all the same."""
-    plant(database)
+    plant_main(database)
     batch = await batch_of(pool, "2026-01-19")
     images = ChartImages(max_waiting=2)
     there = await images.get(b"there", batch, False)
@@ -208,7 +208,7 @@ def test_what_cannot_be_drawn(monkeypatch, svg, seconds, reason):
 
 async def test_pages_name_it_where_the_world_finds_it(database):
     """With PUBLIC_URL a page has the address of its image; without PUBLIC_URL it has none."""
-    plant(database)
+    plant_main(database)
     async with living(database) as service:
         assert "og:image" not in (await service.client.get("/batches/2026-01-05")).text
     async with living(database, PUBLIC_URL="https://alpha-monday.example") as service:

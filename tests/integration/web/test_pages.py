@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant
+from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant_main
 from served_pages import NOTICE, find_all, find_one, pages_on, parse_page, visible_text
 
 from app.domain.calendar import due_at
@@ -96,7 +96,7 @@ async def test_pages_of_an_empty_record_follow_the_journal(browser):
 
 async def test_every_page_has_the_head_of_the_journal(browser, database):
     """At its end, each page has the number and the hash, and a link to how to check them."""
-    plant(database)
+    plant_main(database)
     query = "{ service { journalHead { seq hash } } }"
     answer = await browser.get("/graphql", params={"query": query})
     head = answer.json()["data"]["service"]["journalHead"]
@@ -145,7 +145,7 @@ async def test_in_the_middle_of_a_fortnight(browser, database):
     The newest Monday shows the count of right calls, each call, the days without figures, and
     what is next.
     """
-    plant(database)
+    plant_main(database)
     tree = await page(browser, "/")
     data = await query_data(
         browser, "{ latestBatch { picks { ticker action latestMetric { alphaPct hit } } } }"
@@ -172,7 +172,7 @@ async def test_a_completed_fortnight(browser, database):
     It has a result and a reason for every skipped day: a missing price differs from a closed
     exchange.
     """
-    plant(database)
+    plant_main(database)
     tree = await page(browser, "/batches/2026-01-05")
     assert re.fullmatch(r"(None|\d) of 3 calls (was|were) right\.", heading(tree))
     assert states(tree) == [
@@ -188,7 +188,7 @@ async def test_a_completed_fortnight(browser, database):
 
 async def test_an_unresolved_fortnight(browser, database):
     """Without the last session's figures no earlier day is used; a call is right on a day."""
-    plant(database)
+    plant_main(database)
     tree = await page(browser, f"/batches/{UNRESOLVED}")
     assert heading(tree) == "This fortnight stays unresolved."
     assert "no earlier day is used in their place" in visible_text(find_one(tree, "dl"))
@@ -200,7 +200,7 @@ async def test_an_unresolved_fortnight(browser, database):
 
 async def test_dates_of_the_records_sentences(browser, database):
     """Dates are written in full, except in quotes of a provider, which stay unchanged."""
-    plant(database)
+    plant_main(database)
     change(
         database,
         "UPDATE checkpoints SET note = '2026-01-10 was no session.' WHERE skip_reason = "
@@ -233,7 +233,7 @@ async def test_a_failed_monday(browser, database):
     The headline and the record's sentence explain why there are no picks; the questions are
     still shown.
     """
-    plant(database)
+    plant_main(database)
     tree = await page(browser, f"/batches/{FAILED}")
     assert heading(tree) == "No picks: a provider did not return the requested data."
     main = visible_text(find_one(tree, "main"))
@@ -327,7 +327,7 @@ async def test_an_unusual_move_of_the_benchmark(browser, record, database):
 
 async def test_a_corrected_figure(browser, database):
     """The page shows the old value, the new value, the time and the reason."""
-    plant(database)
+    plant_main(database)
     tree = await page(browser, "/batches/2026-01-05")
     table = find_one(tree, "table", class_="corrections")
     assert [[visible_text(cell) for cell in row] for row in find_one(table, "tbody")] == [
@@ -396,7 +396,7 @@ async def test_a_correction_can_be_read(browser, database, field, before, after,
     The figure has a name; values have at most four decimals if these differ, with the full
     value at hand.
     """
-    plant(database)
+    plant_main(database)
     with psycopg.connect(database) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute(
@@ -414,7 +414,7 @@ async def test_a_correction_can_be_read(browser, database, field, before, after,
 @pytest.mark.parametrize("reason", list(FailureReason))
 async def test_why_a_monday_failed(browser, database, reason):
     """The headline is true of every cause of its kind, such as an account without credit."""
-    plant(database)
+    plant_main(database)
     change(database, f"UPDATE batches SET failure_reason = '{reason}' WHERE failure IS NOT NULL")
     headings = {
         "MISSED": "This Monday was missed.",
@@ -443,7 +443,7 @@ async def test_evidence(browser, database):
     The page has the unchanged questions and answers, each price with its source and time, and
     each journal entry.
     """
-    plant(database)
+    plant_main(database)
     tree = await page(browser, "/batches/2026-01-05")
     data = (
         await query_data(
@@ -498,14 +498,14 @@ async def test_figures_are_the_apis(path, browser, database):
     """
     Every figure has its full value from the API, and is shown with two decimals, half to even.
     """
-    plant(database)
+    plant_main(database)
     tree = await page(browser, path)
     name, variables = {
         "/": ("Front", {}),
         "/batches": ("History", {}),
         "/record": ("Record", {}),
     }.get(path, ("Monday", {"runDate": path[-10:]}))
-    document = (HOUSE / "graphql" / "operations" / f"{name}.graphql").read_text()
+    document = (HOUSE / "graphql" / "operations" / "pages" / f"{name}.graphql").read_text()
     if name == "Monday":
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
     answer = await browser.post("/graphql", json={"query": document, "variables": variables})
@@ -533,7 +533,7 @@ async def test_every_page_keeps_the_rules(path, browser, database):
     One main heading, no skipped level, landmarks, a language, unique ids, and a caption for
     every table.
     """
-    plant(database)
+    plant_main(database)
     answer = await browser.get(path)
     tree = parse_page(answer)
     assert tree.get("lang") == "en"
@@ -564,7 +564,7 @@ async def test_nothing_is_inline(path, browser, database):
     The policy allows only our own files, and no page contains a script, a style, a handler or a
     cookie.
     """
-    plant(database)
+    plant_main(database)
     answer = await browser.get(path)
     assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
     assert "unsafe" not in CONTENT_SECURITY_POLICY
@@ -580,7 +580,7 @@ async def test_nothing_is_inline(path, browser, database):
 @pytest.mark.parametrize("notice", ["", NOTICE])
 async def test_every_link_leads_somewhere(notice, pool, database):
     """All links that can be reached from the first page exist: pages, files, the API, anchors."""
-    plant(database)
+    plant_main(database)
     async with pages_on(pool, notice) as browser:
         seen, waiting = {}, ["/"]
         while waiting:
@@ -633,7 +633,7 @@ HOSTILE = [
 @pytest.mark.sampled(3)
 async def test_hostile_text_is_text(words, browser, database):
     """Texts of a model, a provider or an operator are shown unchanged, and only as text."""
-    plant(database)
+    plant_main(database)
     change(database, "UPDATE picks SET reasoning = %s", words)
     change(
         database,
@@ -691,7 +691,7 @@ async def test_hostile_text_is_text(words, browser, database):
 )
 async def test_what_is_not_there(path, status, says, browser, database):
     """The page says what is wrong and what to do, and is never cached."""
-    plant(database)
+    plant_main(database)
     answer = await browser.get(path)
     assert answer.status_code == status
     assert heading(parse_page(answer)) == says
@@ -744,7 +744,7 @@ async def test_the_history_page_by_page(browser, record):
 
 async def test_neighbours(browser, database):
     """A Monday links the Mondays before and after it, if there are any."""
-    plant(database)
+    plant_main(database)
     first, middle = (
         await page(browser, f"/batches/{WON}"),
         await page(browser, f"/batches/{FAILED}"),
@@ -777,7 +777,7 @@ async def test_who_asks_for_the_first_page(accept, kind, browser):
 )
 async def test_head(path, browser, database):
     """HEAD gets the headers of GET without a body; other methods are refused."""
-    plant(database)
+    plant_main(database)
     head, get = await browser.head(path), await browser.get(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == get.headers["content-length"]

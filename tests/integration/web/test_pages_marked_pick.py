@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import psycopg
 import pytest
-from api_records import RUNNING, UNRESOLVED, WON, engine_on, plant
+from api_records import RUNNING, UNRESOLVED, WON, engine_on, plant_main
 from served_pages import BROWSER, find_all, find_one, pages_on, parse_page, visible_text
 
 from app.web.charts.batch_chart import chart_of_batch, draw
@@ -52,7 +52,7 @@ def rename(address: str, monday: object, before: str, after: str) -> None:
 
 @pytest.fixture
 async def browser(database, pool) -> AsyncIterator:
-    plant(database)
+    plant_main(database)
     async with pages_on(pool) as browser:
         yield browser
 
@@ -109,7 +109,7 @@ async def test_a_renamed_pick_on_drawings(database, pool, monday, action, before
     The image's summary and the chart's description name both; so does the label, as far as
     there is room.
     """
-    plant(database)
+    plant_main(database)
     rename(address=database, monday=monday, before=before, after=after)
     batch = await chart_of(pool, monday)
     assert f"{action} {after} (picked as {before})" in summary_line(batch)
@@ -124,7 +124,7 @@ async def test_a_renamed_pick_on_drawings(database, pool, monday, action, before
 
 async def test_a_picture_of_three_renamed_picks(database, pool):
     """A long summary is written smaller, so that it fits the image."""
-    plant(database)
+    plant_main(database)
     for before, after in (("AAPL", "GOOGL"), ("KO", "COKES"), ("BRK.B", "BRKSA")):
         rename(address=database, monday=WON, before=before, after=after)
     batch = await chart_of(pool, WON)
@@ -151,7 +151,7 @@ async def test_a_renamed_pick_on_pages(browser, database, monday, action, before
 @pytest.mark.parametrize(("monday", "action", "before", "after"), RENAMED)
 def test_a_renamed_pick_in_show(database, commanded, monday, action, before, after):
     """The lines with the calls name both tickers."""
-    plant(database)
+    plant_main(database)
     rename(address=database, monday=monday, before=before, after=after)
     lines = commanded("show", monday, DATABASE_URL=database).output.splitlines()
     assert any(line.startswith(f"{action} {after} (picked as {before}): ") for line in lines)
@@ -202,7 +202,7 @@ async def test_an_unexplained_move_in_short(browser, database, monday, ticker, s
 @pytest.mark.parametrize(("monday", "ticker", "statement", "count"), MARKED)
 def test_an_unexplained_move_in_show(database, commanded, monday, ticker, statement, count):
     """The lines with the calls mark it, too."""
-    plant(database)
+    plant_main(database)
     change(database, statement.format(monday=monday, ticker=ticker))
     lines = commanded("show", monday, DATABASE_URL=database).output.splitlines()
     assert [line.endswith("points in the call's favour against SPY !") for line in lines].count(
@@ -226,7 +226,7 @@ def test_an_unexplained_move_in_show(database, commanded, monday, ticker, statem
 )
 def test_a_day_that_was_skipped_at_first_in_show(database, commanded, sql, words):
     """The note is shown beside the figures, as a note about the past."""
-    plant(database)
+    plant_main(database)
     change(
         database,
         "UPDATE checkpoints SET skip_reason = 'MISSING_CLOSE', skipped_at = taken_at FROM batches "

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import psycopg
 import pytest
-from api_records import WON, Record, plant
+from api_records import WON, Record, plant_main
 from hypothesis import given
 from hypothesis import strategies as st
 from served_pages import find_all, find_one, pages_on, parse_page, visible_text
@@ -85,7 +85,7 @@ async def test_a_check_that_is_due(browser, database):
 
 async def test_a_whole_record(browser, database):
     """Counts, shares and extremes are the API's; each chart has a table with its full figures."""
-    plant(database)
+    plant_main(database)
     document = await shown(browser)
     data = await track_record(
         browser,
@@ -124,7 +124,7 @@ async def test_a_whole_record(browser, database):
 
 async def test_the_first_page_says_what_the_record_says(browser, database):
     """One line has the API's verdict, with its date in full, and a link to the record."""
-    plant(database)
+    plant_main(database)
     document = parse_page(await browser.get("/"))
     line = find_one(document, "p", class_="verdict")
     words = (await track_record(browser, "verdict { words }"))["verdict"]["words"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_records import WON, plant
+from api_records import WON, plant_main
 from document_text import HOUSE, code_lines
 from litestar.routes import HTTPRoute
 from served_pages import pages_on, parse_page
@@ -25,6 +25,10 @@ from tests.integration.api.test_cache import HEAD, Service, living
 EXAMPLES = {
     routes.BATCH: routes.BATCH.url(run_date=WON),
     routes.BATCH_CHART: routes.BATCH_CHART.url(run_date=WON),
+    routes.SERIES: routes.SERIES.url(series="main"),
+    routes.SERIES_BATCHES: routes.SERIES_BATCHES.url(series="main"),
+    routes.SERIES_BATCH: routes.SERIES_BATCH.url(series="main", run_date=WON),
+    routes.SERIES_BATCH_CHART: routes.SERIES_BATCH_CHART.url(series="main", run_date=WON),
     routes.TIMESTAMP_FILE: routes.TIMESTAMP_FILE.url(name="3.tsr"),
 }
 
@@ -57,6 +61,10 @@ HITS = {
     routes.BATCH: WITH_ANOTHER_QUERY,
     routes.BATCH_CHART: WITH_ANOTHER_QUERY,
     routes.RECORD: WITH_ANOTHER_QUERY,
+    routes.SERIES: WITH_ANOTHER_QUERY,
+    routes.SERIES_BATCHES: AGAIN,
+    routes.SERIES_BATCH: WITH_ANOTHER_QUERY,
+    routes.SERIES_BATCH_CHART: WITH_ANOTHER_QUERY,
     routes.ABOUT: WITH_ANOTHER_QUERY,
     routes.FEED: WITH_ANOTHER_QUERY,
     routes.TIMESTAMP_FILE: AGAIN,
@@ -124,7 +132,7 @@ def test_the_label_of_a_path_that_is_no_route(path, label):
 
 @pytest.fixture
 async def service(database) -> Iterator[Service]:
-    plant(database)
+    plant_main(database)
     async with living(database) as service:
         yield service
 
@@ -166,7 +174,7 @@ def is_served(path: str) -> bool:
 
 async def test_every_link_of_pages_and_feed_is_in_the_table(pool, database):
     """The tests of the pages follow the links; this one looks them up in the table."""
-    plant(database)
+    plant_main(database)
     linked = set()
     async with pages_on(pool) as browser:
         for row in (routes.FRONT, routes.BATCHES, routes.BATCH, routes.RECORD, routes.ABOUT):

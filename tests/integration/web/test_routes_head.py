@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_records import WON, plant
+from api_records import WON, plant_main
 from processes import Started, serving
 
 from app.core import settings
@@ -85,7 +85,7 @@ REQUESTS: dict[str, tuple[int, str, dict[str, str]]] = {
 def service(create, tmp_path_factory) -> Iterator[Started]:
     address = create()
     asyncio.run(migrations.migrate(address, NOW))
-    plant(address)
+    plant_main(address)
     with serving(
         tmp_path_factory.mktemp("served"), DATABASE_URL=address, CORS_ALLOW_ORIGINS=FRIEND
     ) as one:

@@ -7,7 +7,7 @@ from io import StringIO
 from xml.etree import ElementTree
 
 import pytest
-from api_records import engine_on, plant
+from api_records import engine_on, plant_main
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 from served_pages import find_one, pages_on, parse_page, visible_text
@@ -50,9 +50,9 @@ by_origin = pytest.mark.parametrize(
     ("steps", "words", "origin", "record_id"),
     [
         pytest.param([], [NOT_SEALED, NOT_STATED], "UNKNOWN", None, id="empty"),
-        pytest.param([plant], [NOT_SEALED, NOT_STATED], "UNKNOWN", None, id="from before"),
+        pytest.param([plant_main], [NOT_SEALED, NOT_STATED], "UNKNOWN", None, id="from before"),
         pytest.param(
-            [plant, create_clock],
+            [plant_main, create_clock],
             [NOT_SEALED, REHEARSED],
             "REHEARSED",
             None,
@@ -61,9 +61,9 @@ by_origin = pytest.mark.parametrize(
         pytest.param([live], [SEALED, LIVE, ID], "LIVE", ID, id="live"),
         pytest.param([rehearsed], [SEALED, REHEARSED, ID], "REHEARSED", ID, id="rehearsed"),
         pytest.param(
-            [plant, late], [BEING_SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="being sealed"
+            [plant_main, late], [BEING_SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="being sealed"
         ),
-        pytest.param([plant, late, seal], [SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="late"),
+        pytest.param([plant_main, late, seal], [SEALED, NOT_STATED, ID], "UNKNOWN", ID, id="late"),
     ],
 )
 
@@ -122,10 +122,10 @@ PAGES = ("/", "/batches", "/batches/2026-01-05", "/record", "/about")
 @pytest.mark.parametrize(
     ("steps", "is_made_up"),
     [
-        pytest.param([plant], False, id="from before"),
+        pytest.param([plant_main], False, id="from before"),
         pytest.param([live], False, id="live"),
-        pytest.param([plant, late], False, id="late"),
-        pytest.param([plant, create_clock], True, id="a clock"),
+        pytest.param([plant_main, late], False, id="late"),
+        pytest.param([plant_main, create_clock], True, id="a clock"),
         pytest.param([rehearsed], True, id="rehearsed"),
     ],
 )
@@ -135,7 +135,7 @@ async def test_a_process_that_does_not_know_of_a_rehearsal(
     """Its pages, its feed and its images go by the record, and mark a rehearsal as made up."""
     for step in steps:
         step(database)
-    paths = [path for path in PAGES if plant in steps or path != PAGES[2]]
+    paths = [path for path in PAGES if plant_main in steps or path != PAGES[2]]
     async with pages_on(pool) as browser:
         for path in paths:
             page = await browser.get(path)
@@ -144,7 +144,7 @@ async def test_a_process_that_does_not_know_of_a_rehearsal(
             assert ('content="noindex"' in page.text) == is_made_up
         feed = (await browser.get("/feed.atom")).text
     assert ("all of it is made up</" in feed) == is_made_up
-    if plant not in steps:
+    if plant_main not in steps:
         return
     images = []
     for is_known in (False, True):
