@@ -226,10 +226,13 @@ def _is_known(scope: Any, etag: bytes) -> bool:
     return bool(known) and matches_etag(known, etag)
 
 
-def _content_headers(format_name: str, first: ExportPart, series: str) -> list[tuple[bytes, bytes]]:
+def _content_headers(
+    format_name: str, first: ExportPart, series: str | None
+) -> list[tuple[bytes, bytes]]:
     seq = first.head["seq"] if first.head else 0
     file_name = f"alpha-monday-{seq}.{format_name}"
-    if series != SERIES:
+    # A download has one series; the command can export several.
+    if series not in (None, SERIES):
         file_name = f"alpha-monday-{series}-{seq}.{format_name}"
     return [
         (b"content-type", CONTENT_TYPES[format_name].encode()),
