@@ -152,18 +152,18 @@ async def _log_request_plan(settings: Settings, context: Context) -> None:
     """Log how many price requests are planned for each of the next days, and what has no room."""
     configured = request_budget.configured_by(settings)
     async with context.pool.connection() as conn:
-        planned = await request_budget.read_plan(
+        inputs = await request_budget.read(
             conn, context.prices.ledger, configured=configured, now=context.now()
         )
-    days = planned.plan.days
+    plan = inputs.make_plan()
     log.info(
         "price requests planned",
         series=list(configured.series),
-        per_day=planned.plan.per_day,
-        from_day=str(days[0].day),
-        closes=[day.closes for day in days],
-        splits=[day.splits for day in days],
-        splits_left_out=planned.plan.left_out_splits,
+        per_day=plan.per_day,
+        from_day=str(plan.days[0].day),
+        closes=[day.closes for day in plan.days],
+        splits=[day.splits for day in plan.days],
+        splits_left_out=plan.left_out_splits,
     )
 
 

@@ -26,13 +26,13 @@ log = structlog.get_logger()
 
 async def hold_due(conn: Conn, context: Context) -> int:
     """
-    Write the RULES entry if the record has a batch, and a CHECK entry for each check that is due.
+    Write the RULES entry if the record has picks, and a CHECK entry for each check that is due.
 
     Return how many checks were held.
     """
     now = context.now()
     first = await batches.first_run_date(conn)
-    if first is None:
+    if first is None or await batches.first_baseline(conn) is None:
         return 0
     if await journal.newest_of_kind(conn, JournalKind.RULES) is None:
         await journal.append(

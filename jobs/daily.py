@@ -45,8 +45,10 @@ log = structlog.get_logger()
 # The longest time that a checkpoint waits for others while none of them ends.
 _MAX_WAIT_FOR_OTHERS = timedelta(minutes=5)
 
-# Seconds between two checks of whether other checkpoints are still being taken.
-_POLL_INTERVAL = 0.5
+# Seconds between two checks of whether other checkpoints are still being taken: for the job whose
+# turn is next, and how many more for each other job ahead.
+_POLL_INTERVAL = 1.0
+_POLL_INTERVAL_PER_JOB = 2.0
 
 # For how long a job may use readings after it has begun to read them. Meanwhile, another process
 # may store a newer reading of the same price. If a figure does not use the newer reading, the
@@ -234,7 +236,7 @@ async def _wait_for_turn(context: Context, batch: Batch, day: int) -> None:
         if ahead_before is not None and ahead < ahead_before:
             waits_until = context.now() + _MAX_WAIT_FOR_OTHERS
         ahead_before = ahead
-        await context.sleep(_POLL_INTERVAL)
+        await context.sleep(_POLL_INTERVAL + (ahead - 1) * _POLL_INTERVAL_PER_JOB)
 
 
 async def _count_ahead(context: Context, batch: Batch, day: int) -> int:

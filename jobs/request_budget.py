@@ -16,7 +16,7 @@ from app.core.settings import Settings
 from app.domain import calendar, request_plan
 from app.domain.calendar import Calendar
 from app.domain.model import batch_id
-from app.domain.request_plan import PlannedBatch, RequestPlan
+from app.domain.request_plan import PlannedBatch, PlannedDay, RequestPlan
 from app.providers.alpha_vantage import SPLITS
 from app.providers.rate_limiter import RequestLedger
 from app.store import batches, checkpoints
@@ -46,18 +46,45 @@ class Configured(Struct, frozen=True, kw_only=True):
     benchmark: str
 
 
-class Planned(Struct, frozen=True, kw_only=True):
+class PlanInputs(Struct, frozen=True, kw_only=True):
     """
-    A plan, and what it was made of.
+    What a plan is made of.
 
-    `day` is the first day of the plan. `waiting` are the tickers whose splits are still to be
-    requested in this week, in the order in which they are requested.
+    - `day`: the first day of the plan. A day begins at 09:00 in New York, so before that time it is
+      yesterday.
+    - `batches`: the batches that are young enough to need requests
+    - `served`: the tickers whose splits need no request any more in this week
+    - `sent_early`, `sent_late`: the requests for splits that were sent on `day`, with the morning's
+      closes and later
     """
 
-    plan: RequestPlan
+    configured: Configured
+    per_day: int
     day: date
     batches: list[PlannedBatch]
-    waiting: list[str]
+    served: set[str]
+    sent_early: int
+    sent_late: int
+
+    def make_plan(self) -> RequestPlan:
+        """Return the plan from `day` on."""
+        return request_plan.plan(
+            self.day,
+            series=self.configured.series,
+            batches=self.batches,
+            sessions=self.configured.sessions,
+            per_day=self.per_day,
+            benchmark=self.configured.benchmark,
+            answered=self.served,
+            sent_early=self.sent_early,
+            sent_late=self.sent_late,
+        )
+
+    def list_waiting(self) -> list[str]:
+        """Return the tickers whose splits are still to be requested in this week, in order."""
+        return request_plan.order_splits(
+            self.batches, self.day, benchmark=self.configured.benchmark, answered=self.served
+        )
 
 
 def configured_by(settings: Settings) -> Configured:
@@ -69,37 +96,25 @@ def configured_by(settings: Settings) -> Configured:
     )
 
 
-async def read_plan(
+async def read(
     conn: Conn, ledger: RequestLedger, *, configured: Configured, now: datetime
-) -> Planned:
-    """
-    Return the plan from today on.
-
-    A day of the plan begins at 09:00 in New York. Before that time, the first day is yesterday.
-    """
+) -> PlanInputs:
+    """Return what the plan from today on is made of."""
     day = calendar.new_york_date(now)
     if now < calendar.due_at(day):
         day -= _DAY
     since_sunday = calendar.due_at(request_plan.split_sunday(day))
-    young = await batches.list_planned(conn, day - _OLDEST_DAYS * _DAY)
-    answered = await ledger.served_since(conn, SPLITS, since_sunday)
     sent = await ledger.count_since(conn, calendar.due_at(day), function=SPLITS)
     sent_late = await ledger.count_since(conn, _end_of_morning(day), function=SPLITS)
-    plan = request_plan.plan(
-        day,
-        series=configured.series,
-        batches=young,
-        sessions=configured.sessions,
+    return PlanInputs(
+        configured=configured,
         per_day=ledger.limits[-1].requests,
-        benchmark=configured.benchmark,
-        answered=answered,
+        day=day,
+        batches=await batches.list_planned(conn, day - _OLDEST_DAYS * _DAY),
+        served=await ledger.served_since(conn, SPLITS, since_sunday),
         sent_early=sent - sent_late,
         sent_late=sent_late,
     )
-    waiting = request_plan.order_splits(
-        young, day, benchmark=configured.benchmark, answered=answered
-    )
-    return Planned(plan=plan, day=day, batches=young, waiting=waiting)
 
 
 async def has_room_for_splits(context: Context, ticker: str) -> bool:
@@ -111,11 +126,12 @@ async def has_room_for_splits(context: Context, ticker: str) -> bool:
     the result is then True.
     """
     async with context.pool.connection() as conn:
-        planned = await _read_plan_of(conn, context)
-        if ticker not in planned.waiting:
+        inputs = await _read_own(conn, context)
+        waiting = inputs.list_waiting()
+        if ticker not in waiting:
             return True
-        room = await _count_left(conn, context, planned)
-    return ticker in planned.waiting[: max(0, room)]
+        room = await _count_left(conn, context, inputs)
+    return ticker in waiting[: max(0, room)]
 
 
 async def has_room_for_rates(context: Context) -> bool:
@@ -125,20 +141,20 @@ async def has_room_for_rates(context: Context) -> bool:
     They come last: after the closes, and after the splits of this week.
     """
     async with context.pool.connection() as conn:
-        planned = await _read_plan_of(conn, context)
-        room = await _count_left(conn, context, planned)
-    return room > len(planned.waiting)
+        inputs = await _read_own(conn, context)
+        room = await _count_left(conn, context, inputs)
+    return room > len(inputs.list_waiting())
 
 
-async def _read_plan_of(conn: Conn, context: Context) -> Planned:
-    """Return the plan of this process, from now on."""
+async def _read_own(conn: Conn, context: Context) -> PlanInputs:
+    """Return what a plan of this process is made of, from now on."""
     configured = Configured(
         series=context.series, sessions=context.calendar, benchmark=context.benchmark
     )
-    return await read_plan(conn, context.prices.ledger, configured=configured, now=context.now())
+    return await read(conn, context.prices.ledger, configured=configured, now=context.now())
 
 
-async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:
+async def _count_left(conn: Conn, context: Context, inputs: PlanInputs) -> int:
     """
     Return how many requests for splits may be sent now.
 
@@ -148,13 +164,13 @@ async def _count_left(conn: Conn, context: Context, planned: Planned) -> int:
     """
     ledger = context.prices.ledger
     now = context.now()
-    per_day = planned.plan.per_day
+    per_day = inputs.per_day
+    today, tomorrow = inputs.make_plan().days[:2]
     used = await ledger.count_since(conn, now - _DAY + _EXPIRING)
-    missing = await _count_missing_closes(conn, context, planned)
+    missing = await _count_missing_closes(conn, context, young=inputs.batches, today=today)
     left = per_day - used - missing - request_plan.SPARE_REQUESTS
-    morning_ends_at = _end_of_morning(planned.day)
+    morning_ends_at = _end_of_morning(inputs.day)
     if now >= morning_ends_at:
-        tomorrow = planned.plan.days[1]
         sent = await ledger.count_since(conn, morning_ends_at)
         reserved = request_plan.reserve(tomorrow.day, tomorrow.closes)
         left = min(left, per_day - sent - reserved)
@@ -166,10 +182,11 @@ def _end_of_morning(day: date) -> datetime:
     return calendar.from_new_york(day, calendar.PRICE_RETRY_TIMES[0])
 
 
-async def _count_missing_closes(conn: Conn, context: Context, planned: Planned) -> int:
+async def _count_missing_closes(
+    conn: Conn, context: Context, *, young: Sequence[PlannedBatch], today: PlannedDay
+) -> int:
     """Return how many requests the closes that are due may still need."""
-    today = planned.plan.days[0]
-    stored = {batch.series for batch in planned.batches if batch.run_date == today.day}
+    stored = {batch.series for batch in young if batch.run_date == today.day}
     is_monday_open = today.baseline_closes and calendar.new_york_date(context.now()) == today.day
     if is_monday_open and any(one.name not in stored for one in context.in_force.series):
         return request_plan.reserve(today.day, today.closes)
@@ -180,7 +197,7 @@ async def _count_missing_closes(conn: Conn, context: Context, planned: Planned) 
         if due.due_at <= context.now() and context.calendar.trading_day(checkpoint_date):
             late.add(due.batch_id)
     tickers: set[str] = set()
-    for batch in planned.batches:
+    for batch in young:
         if batch_id(batch.series, batch.run_date) in late:
             tickers.update(batch.tickers)
     return len(tickers)

@@ -79,10 +79,10 @@ def rehearse(
 ) -> None:
     """Simulate past Mondays with provider simulators, then serve the record.
 
-    It plays two models and a control. In 26 weeks and more, a third model joins, and one of the
-    models retires. With --series, or if SERIES_FILE is set, it plays the series of that file:
-    each of their models is answered by a simulator of its kind of server, and no request leaves
-    this machine. If OPENAI_BASE_URL is set and there is no such file, it plays only main.
+    It plays two models and a control. In 26 weeks and more, one of the models retires, and a third
+    one joins. With --series, or if SERIES_FILE is set, it plays the series of that file: each of
+    their models is answered by a simulator of its kind of server, and no request leaves this
+    machine. If OPENAI_BASE_URL is set and there is no such file, it plays only main.
 
     Sometimes a simulated provider fails or returns wrong data, as real ones do;
     `alpha-monday standins --help` lists the faults of a script. With --odd there are many kinds of

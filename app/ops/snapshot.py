@@ -89,7 +89,7 @@ from jobs.messages import LastMessage
 from jobs.published_heads import PublicationState
 from jobs.queue_tables import NOT_ENDED, JobCount, JobRow, WorkerRow
 from jobs.reconcile import LastRound
-from jobs.request_budget import Configured
+from jobs.request_budget import Configured, PlanInputs
 from jobs.worker import Worker
 
 # In seconds: how long `/metrics` and `/health` wait for a connection, and also how long they may
@@ -210,7 +210,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     """
     The state of the service at one moment, for any reader.
 
-    `request_plan` has the price requests of the next 14 days. `stamps` has each service that has
+    `plan_inputs` is what the plan of price requests is made of. `stamps` has each service that has
     stamped the journal. `publication` is what is stored about the publication of the journal's
     head. `model_ends` has what is known about the end of each series' model.
     """
@@ -219,7 +219,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     queue: QueueState
     record: RecordState
     providers: ProviderState
-    request_plan: RequestPlan
+    plan_inputs: PlanInputs
     stamps: list[ServiceStamps]
     publication: PublicationState
     model_ends: list[ModelEnd]
@@ -228,6 +228,13 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     def quota_is_spent(self) -> bool:
         """Return whether a request must wait longer than MAX_WAIT, so that its job is deferred."""
         return self.providers.quota.next_at - self.at > MAX_WAIT
+
+    @property
+    def request_plan(self) -> RequestPlan:
+        """Return the price requests of the next 14 days."""
+        # It is not computed while the snapshot is read: the first use of the calendar may take
+        # longer than `/metrics` may use its connection.
+        return self.plan_inputs.make_plan()
 
     @property
     def next_run_at(self) -> datetime:
@@ -496,7 +503,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             queue=await _read_queue(conn),
             record=record,
             providers=await _read_providers(conn, ledger, at),
-            request_plan=await _read_plan(conn, ledger, configured=configured, at=at),
+            plan_inputs=await request_budget.read(conn, ledger, configured=configured, now=at),
             publication=await published_heads.get_state(
                 conn, HeadRepository(settings.head_repository, settings.head_branch)
             ),
@@ -596,7 +603,7 @@ async def _read_for_metrics(
         queue=await _read_queue(conn),
         record=await _read_record(conn, at, configured.series),
         providers=await _read_providers(conn, ledger, at),
-        request_plan=await _read_plan(conn, ledger, configured=configured, at=at),
+        plan_inputs=await request_budget.read(conn, ledger, configured=configured, now=at),
         publication=await published_heads.get_state(conn),
         waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
@@ -832,13 +839,6 @@ async def _read_record(conn: Conn, at: datetime, series: Sequence[str]) -> Recor
 
 async def _read_providers(conn: Conn, ledger: RequestLedger, at: datetime) -> ProviderState:
     return ProviderState(limits=ledger.limits, quota=await ledger.remaining(conn, at))
-
-
-async def _read_plan(
-    conn: Conn, ledger: RequestLedger, *, configured: Configured, at: datetime
-) -> RequestPlan:
-    planned = await request_budget.read_plan(conn, ledger, configured=configured, now=at)
-    return planned.plan
 
 
 async def _read_totals(conn: Conn, ledger: RequestLedger, at: datetime) -> Totals:

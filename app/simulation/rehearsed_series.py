@@ -25,12 +25,12 @@ from app.domain import calendar
 from app.simulation.model_servers import MODEL_SERVERS
 from app.simulation.provider_simulators import MODEL_PATH, SERVERS_PATH
 
-# A rehearsal of at least this many weeks changes its series on the way. The third model joins
-# before the Monday with the index _JOINS_AT (the first Monday has the index 0), and the second one
-# retires before the Monday with the index _RETIRES_AT.
+# A rehearsal of at least this many weeks changes its series on the way. The second model retires
+# before the Monday with the index _RETIRES_AT (the first Monday has the index 0), and the third one
+# joins a week later. Never four series at once: their closes would take all requests of a day.
 WEEKS_WITH_CHANGES = 26
-_JOINS_AT = 8
-_RETIRES_AT = 18
+_RETIRES_AT = 12
+_JOINS_AT = 13
 # The change is made at this time on the day before the Monday.
 _TIME_OF_CHANGE = time(18)
 
@@ -88,7 +88,7 @@ def several(settings: Settings, first_monday: datetime, weeks: int) -> list[Seri
     Return the phases of a rehearsal with two models and a control.
 
     `first_monday` is a time on the first Monday. In a rehearsal of at least WEEKS_WITH_CHANGES
-    weeks, a third model joins, and the second one retires.
+    weeks, the second model retires, and a third one joins.
     """
     main, dice = _main(settings), _control()
     second = _model(settings, name="second", label="Claude Opus 4.8", kind="anthropic")
@@ -96,10 +96,8 @@ def several(settings: Settings, first_monday: datetime, weeks: int) -> list[Seri
         return [SeriesPhase(series=[main, second, dice])]
     third = _model(settings, name="third", label="Magistral Medium", kind="mistral")
     return [
-        SeriesPhase(series=[main, second, dice], until=_change_before(first_monday, _JOINS_AT)),
-        SeriesPhase(
-            series=[main, second, third, dice], until=_change_before(first_monday, _RETIRES_AT)
-        ),
+        SeriesPhase(series=[main, second, dice], until=_change_before(first_monday, _RETIRES_AT)),
+        SeriesPhase(series=[main, dice], until=_change_before(first_monday, _JOINS_AT)),
         SeriesPhase(series=[main, third, dice]),
     ]
 

@@ -8,43 +8,24 @@ as in a rehearsal. The batches are stored with the functions that the weekly job
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date, timedelta
-from decimal import Decimal
 from itertools import combinations, product
 from statistics import fmean
-from uuid import uuid4
 
 import pytest
 from clocks import HandSetClock
 from job_context import ALPHA_VANTAGE_KEY, OPENAI_KEY, World, new_york, open_context, rows
 from msgspec import Struct
 from provider_server import ProviderServer, Reply
+from scarce_series import FIRST_MONDAY, PRICE, SERIES, store_batches, tickers_of
 
 from app.core import settings
 from app.core.settings import Settings
 from app.database import pools
-from app.database.pools import transaction
 from app.domain import calendar
-from app.domain.model import (
-    Action,
-    Batch,
-    BatchStatus,
-    Checkpoint,
-    CheckpointStatus,
-    Close,
-    Pick,
-    batch_id,
-)
 from app.domain.request_plan import SPLIT_DAYS
 from app.main import open_process
 from app.simulation.rehearsal import RehearsalSpan, clock_factory
-from app.store import batches
-from app.store.checkpoints import DueCheckpoint
-from app.store.rows import insert_row
-from jobs.daily import defer_checkpoints
 
-FIRST_MONDAY = date(2026, 6, 1)
-SERIES = ("alpha", "beta", "gamma")
-PRICE = Decimal("10.0000")
 COMPUTED = """
 SELECT series, run_date, day, taken_at
 FROM checkpoints
@@ -52,81 +33,6 @@ JOIN batches ON batches.id = batch_id
 WHERE day > 0 AND checkpoints.status = 'computed'
 ORDER BY run_date, day, series
 """
-
-
-def tickers_of(series: str, run_date: date) -> list[str]:
-    """Return three tickers that no other batch has."""
-    week = (run_date - FIRST_MONDAY).days // 7
-    return [f"{series[0]}{'QRST'[week]}{place}".upper() for place in "XYZ"]
-
-
-async def store_batches(pool: pools.Pool, context, run_date: date) -> None:
-    """Store a batch of each series as the weekly job does, with its jobs."""
-    session = context.calendar.session_before(run_date)
-    at = context.now()
-    readings = {}
-    for ticker in ["SPY", *(one for series in SERIES for one in tickers_of(series, run_date))]:
-        readings[ticker] = Close(
-            id=uuid4(),
-            ticker=ticker,
-            trading_day=session,
-            open=PRICE,
-            close=PRICE,
-            source="alphavantage TIME_SERIES_DAILY",
-            read_at=at,
-        )
-    async with transaction(pool) as conn:
-        for reading in readings.values():
-            await insert_row(conn, "closes", reading)
-    for series in SERIES:
-        batch = Batch(
-            id=batch_id(series, run_date),
-            series=series,
-            run_date=run_date,
-            created_at=at,
-            status=BatchStatus.ACTIVE,
-            late=False,
-            benchmark_symbol="SPY",
-            benchmark_initial_price=PRICE,
-            benchmark_initial_close_id=readings["SPY"].id,
-            trading_day=session,
-        )
-        picks = [
-            Pick(
-                id=uuid4(),
-                batch_id=batch.id,
-                position=position,
-                ticker=ticker,
-                action=Action.BUY,
-                reasoning="It has its reasons.",
-                initial_price=PRICE,
-                initial_close_id=readings[ticker].id,
-            )
-            for position, ticker in enumerate(tickers_of(series, run_date), 1)
-        ]
-        baseline = Checkpoint(
-            id=uuid4(),
-            batch_id=batch.id,
-            day=0,
-            checkpoint_date=run_date,
-            trading_day=session,
-            status=CheckpointStatus.COMPUTED,
-            taken_at=at,
-            benchmark_price=PRICE,
-            benchmark_close_id=readings["SPY"].id,
-            benchmark_split_factor=Decimal(1),
-        )
-        async with transaction(pool) as conn:
-            assert await batches.insert(
-                conn,
-                batch,
-                picks=picks,
-                baseline=baseline,
-                readings=[readings["SPY"], *(readings[pick.ticker] for pick in picks)],
-                in_force=None,
-            )
-            due = [DueCheckpoint(batch.id, run_date, day) for day in calendar.MEASURED_DAYS]
-            await defer_checkpoints(conn, due)
 
 
 class Prices(World):
@@ -178,7 +84,7 @@ async def rehearse(database: str, per_day: int, weeks: int) -> list[Taken]:
             async with open_context(
                 database=database, pool=pool, clock=clock, base_url=base_url
             ) as context:
-                await store_batches(pool, context, run_date)
+                await store_batches(context, run_date)
             is_last = week == weeks - 1
             until = new_york(run_date + timedelta(days=16 if is_last else 7), 9, 20)
             span = RehearsalSpan(clock.now(), until)
@@ -242,7 +148,7 @@ def late_days(taken: list[Taken], series: str) -> list[int]:
     [
         # A morning needs ten: SPY and nine. One series waits each day. A Saturday's waits for
         # Sunday, so it is never more than a day.
-        pytest.param(7, 1, 1, id="one fortnight, seven a day"),
+        pytest.param(7, 1, 1, id="one fortnight, seven a day", marks=pytest.mark.long),
         # A morning needs nineteen, so two series wait with their newer batch: one of them is served
         # the next day, the other one two days later.
         pytest.param(13, 2, 2, id="two fortnights, thirteen a day", marks=pytest.mark.long),

@@ -1,6 +1,6 @@
 """
 Rehearsals of several series: two models and a control, an operator's own file, and a long one in
-which a model joins and another one retires.
+which a model retires and another one joins.
 
 The record is checked from outside: by the command, from its database and from its address, and by
 the independent verifier.
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -67,7 +67,8 @@ def price_requests_by_day(folder: Path) -> Counter[date]:
     return Counter(
         datetime.fromisoformat(one["at"]).astimezone(NEW_YORK).date()
         for one in requests(folder)
-        if one["provider"] == "alphavantage"
+        # A machine under load may deliver two requests within the second that they were sent apart.
+        if one["provider"] == "alphavantage" and one["refused"] != "burst"
     )
 
 
@@ -156,7 +157,7 @@ def test_the_requests_of_a_day(rehearsed, tmp_path_factory, create):
     closes = Counter(
         datetime.fromisoformat(one["at"]).astimezone(NEW_YORK).date()
         for one in rehearsed.requests
-        if one["function"] == "TIME_SERIES_DAILY"
+        if one["function"] == "TIME_SERIES_DAILY" and one["refused"] is None
     )
     assert max(closes.values()) <= CLOSES_A_WEEKDAY
     refused = [one for one in rehearsed.requests if one["refused"] not in (None, "burst")]
@@ -293,7 +294,7 @@ def test_every_share_of_the_universe_has_prices():
 
 
 @pytest.mark.long
-def test_a_model_joins_and_another_one_retires(tmp_path, create):
+def test_a_model_retires_and_another_one_joins(tmp_path, create):
     """
     The journal has an entry for each before the first question of its Monday. The fortnights of the
     retired series go on to their end.
@@ -303,7 +304,7 @@ def test_a_model_joins_and_another_one_retires(tmp_path, create):
     with served("rehearse", *options, cwd=tmp_path, DATABASE_URL=address) as url:
         rehearsed = Rehearsed(url, address, tmp_path, weeks)
         mondays = rehearsed.mondays
-        joined, retired = str(mondays[8]), str(mondays[18])
+        retired, joined = str(mondays[12]), str(mondays[13])
         declared = rehearsed.rows(
             "SELECT content::json #>> '{series,name}', content::json #>> '{series,holds_from}', "
             "content::json #>> '{series,retired}' FROM journal WHERE kind = 'SERIES' ORDER BY seq"
@@ -313,8 +314,8 @@ def test_a_model_joins_and_another_one_retires(tmp_path, create):
             ("main", first, None),
             ("second", first, None),
             ("dice", first, None),
-            ("third", joined, None),
             ("second", retired, "true"),
+            ("third", joined, None),
         ]
         batches = rehearsed.rows(
             "SELECT series, min(run_date), max(run_date), count(*), "
@@ -323,8 +324,8 @@ def test_a_model_joins_and_another_one_retires(tmp_path, create):
         assert batches == [
             ("dice", mondays[0], mondays[-1], 26, 24),
             ("main", mondays[0], mondays[-1], 26, 24),
-            ("second", mondays[0], mondays[17], 18, 18),
-            ("third", mondays[8], mondays[-1], 18, 16),
+            ("second", mondays[0], mondays[11], 12, 12),
+            ("third", mondays[13], mondays[-1], 13, 11),
         ]
         several = price_requests_by_day(tmp_path)
         print(Counter(several.values()))
@@ -333,5 +334,5 @@ def test_a_model_joins_and_another_one_retires(tmp_path, create):
         summary = verify_from_outside(url)
         assert f"Everything fits: {summary.entries:,} entries, " in done.stdout
         times = rehearsed.rows("SELECT at FROM operations.provider_requests ORDER BY at")
-        for (earlier,), (later,) in pairwise(times[::PER_DAY]):
+        for (earlier,), (later,) in zip(times, times[PER_DAY:], strict=False):
             assert later - earlier >= timedelta(days=1)

@@ -387,6 +387,10 @@ async def test_quota_spent(harness, words, alive):
         "that need prices wait.",
         "On 2026-11-03, the closes need up to 7 price requests, and ALPHA_VANTAGE_PER_DAY is 4: "
         "some figures will be a day late. The series take turns.",
+        # Of the four on Sunday, one has no room: one request of each day stays unused.
+        "1 request for splits will have no room in the next two weeks, because "
+        "ALPHA_VANTAGE_PER_DAY is 4: a split that is listed late may correct figures later, or "
+        "never. A key with more requests a day prevents this.",
     ]
     assert to_do == []
 
