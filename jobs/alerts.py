@@ -448,7 +448,7 @@ async def report_head_unpublished(
     )
 
 
-async def report_model_end(conn: Conn, context: Context, end: ModelEnd, today: date) -> None:
+async def report_model_end(conn: Conn, context: Context, end: ModelEnd, *, today: date) -> None:
     """Store an alert about a model that ends soon, has ended, or is no longer known."""
     await _store(
         conn,

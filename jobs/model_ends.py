@@ -152,7 +152,7 @@ async def _store_and_warn(
     if alert == alerted:
         return
     if alert:
-        await alerts.report_model_end(conn, context, end, today)
+        await alerts.report_model_end(conn, context, end, today=today)
     await conn.execute(
         "UPDATE operations.model_ends SET alerted = %s WHERE series = %s AND model = %s",
         (alert, series, end.model),

@@ -337,7 +337,7 @@ async def _give_up_monday(conn: Conn, context: Context) -> int:
     """Record this Monday as failed for each series whose job has failed. Return how many."""
     given_up = 0
     for series, run_date in await _find_mondays_without_job(conn, context):
-        failed_jobs = await weekly.list_jobs(conn, series, run_date, ["failed"])
+        failed_jobs = await weekly.list_jobs(conn, series, run_date, statuses=["failed"])
         if failed_jobs:
             failure = _FAILED_JOB_NOTE.format(failed_jobs[-1])
             await weekly.give_up(conn, context, run_date, series=series, failure=failure)
@@ -401,7 +401,7 @@ async def _start_monday(conn: Conn, context: Context) -> int:
     """
     begun = 0
     for series, run_date in await _find_mondays_without_job(conn, context):
-        if await weekly.list_jobs(conn, series, run_date, ["failed"]):
+        if await weekly.list_jobs(conn, series, run_date, statuses=["failed"]):
             continue
         await weekly.defer_run(conn, context.now(), series)
         begun += 1

@@ -118,7 +118,7 @@ async def pick_week(
     async with alerts.alert_if_quota_spent(context):
         if series is None:
             await defer_other_series(context, timestamp)
-        await run_if_due(context, job_context.job.id, questions, series or SERIES)
+        await run_if_due(context, job_context.job.id, questions, series=series or SERIES)
 
 
 async def defer_other_series(context: Context, timestamp: int) -> None:
@@ -138,7 +138,7 @@ async def defer_other_series(context: Context, timestamp: int) -> None:
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         for name in rotate_by_week(others, run_date):
             has_batch = await batches.get_by_run_date(conn, name, run_date)
-            if not has_batch and not await list_jobs(conn, name, run_date, QUEUE_STATUSES):
+            if not has_batch and not await list_jobs(conn, name, run_date, statuses=QUEUE_STATUSES):
                 await defer_run(conn, datetime.fromtimestamp(timestamp, UTC), name)
 
 
@@ -217,7 +217,7 @@ async def list_live_jobs(
         conn,
         series,
         run_date,
-        LIVE,
+        statuses=LIVE,
         until=until,
         before=before,
     )
@@ -227,8 +227,8 @@ async def list_jobs(
     conn: Conn,
     series: str,
     run_date: date,
-    statuses: Sequence[str],
     *,
+    statuses: Sequence[str],
     until: date | None = None,
     before: int | None = None,
 ) -> list[int]:
@@ -469,7 +469,7 @@ async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) ->
         if claimed is None:
             # Another process has drawn.
             return
-        answered = await _with_draws(conn, context, claimed, questions)
+        answered = await _with_draws(conn, context, claimed, earlier=questions)
         await generations.complete(conn, answered, context.now())
     if answered.refusal:
         # Another draw from the same universe would fail, too.
@@ -478,7 +478,7 @@ async def _draw(context: Context, run: _Run, questions: Sequence[Generation]) ->
 
 
 async def _with_draws(
-    conn: Conn, context: Context, question: Generation, earlier: Sequence[Generation]
+    conn: Conn, context: Context, question: Generation, *, earlier: Sequence[Generation]
 ) -> Generation:
     """
     Return the question of a control with its draws, accepted or refused.
@@ -935,7 +935,7 @@ async def record_missed_mondays(conn: Conn, context: Context) -> int:
     """
     missed = 0
     for monday, series in await _find_missed_mondays(conn, context):
-        missed += await record_missed_monday(conn, context, monday, series)
+        missed += await record_missed_monday(conn, context, monday, series=series)
     return missed
 
 

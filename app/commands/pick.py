@@ -230,8 +230,7 @@ async def end(
     \b
     Examples:
       alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K"
-      alpha-monday pick end 2026-11-02 ABC --series claude --last-session 2026-11-06
-        --value 54.20 --source "8-K"
+      alpha-monday pick end 2026-11-02 KO --series b --last-session 2026-11-06 --value 5 --source F
     """
     calendar.require_monday(run_date.date())
     configuration = settings.load()

@@ -19,9 +19,8 @@ from app.commands.terminal import (
 from app.core import settings
 from app.database.rights import Need
 from app.domain import calendar
-from app.domain.declarations import SeriesKind
 from app.domain.journal import format_head
-from app.domain.model import SERIES, Batch, BatchStatus, FailureReason
+from app.domain.model import SERIES, Batch, BatchStatus, FailureReason, SeriesKind
 from app.domain.request_plan import RequestPlan
 from app.domain.text import end_sentence, escape_unprintable, join_words
 from app.ops import snapshot

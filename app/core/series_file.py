@@ -377,11 +377,10 @@ class _FileReader:
 
     def _key(self, variable: str) -> str:
         """Return the value of the variable with the key; empty if it is not set."""
-        key = self._environment.get(variable, "").strip()
-        if not key and variable == _USUAL_KEY:
-            # The setting of this name may come from elsewhere than from the environment.
+        if variable == _USUAL_KEY and self._settings.openai_api_key:
+            # The setting of this name may come from elsewhere: a rehearsal replaces it.
             return self._settings.openai_api_key
-        return key
+        return self._environment.get(variable, "").strip()
 
     def _read(
         self,

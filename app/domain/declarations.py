@@ -26,7 +26,7 @@ from msgspec.structs import asdict, replace
 from app.domain import journal
 from app.domain.calendar import Calendar, is_weekday
 from app.domain.control import UNIVERSE_NOTICE
-from app.domain.model import DescribedEnum
+from app.domain.model import DescribedEnum, SeriesKind
 
 # The calendar of a declaration ends with the year that is this many years after the current one.
 _YEARS_AHEAD = 2
@@ -142,13 +142,6 @@ class ControlProfile(Struct, frozen=True, kw_only=True):
 
 def _sha256_of_profile(profile: Profile | ControlProfile) -> str:
     return sha256_of(journal.canonical_json(asdict(profile)))
-
-
-class SeriesKind(DescribedEnum):
-    """What chooses the picks of a series."""
-
-    MODEL = "model", "A language model is asked for the picks."
-    RANDOM = "random", "A control: the picks are drawn at random, and anyone can recompute them."
 
 
 class SeriesDeclaration(Struct, frozen=True, kw_only=True):

@@ -192,7 +192,9 @@ async def _find_unmentioned(conn: Conn) -> _Unmentioned:
         table="generations",
         where="WHERE accepted IS NULL ORDER BY asked_at",
     )
-    return _Unmentioned(unused_closes, unused_splits, unused_rates, questions)
+    return _Unmentioned(
+        closes=unused_closes, splits=unused_splits, rates=unused_rates, questions=questions
+    )
 
 
 class _Content(Struct, frozen=True):

@@ -379,7 +379,7 @@ class SeriesState(Struct, frozen=True, kw_only=True):
     """
     A series that is configured, that the journal declares, or that has a batch.
 
-    - `kind`: `model` or `random`; `model` is None for a control
+    - `kind`: what chooses the picks; `model` is None for a control
     - `configured`: whether the settings of this process have the series. In a rehearsal, all series
       that are declared and not retired count as configured.
     - `declared`: whether a SERIES entry of the journal states the series
@@ -703,7 +703,7 @@ class _KnownSeries(Struct, frozen=True, kw_only=True):
     """
     The series of the settings, of the journal and of the batches.
 
-    `names` are the configured ones, and `labels` has their labels and kinds. `declared` has the
+    `names` are the configured ones, with their labels and kinds. `declared` has the
     declarations of each series, in the order of the journal, and `recorded` its Mondays with a row.
     """
 

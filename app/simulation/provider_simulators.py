@@ -73,8 +73,8 @@ GAP = timedelta(seconds=1)
 # address is not an argument, because every user of the machine can read a process's arguments.
 CLOCK_VARIABLE = "REHEARSAL_CLOCK"
 
-# How long the fault `hang` waits for the client to disconnect, and the pause between two bytes of
-# the fault `slow`; in seconds.
+# How long the fault `hang` waits for the client to disconnect, and the pause between two bytes of a
+# slow reply; in seconds.
 HANG_SECONDS = 120.0
 TRICKLE_SECONDS = 0.2
 # How long a request waits for the simulated time while that database is unavailable.

@@ -37,7 +37,7 @@ from app.store.rows import Conn, select_rows
 Declaration = tuple[JournalKind, dict[str, object]]
 
 
-class DeclaredSeries(NamedTuple):
+class StoredDeclaration(NamedTuple):
     """A declaration of a series, with the hash of its entry."""
 
     value: AnyDeclaration
@@ -126,7 +126,7 @@ async def list_newest_series(conn: Conn) -> dict[str, AnyDeclaration]:
     return newest
 
 
-async def list_all_series(conn: Conn) -> list[DeclaredSeries]:
+async def list_all_series(conn: Conn) -> list[StoredDeclaration]:
     """
     Return the declarations of all series, in the order of the journal.
 
@@ -138,7 +138,7 @@ async def list_all_series(conn: Conn) -> list[DeclaredSeries]:
     for entry in entries:
         series = read_member(entry, "series", dict[str, object])
         if is_known_kind(series):
-            declared.append(DeclaredSeries(_read_series(entry), entry.hash))
+            declared.append(StoredDeclaration(_read_series(entry), entry.hash))
     return declared
 
 

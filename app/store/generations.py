@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.core.locks import Lock
-from app.domain.declarations import InForce, SeriesKind, declared_kind
+from app.domain.declarations import InForce, declared_kind
 from app.domain.lost_answers import Question
-from app.domain.model import Generation, JournalKind, batch_id
+from app.domain.model import Generation, JournalKind, SeriesKind, batch_id
 from app.errors import ConfigurationError, TryAgainAt
 from app.store import declarations, journal
 from app.store.rows import Conn, insert_row, row_factory, select_rows

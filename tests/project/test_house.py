@@ -109,7 +109,8 @@ OTHER_NUMBERS = {
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes
     "app.database.migrations": {15},  # a version of Postgres
-    "app.simulation.market": {3},  # a day of January
+    "app.simulation.market": {3, 15},  # a day of January, dollars
+    "app.simulation.provider_simulators": {3},  # percent
     "app.web.charts.batch_chart": {3},  # pixels
     "app.web.charts.layout": {14},  # pixels
     "app.web.feeds.downloads": {3},  # exports at once

@@ -59,6 +59,9 @@ SOMEWHERE = {
     ("tests/project/test_bench.py", "8184"): TEXT,
     ("tests/project/test_readme.py", "8080"): TEXT,
     ("tests/unit/core/test_series_file.py", "11434"): TEXT,
+    ("tests/unit/simulation/test_rehearsed_series.py", "11434"): TEXT,
+    ("tests/unit/simulation/test_rehearsed_series.py", "8090"): TEXT,
+    ("tests/unit/simulation/test_rehearsed_series.py", "9000"): TEXT,
 }
 # That file only reads settings, so it may contain any number.
 NOTHING_LISTENS = "tests/unit/core/test_settings.py"

@@ -100,7 +100,9 @@ def feed_route(
         known = KnownSeries(msgspec.json.decode(result.body)["data"]["series"])
         parts = []
         for name in known.names or [known.default]:
-            result, _ = await execute_halving_page(engine, DOCUMENT, MAX_ENTRIES, {"series": name})
+            result, _ = await execute_halving_page(
+                engine=engine, document=DOCUMENT, first=MAX_ENTRIES, variables={"series": name}
+            )
             if result.error_code or result.damage:
                 return error_response(request, result)
             data = msgspec.json.decode(result.body)["data"]

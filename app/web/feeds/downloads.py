@@ -112,7 +112,7 @@ class ExportHandler:
 
     async def respond(self, format_name: str, *, scope: Any, receive: Any, send: Any) -> None:
         """Send the export that a request asks for, or the reason why it is refused."""
-        parameters = Request(scope).query_params.multi_items()
+        parameters = list(Request(scope).query_params.multi_items())
         try:
             await self._read_new_names(parameters, client_address(scope))
             export_range = parse_parameters(parameters, self.series)
@@ -140,7 +140,7 @@ class ExportHandler:
             # next export as soon as it has received this end.
             await send({"type": "http.response.body", "body": b""})
 
-    async def _read_new_names(self, parameters: Iterable[tuple[str, str]], client: str) -> None:
+    async def _read_new_names(self, parameters: Sequence[tuple[str, str]], client: str) -> None:
         """
         Read the names of the record's series if a request has one that is not known.
 
@@ -279,7 +279,7 @@ def parse_parameters(
 
 def _parse_series(text: str, series: Collection[str]) -> str:
     if text not in series:
-        names = ", ".join(series)
+        names = ", ".join(sorted(series))
         raise api_error(
             "BAD_REQUEST", f"There is no series {quote_value(text)}. The series: {names}."
         )

@@ -121,7 +121,7 @@ class SharedPick(Struct, frozen=True):
         return join_words([f"{series['label']} ({action})" for series, action in calls])
 
 
-class Week(Struct, frozen=True):
+class NewestWeek(Struct, frozen=True):
     """The newest Monday of a record: the series that have a batch for it, and the others."""
 
     run_date: str | None
@@ -130,7 +130,7 @@ class Week(Struct, frozen=True):
     shared: Mapping[str, SharedPick]
 
 
-def newest_week(all_series: Sequence[Node]) -> Week:
+def newest_week(all_series: Sequence[Node]) -> NewestWeek:
     """Return the newest Monday of these series. `run_date` is None if none of them has a batch."""
     run_dates = [row["latestBatch"]["runDate"] for row in all_series if row["latestBatch"]]
     newest = max(run_dates, default=None)
@@ -140,7 +140,12 @@ def newest_week(all_series: Sequence[Node]) -> Week:
             present.append(row)
         else:
             absent.append(row)
-    return Week(newest, present, absent, _shared_picks(present))
+    return NewestWeek(
+        run_date=newest,
+        present=present,
+        absent=absent,
+        shared=_shared_picks(present),
+    )
 
 
 def _shared_picks(all_series: Sequence[Node]) -> dict[str, SharedPick]:
@@ -167,13 +172,13 @@ def absence_text(series: Node) -> str:
     return "no picks yet"
 
 
-def next_figures_at(week: Week, sessions: Calendar) -> datetime | None:
+def next_figures_at(week: NewestWeek, sessions: Calendar) -> datetime | None:
     """Return when the next figures of a week's batches are due; None if there will be none."""
     times = [batch_text.next_figures_at(dict(row["latestBatch"]), sessions) for row in week.present]
     return min((time for time in times if time), default=None)
 
 
-def week_news(week: Week) -> str:
+def week_news(week: NewestWeek) -> str:
     """Return a line for each series, for the message that an open page shows after a change."""
     lines = []
     for row in week.present:

@@ -152,7 +152,7 @@ async def test_a_reader_understands_it(service):
     assert first.link == "https://there.example/batches/2026-01-26"
     assert first.updated_parsed[:5] == (2026, 1, 26, 14, 0)
     assert "BRK.B looks right." in first.content[0].value
-    assert re.fullmatch(r"56:[0-9a-f]{64}", first.journal_head)
+    assert re.fullmatch(r"40:[0-9a-f]{64}", first.journal_head)
 
 
 async def test_its_figures_are_the_apis(service):

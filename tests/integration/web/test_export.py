@@ -324,11 +324,11 @@ async def test_which_mondays(service, parameters, mondays):
             "form=csv",
             "An export has no parameter `form`. Its parameters are `from`, `to` and `series`.",
         ),
-        ("series=%00", 'There is no series "\0". The series: main.'),
-        ("series=", 'There is no series "". The series: main.'),
-        ("series=Main", 'There is no series "Main". The series: main.'),
-        ("series=nobody%27s", 'There is no series "nobody\'s". The series: main.'),
-        (f"series={'m' * 999}", f'There is no series "{"m" * 40}...". The series: main.'),
+        ("series=%00", 'There is no series "\0". The series: main, second.'),
+        ("series=", 'There is no series "". The series: main, second.'),
+        ("series=Main", 'There is no series "Main". The series: main, second.'),
+        ("series=nobody%27s", 'There is no series "nobody\'s". The series: main, second.'),
+        (f"series={'m' * 999}", f'There is no series "{"m" * 40}...". The series: main, second.'),
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "json"])

@@ -36,6 +36,10 @@ STREAMS = {routes.JOURNAL_STREAM.path}
 EXAMPLES = {
     routes.BATCH: routes.BATCH.url(run_date=WON),
     routes.BATCH_CHART: routes.BATCH_CHART.url(run_date=WON),
+    routes.SERIES: routes.SERIES.url(series="main"),
+    routes.SERIES_BATCHES: routes.SERIES_BATCHES.url(series="main"),
+    routes.SERIES_BATCH: routes.SERIES_BATCH.url(series="main", run_date=WON),
+    routes.SERIES_BATCH_CHART: routes.SERIES_BATCH_CHART.url(series="main", run_date=WON),
     routes.TIMESTAMP_FILE: routes.TIMESTAMP_FILE.url(name="3.ots"),
     routes.GRAPHQL: QUERY,
 }

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import psycopg
 import pytest
-from api_records import WON, plant_main
+from api_records import WON, plant
 from later_kinds import FIRST_KINDS, LATER_KINDS, append_later
 from served_pages import find_all, find_one, parse_page, visible_text
 
@@ -21,7 +21,7 @@ FILES = ("/feed.atom", "/export.csv", "/export.json", f"/batches/{WON}/chart.png
 
 @pytest.fixture
 async def service(database) -> AsyncIterator[Service]:
-    plant_main(database)
+    plant(database)
     async with living(database) as service:
         yield service
 

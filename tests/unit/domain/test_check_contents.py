@@ -54,7 +54,7 @@ def series_of(check: dict) -> dict[str, dict]:
 def test_the_hash_of_the_rules():
     """The file of a version never changes."""
     path = Path(app.domain.__file__).parent / "rules"
-    text = (path / f"yearly_check_{check_contents.RULES_VERSION}.md").read_bytes()
+    text = (path / f"yearly_check_{check_contents.RULES_VERSION}.txt").read_bytes()
     assert hashlib.sha256(text).hexdigest() == check_contents.RULES_SHA256
 
 

@@ -29,7 +29,7 @@ DESCRIBED = {
 
 def rates(*rows: object, **members: object) -> Any:
     body = json.dumps({**DESCRIBED, "data": rows, **members}).encode()
-    return read_rates(body, "3month", KEY, NOW)
+    return read_rates(body, ticker="3month", key=KEY, now=NOW)
 
 
 def row(day: object, value: object) -> dict[str, object]:
@@ -90,7 +90,7 @@ def test_an_odd_body_is_refused(members):
 
 def test_a_body_without_a_description_is_read():
     body = json.dumps({"data": [row(FRIDAY, "3.87")]}).encode()
-    listed, _ = read_rates(body, "3month", KEY, NOW)
+    listed, _ = read_rates(body, ticker="3month", key=KEY, now=NOW)
     assert listed == [ListedRate(FRIDAY, Decimal("3.87"))]
 
 
@@ -104,6 +104,6 @@ def test_a_body_without_a_description_is_read():
 )
 def test_a_notice_is_its_error(notice, error):
     with pytest.raises(AlphaMondayError) as raised:
-        read_rates(json.dumps({"Information": notice}).encode(), "3month", KEY, NOW)
+        read_rates(json.dumps({"Information": notice}).encode(), ticker="3month", key=KEY, now=NOW)
     assert type(raised.value) is error
     assert KEY not in str(raised.value)

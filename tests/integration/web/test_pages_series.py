@@ -1,0 +1,284 @@
+"""The pages, the feed and the pictures of a record of several series: each names the series."""
+
+import csv
+import itertools
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from api_records import NOW, Record, engine_on
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
+from series_records import (
+    FIRST,
+    MODEL,
+    RETIRED_AT,
+    SECOND,
+    THIRD,
+    add_batch,
+    declare,
+    write,
+    write_nine_series,
+    write_one_series,
+    write_three_series,
+)
+from served_pages import find_all, find_one, pages_on, parse_page, visible_text
+
+from api.engine import Engine
+from api.schema import Facts
+from app.web.charts.image import DOCUMENT, chart_image_route, chart_image_svg
+from app.web.feeds.downloads import export_routes
+from app.web.pages import series_text
+
+
+@pytest.fixture
+async def browser(pool):
+    """A browser at the pages of a record."""
+    async with pages_on(pool) as client:
+        yield client
+
+
+def write_shared_picks(record: Record) -> None:
+    """Write two models and a control, whose newest Monday has a share of two series."""
+    write_three_series(record)
+    add_batch(record, "dice", THIRD, "NVDA BUY, AAPL SELL, MSFT BUY", is_complete=False)
+
+
+async def text_of(browser, path: str, status: int = 200) -> str:
+    answer = await browser.get(path)
+    assert answer.status_code == status, answer.text
+    return visible_text(find_one(parse_page(answer), "main"))
+
+
+PATHS = [
+    "/",
+    "/record",
+    "/batches",
+    "/about",
+    *(f"/series/{name}" for name in ("claude", "dice", "main")),
+    *(f"/series/{name}/batches" for name in ("claude", "dice", "main")),
+    *(f"/series/{name}/batches/{FIRST}" for name in ("claude", "dice", "main")),
+    f"/batches/{SECOND}",
+]
+
+
+@pytest.mark.parametrize("writer", [write_three_series, write_nine_series])
+async def test_every_page_keeps_the_rules(writer, browser, database):
+    """One main heading, no skipped level, unique ids, a caption for every table, only our links."""
+    write(database, writer)
+    for path in PATHS:
+        answer = await browser.get(path)
+        assert answer.status_code == 200, path
+        tree = parse_page(answer)
+        levels = [int(one.tag[1]) for one in tree.iter() if re.fullmatch("h[1-6]", str(one.tag))]
+        assert levels[0] == levels.count(1) == 1, path
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), path
+        ids = [one.get("id") for one in tree.iter() if one.get("id")]
+        assert len(ids) == len(set(ids)), path
+        for table in find_all(tree, "table"):
+            assert visible_text(find_one(table, "caption"))
+        for one in tree.iter():
+            assert (one.get("href") or "/").startswith(("/", "#"))
+
+
+async def test_every_link_leads_somewhere(browser, database):
+    """All links from the first page exist, those to the API too."""
+    write(database, write_nine_series)
+    seen, waiting = set(), ["/"]
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        answer = await browser.get(path)
+        assert answer.status_code == 200, path
+        if path.startswith("/graphql?"):
+            assert "errors" not in answer.json(), path
+        if "html" not in answer.headers["content-type"] or path.startswith("/graphql"):
+            continue
+        links = [one.get("href") or "" for one in parse_page(answer).iter("a")]
+        targets = {link.split("#")[0] for link in links} - {""}
+        waiting += [target for target in targets if target not in {*seen, *waiting}]
+    assert {"/series/dice", "/series/model-0", f"/series/claude/batches/{FIRST}"} <= seen
+    assert f"/batches/{THIRD}" in seen
+
+
+async def test_this_week(browser, database):
+    """The first page has the picks of each series, and says which share has several."""
+    write(database, write_shared_picks)
+    tree = parse_page(await browser.get("/"))
+    sections = find_all(tree, "section", class_="series-week")
+    assert [visible_text(find_one(one, "h2")) for one in sections] == ["Dice control", "Main"]
+    shared = visible_text(find_one(tree, "section", aria_labelledby="shared"))
+    assert "AAPL: Dice (SELL) and Main (BUY) They disagree." in shared
+    assert "Also picked by Main (BUY)" in visible_text(sections[0])
+    assert "Also picked by Dice (SELL)" in visible_text(sections[1])
+    assert "Claude, with tools: retired" in visible_text(find_one(tree, "main"))
+
+
+async def test_the_leaderboard(browser, database):
+    """Every series has a row, sorted by name, and the page says why."""
+    write(database, write_nine_series)
+    tree = parse_page(await browser.get("/record"))
+    main = visible_text(find_one(tree, "main"))
+    assert "Sorted by name. No yearly check has found a series" in main
+    rows = find_all(find_one(tree, "tbody"), "tr")
+    names = [find_one(row, "a").get("href") for row in rows]
+    numbered = [f"/series/model-{number}" for number in range(6)]
+    assert names == ["/series/claude", "/series/dice", "/series/main", *numbered]
+    assert rows[0].get("class") == "retired"
+    assert "with tools" in visible_text(rows[0])
+    assert "control" in visible_text(rows[1])
+    assert "shown, not tested" in visible_text(rows[1])
+    assert "36 comparisons" in main
+
+
+async def test_the_page_of_a_series(browser, database):
+    """It marks the Monday of another model, and compares the model with the control."""
+    write(database, write_three_series)
+    main = await text_of(browser, "/series/main")
+    assert "Another model. model: gpt-test-2 instead of gpt-test" in main
+    assert "version of the prompt: 2 instead of 1" in main
+    assert "Compared with Dice, the control" in main
+    assert "The record has 3 pairs of series." in main
+    claude = await text_of(browser, "/series/claude")
+    assert "This model has tools or a search." in claude
+    assert "retired: it makes no more picks" in claude
+    dice = await text_of(browser, "/series/dice")
+    assert "docs/record.md#the-draws-of-a-control" in dice
+    assert "Compared with Dice" not in dice
+
+
+async def test_a_series_that_joined_late(browser, database):
+    """Its page says when it joined, and which check is its first one."""
+
+    def joins(record: Record) -> None:
+        write_three_series(record)
+        declare(record, "late", MODEL, at=RETIRED_AT, holds_from=THIRD)
+        add_batch(record, "late", THIRD, "KO BUY, XOM SELL, AAPL BUY", MODEL, is_complete=False)
+
+    write(database, joins)
+    main = await text_of(browser, "/series/late")
+    assert "It joined on Monday 19 January 2026, 2 weeks after the record’s first Monday." in main
+    assert "is check 1, on Monday 4 January 2027, whose share of the risk is 2.50 %." in main
+    assert "It joined on" not in await text_of(browser, "/series/main")
+
+
+async def test_batches(browser, database):
+    """A page names the series, and its links to other Mondays stay within the series."""
+    write(database, write_three_series)
+    tree = parse_page(await browser.get(f"/series/dice/batches/{FIRST}"))
+    main = visible_text(find_one(tree, "main"))
+    assert "Dice, batch of Monday 5 January 2026" in main
+    assert "a random draw" in main
+    assert "docs/record.md#the-draws-of-a-control" in main
+    assert find_one(tree, "a", rel="next").get("href") == f"/series/dice/batches/{SECOND}"
+    old = parse_page(await browser.get(f"/batches/{FIRST}"))
+    assert find_one(old, "a", rel="next").get("href") == f"/batches/{SECOND}"
+    same = await text_of(browser, f"/series/main/batches/{FIRST}")
+    assert same == visible_text(find_one(old, "main"))
+    assert "version 2" in await text_of(browser, f"/batches/{SECOND}")
+
+
+@pytest.mark.parametrize(
+    "path", ["/series/nobody", "/series/Main", f"/series/nobody/batches/{FIRST}", "/series/"]
+)
+async def test_what_is_not_there(path, browser, database):
+    write(database, write_three_series)
+    await text_of(browser, path, 404)
+
+
+async def test_a_record_without_the_default_series(browser, database):
+    """The addresses without a name show the only series."""
+
+    def only_claude(record: Record) -> None:
+        declare(record, "claude", MODEL)
+        add_batch(record, "claude", FIRST, "KO BUY, XOM SELL, AAPL BUY", MODEL, is_complete=False)
+
+    write(database, only_claude)
+    front = parse_page(await browser.get("/"))
+    links = [one.get("href") for one in find_all(find_one(front, "main"), "a")]
+    assert f"/series/claude/batches/{FIRST}" in links
+    for path in ("/record", "/batches", f"/batches/{FIRST}", "/feed.atom"):
+        assert (await browser.get(path)).status_code == 200, path
+
+
+async def test_one_series_is_not_named(browser, database):
+    """With one series, pages read as if there could be no other."""
+    write(database, write_one_series)
+    for path in ("/", "/record", "/batches", f"/batches/{FIRST}", "/about"):
+        assert "series" not in (await text_of(browser, path)).lower(), path
+
+
+async def test_the_feed(browser, database):
+    """The feed has the entries of all series; their titles name the series."""
+    write(database, write_three_series)
+    feed = (await browser.get("/feed.atom")).text
+    assert "<title>Dice: BUY XOM, SELL AAPL and BUY KO on Monday 5 January 2026</title>" in feed
+    assert "<title>Main: The picks of Monday 5 January 2026: " in feed
+    assert f'href="/series/dice/batches/{FIRST}"' in feed
+    assert f'href="/batches/{FIRST}"' in feed
+    ids = re.findall("<id>(.*?)</id>", feed)
+    assert len(ids) == len(set(ids))
+
+
+async def test_the_feed_of_one_series(browser, database):
+    write(database, write_one_series)
+    feed = (await browser.get("/feed.atom")).text
+    assert "<title>BUY AAPL, SELL KO and BUY BRK.B on Monday 5 January 2026</title>" in feed
+    assert "Three stocks that a language model picks every Monday" in feed
+
+
+async def test_pictures(pool, database):
+    """Each series has its own pictures; another name has none."""
+    write(database, write_three_series)
+    app = Litestar([chart_image_route(engine_on(pool), rehearsed=False)], openapi_config=None)
+    async with AsyncTestClient(app) as client:
+        main = await client.get(f"/batches/{FIRST}/chart.png")
+        dice = await client.get(f"/series/dice/batches/{FIRST}/chart.png")
+        assert (await client.get(f"/series/nobody/batches/{FIRST}/chart.png")).status_code == 404
+    assert main.headers["content-type"] == dice.headers["content-type"] == "image/png"
+    assert main.content != dice.content
+    assert "series { name }" in DOCUMENT
+
+
+async def test_a_picture_names_the_series(pool, database):
+    write(database, write_three_series)
+    result = await engine_on(pool).execute(DOCUMENT, {"runDate": str(FIRST), "series": "dice"})
+    batch = msgspec.json.decode(result.body)["data"]["batchOn"]
+    named = chart_image_svg({**batch, "series": "dice"}, rehearsed=False)
+    assert "Alpha Monday: dice" in named
+    assert "Alpha Monday:" not in chart_image_svg(batch, rehearsed=False)
+
+
+def test_an_order_by_findings():
+    """A finding of a check changes the order of the leaderboard, and results do not."""
+
+    def row(name: str, finding: str | None) -> dict[str, object]:
+        return {"name": name, "trackRecord": {"verdict": {"finding": finding}}}
+
+    rows = [row("a", "WORSE"), row("b", None), row("c", "UNDECIDED"), row("d", "BETTER")]
+    assert [one["name"] for one in series_text.leaderboard(rows)] == ["d", "b", "c", "a"]
+    assert series_text.any_finding(rows)
+    assert not series_text.any_finding(rows[1:3])
+
+
+async def test_an_export_of_a_new_series(pool, database):
+    """A series that was registered while the process runs can be exported; others are refused."""
+
+    @asynccontextmanager
+    async def snapshot() -> AsyncIterator[Engine]:
+        yield engine
+
+    facts = Facts(version="1.2.3", rehearsed=False, now=lambda: NOW)
+    engine = engine_on(pool, facts)
+    write(database, write_three_series)
+    app = Litestar(export_routes(snapshot, series=facts.series), openapi_config=None)
+    async with AsyncTestClient(app) as client:
+        answer = await client.get("/export.csv", params={"series": "dice", "to": str(FIRST)})
+        refused = await client.get("/export.csv", params={"series": "nobody"})
+    rows = list(csv.DictReader(answer.text.splitlines()))
+    assert {(row["series"], row["run_date"]) for row in rows} == {("dice", str(FIRST))}
+    assert "alpha-monday-dice-" in answer.headers["content-disposition"]
+    assert refused.status_code == 400
+    assert "The series: claude, dice, main." in refused.text
