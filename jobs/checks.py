@@ -38,7 +38,6 @@ async def hold_due(conn: Conn, context: Context) -> int:
         await journal.append(
             conn, JournalKind.RULES, at=now, recorded={"rules": rules_content()}, batch_id=None
         )
-        log.info("rules of the yearly checks journaled")
     held = await journal.count_of_kind(conn, JournalKind.CHECK)
     if now < next_check(first, held).held_at:
         return 0

@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.domain.calendar import Calendar, Clock
 from app.domain.declarations import InForce
+from app.domain.model import SERIES
 from app.errors import TryAgainAt
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.head_repository import HeadRepository
@@ -68,6 +69,7 @@ class Context:
     - `heartbeat`: the client of the receiver of heartbeats; it may be off
     - `timestamps`: the clients of the services that stamp the journal; there may be none
     - `head_repository`: the repository to which the journal's head is pushed; it may be off
+    - `series`: the names of the series that this process runs, in the configured order
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
@@ -81,11 +83,7 @@ class Context:
     heartbeat: WebhookReceiver
     head_repository: HeadRepository
     timestamps: TimestampServices = field(default_factory=TimestampServices)
-
-    @property
-    def series(self) -> tuple[str, ...]:
-        """Return the names of the series that this process runs, in the configured order."""
-        return tuple(one.name for one in self.in_force.series)
+    series: tuple[str, ...] = (SERIES,)
 
     def now(self) -> datetime:
         """

@@ -580,6 +580,7 @@ async def bind_context(
     """
     limits = rate_limiter.alpha_vantage_limits(settings)
     ledger = rate_limiter.RequestLedger(pool, provider="alphavantage", limits=limits, clock=clock)
+    declared = in_force.make(settings, is_command=is_command)
     context = Context(
         pool=pool,
         model_clients=_make_model_clients(settings, clock, is_command=is_command),
@@ -591,7 +592,8 @@ async def bind_context(
         ),
         calendar=Calendar(settings.market_closed_days),
         benchmark=settings.benchmark_symbol,
-        in_force=in_force.make(settings, is_command=is_command),
+        in_force=declared,
+        series=tuple(one.name for one in declared.series),
         clock=clock,
         alerts=WebhookReceiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
         heartbeat=WebhookReceiver("HEARTBEAT_URL", settings.heartbeat_url, clock),

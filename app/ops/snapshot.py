@@ -488,7 +488,6 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
     that the rehearsal has reached. Otherwise it is the time of `clock`.
     """
     ledger = RequestLedger(pool, "alphavantage", limits=alpha_vantage_limits(settings), clock=clock)
-    configured = request_budget.configured_by(settings)
     async with pool.connection() as conn, conn.transaction():
         await conn.execute(_SNAPSHOT_MODE)
         simulated_time = await rehearsed.get_simulated_time_on_connection(conn)
@@ -496,6 +495,10 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
         sessions = calendar.Calendar(settings.market_closed_days)
         is_rehearsed = await rehearsed.is_rehearsed_on_connection(conn)
         known = await _read_known_series(conn, settings, is_rehearsed=is_rehearsed)
+        # A file of series with a mistake is shown as a to-do, so it is not read again here.
+        configured = Configured(
+            series=known.names, sessions=sessions, benchmark=settings.benchmark_symbol
+        )
         record = await _read_record(conn, at, known.names)
         past = await _read_past(conn, at, known)
         return OperatorSnapshot(

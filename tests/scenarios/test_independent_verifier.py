@@ -283,7 +283,8 @@ def test_each_rule_has_its_forgery():
     named = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     assert named == [str(rule) for rule in Rule if rule is not Rule.TIMESTAMP]
     assert f"a discrepancy of the rule `{Rule.TIMESTAMP}`" in DOCS
-    forgeries = [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *OF_SEALED_WEEKS, *BY_SQL]
+    of_series = test_rules_series.FORGERIES
+    forgeries = [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *OF_SEALED_WEEKS, *of_series, *BY_SQL]
     assert {forgery.values[0] for forgery in forgeries} == set(named)
 
 

@@ -28,6 +28,7 @@ from processes import (
 )
 
 
+@pytest.mark.long
 async def test_two_servers_and_two_workers(database, pool, tmp_path):
     """
     Each job is done once, by one of the two workers, and both servers soon return each change.

@@ -196,7 +196,7 @@ async def test_the_other_share_is_a_pick_of_another_batch(harness, database):
         make_completion(
             {
                 "picks": [
-                    {"ticker": ticker, "action": "BUY", "reasoning": "So."}
+                    {"ticker": ticker, "action": "BUY", "reasoning": "So.", "probability": 60}
                     for ticker in ("MSFT", "AAPL", "NVDA")
                 ]
             }

@@ -139,6 +139,7 @@ def test_the_verifiers_agree(rehearsed):
     assert f"Everything fits: {summary.entries:,} entries, " in done.stdout
 
 
+@pytest.mark.long
 def test_the_requests_of_a_day(rehearsed, tmp_path_factory, create):
     """
     Three series stay within the plan and the quota, and need less than three times one series:
@@ -204,6 +205,7 @@ model = "some-model"
 
 
 @pytest.mark.parametrize("by_setting", [False, True], ids=["--series", "SERIES_FILE"])
+@pytest.mark.sampled(1)
 def test_a_file_of_ones_own(tmp_path, create, by_setting):
     """
     Each model is answered by the simulator of its kind of server, without a key. DeepSeek's refuses

@@ -60,7 +60,7 @@ def append_later(
     """Append an entry of a later kind after the head, with the time of the head."""
     head = conn.execute("SELECT seq, hash, at FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     after = JournalHead(*head)
-    entry = journal.next_entry(after, kind=kind, at=after.at, recorded=LATER_KINDS[kind])
+    entry = journal.next_entry(after, kind=kind, at=after.at, recorded=LATER_KINDS.get(kind, {}))
     # A later version knows sealed records, too.
     conn.execute("SELECT set_config('alpha_monday.knows_sealed_records', 'yes', true)")
     conn.execute(

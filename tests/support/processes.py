@@ -269,7 +269,9 @@ async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) ->
             assert recorded(database) == [(monday, 14, 14) for monday in mondays()]
             assert all("checkpoint computed" in worker.log for worker in (three, four))
             bars = Counter(
-                one.query["symbol"] for one in provider.requests if "DAILY" in one.query["function"]
+                one.query["symbol"]
+                for one in provider.requests
+                if "DAILY" in one.query.get("function", "")
             )
             assert bars == dict.fromkeys(["SPY", *CHOSEN], 1)
             await a_change_is_seen(cwd=cwd, database=database, one=one, two=two, **settings)

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 import structlog
-from api_records import an_id, engine_on, plant
+from api_records import an_id, engine_on, plant, plant_main
 from commands import command, run
 
 from api.persisted import DOCUMENTS_BY_NAME
@@ -515,7 +515,7 @@ async def test_every_output_of_a_damaged_record(name, create, migrated, database
     Every form of the API has the code; everything else answers 500 with a sentence, and never a
     bare 500.
     """
-    plant(database)
+    plant_main(database)
     copy = damaged_copy(create, migrated, DAMAGES[name])
     async with living(copy) as service:
         client = service.client

@@ -7,10 +7,10 @@ import pytest
 from job_context import ALPHA_VANTAGE_KEY, make_answer, make_completion, new_york
 from job_context import clock as clock
 from provider_server import says
-from several_series import CLAUDE, DICE, MAIN
-from several_series import harness as harness
-from several_series import keys as keys
-from several_series import receiver as receiver
+from series_harness import CLAUDE, DICE, MAIN
+from series_harness import harness as harness
+from series_harness import keys as keys
+from series_harness import receiver as receiver
 
 from app.commands import pick, terminal
 from app.database.pools import transaction

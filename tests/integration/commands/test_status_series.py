@@ -174,6 +174,7 @@ async def test_joining_and_leaving(harness, tmp_path):
     context = harness.context
     two = replace(context.in_force, series=context.in_force.series[:2])
     object.__setattr__(context, "in_force", two)
+    object.__setattr__(context, "series", (MAIN, CLAUDE))
     await harness.make_all()
     changed = write_file(tmp_path, [MAIN, DICE])
     state = await read(harness, changed)
@@ -198,6 +199,7 @@ async def test_a_retired_series(harness, tmp_path):
     context = harness.context
     two = replace(context.in_force, series=context.in_force.series[:2])
     object.__setattr__(context, "in_force", two)
+    object.__setattr__(context, "series", (MAIN, CLAUDE))
     await harness.make_all(NEXT_MONDAY)
     harness.clock.time = new_york(NEXT_MONDAY + timedelta(days=15))
     state = await read(harness, write_file(tmp_path, [MAIN, CLAUDE]))

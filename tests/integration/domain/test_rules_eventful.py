@@ -69,7 +69,8 @@ def _monday_of(content: Content) -> str:
         return content["generation"]["run_date"]
     if "batch" in content:
         return content["batch"]["id"]
-    return (content.get("checkpoint") or content["pick"])["batch_id"]
+    row = content.get("checkpoint") or content.get("pick") or {}
+    return row.get("batch_id", "")
 
 
 def without(contents: Contents, gone: Contents) -> Contents:
@@ -677,6 +678,7 @@ async def test_the_unchanged_record(eventful):
         "CORRECTION",
         "PICK_ENDED",
         "PICK_RENAMED",
+        "RULES",
     }
 
 

@@ -320,7 +320,8 @@ async def test_a_crash_before_the_alert_is_sent(harness, receiver, monkeypatch):
     await reconcile.run_round(harness.context)
     await send_postponed_messages(harness)
     first, second = receiver.alerts
-    assert first == second
+    # The round has journaled the rules of the yearly checks, so the head is another one.
+    assert {**first, "journal_head": ""} == {**second, "journal_head": ""}
     assert await harness.rows(OUTCOMES) == [("monday_failed", "delivered")]
 
 

@@ -20,7 +20,7 @@ from app.providers.model_ends import ModelEnd
 from app.providers.rate_limiter import RequestLedger, alpha_vantage_limits
 from app.store.rehearsed import CREATE_CLOCK_TABLE
 from app.web.metric_families import snapshot_families
-from jobs import model_ends, reconcile
+from jobs import model_ends, reconcile, request_budget
 
 MODEL = "gpt-5.4-mini"
 END = date(2027, 3, 1)
@@ -74,7 +74,9 @@ async def read_metric(harness, name):
     limits = alpha_vantage_limits(settings.load({}))
     pool = harness.context.pool
     ledger = RequestLedger(pool, "alphavantage", limits=limits, clock=harness.clock)
-    state = await snapshot.MetricsReader(pool, ledger, harness.clock).read()
+    configured = request_budget.configured_by(settings.load({}))
+    reader = snapshot.MetricsReader(pool, ledger, harness.clock, configured=configured)
+    state = await reader.read()
     assert state
     return {
         sample.labels["series"]: sample.value

@@ -8,10 +8,10 @@ from job_context import ALPHA_VANTAGE_KEY, OPENAI_KEY, logged, run_attempt
 from job_context import clock as clock
 from provider_server import says
 from sealing import unseal
-from several_series import CLAUDE, DICE, KEYS, MAIN, MODELS, TABLES, write_file
-from several_series import harness as harness
-from several_series import keys as keys
-from several_series import receiver as receiver
+from series_harness import CLAUDE, DICE, KEYS, MAIN, MODELS, TABLES, write_file
+from series_harness import harness as harness
+from series_harness import keys as keys
+from series_harness import receiver as receiver
 
 from app.core import series_file, settings
 from app.errors import ConfigurationError

@@ -581,7 +581,7 @@ async def test_the_commands_name_the_jobs(stamps):
     async with transaction(stamps.context.pool) as conn:
         found = await queue_tables.find_jobs(conn, ["todo"], task="check_stamp", limit=5)
         subjects = await admin.subjects(conn, found)
-    assert [subjects[job.id] for job in found] == [(MONDAY, None)]
+    assert [subjects[job.id] for job in found] == [(MONDAY, None, "main")]
 
 
 async def test_a_job_of_the_queue_runs_with_its_stored_arguments(stamps):

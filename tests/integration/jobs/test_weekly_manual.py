@@ -22,7 +22,7 @@ IN_VAIN = make_completion({"picks": []})
 async def allowed(harness: JobHarness) -> int:
     """Return how many questions a manual run may have now, in all."""
     async with harness.context.pool.connection() as conn:
-        return await weekly.max_questions_of_manual_run(conn, MONDAY)
+        return await weekly.max_questions_of_manual_run(conn, SERIES, MONDAY)
 
 
 async def asks(harness: JobHarness, questions: int) -> None:
@@ -32,14 +32,16 @@ async def asks(harness: JobHarness, questions: int) -> None:
         async with harness.context.pool.connection() as conn:
             earlier = await generations.list_by_run_date(conn, SERIES, MONDAY)
         # One more question would be left after this one.
-        run = weekly._Run(run_date=MONDAY, max_questions=len(earlier) + 2, is_manual=False)
+        run = weekly._Run(
+            series=SERIES, run_date=MONDAY, max_questions=len(earlier) + 2, is_manual=False
+        )
         await weekly._ask(harness.context, run, earlier)
 
 
 async def fails(harness: JobHarness) -> None:
     """Record the Monday as failed, some time after everything before."""
     harness.clock.forward(minutes=1)
-    run = weekly._Run(run_date=MONDAY, max_questions=3, is_manual=True)
+    run = weekly._Run(series=SERIES, run_date=MONDAY, max_questions=3, is_manual=True)
     await weekly._fail(
         harness.context, run, reason=FailureReason.CONFIGURATION, failure="The job failed."
     )

@@ -40,6 +40,8 @@ from record_server import (
 
 from app.database import pools
 from app.domain import calendar, journal, model, prompt
+from app.domain.calendar import Calendar
+from app.domain.verification.state import JournalState
 from app.errors import ConfigurationError, Discrepancy
 from app.ops.verify import ApiRecord, DatabaseRecord, open_api, open_database, verify
 from app.store import batches, generations
@@ -623,7 +625,7 @@ DAY_ONE, BATCH_ID = date(2026, 1, 5), model.batch_id("main", date(2026, 1, 5))
 
 
 @settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(strings=st.tuples(texts, texts, texts), one=decimals, other=decimals, price=decimals)
 async def test_any_text_and_any_decimal_come_back(database, pool, strings, one, other, price):
@@ -723,7 +725,9 @@ async def test_any_text_and_any_decimal_come_back(database, pool, strings, one, 
     expected = {
         (table, row["id"]): row for table in recorded for row in json.loads(entry.content)[table]
     }
-    known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}, "genesis": None})()
+    known = JournalState(Calendar())
+    known.tickers.add("SPY")
+    known.questions = {question.id: question for question in recorded.get("generations", [])}
     transport = httpx.ASGITransport(app=app_on(pool))
     async with httpx.AsyncClient(transport=transport, base_url="http://record") as client:
         shown = ApiRecord(client, "/graphql", asyncio.sleep)
@@ -799,7 +803,7 @@ async def test_a_monday_under_way(harness, database):
         run_date=MONDAY + timedelta(weeks=1),
         attempt=1,
         asked_at=asked_at,
-        requested_model=in_force.profile_of("main").model,
+        requested_model=in_force.series_named("main").profile.model,
         prompt_version=prompt.CURRENT.version,
         system_prompt=prompt.CURRENT.system_prompt,
         user_prompt="u",

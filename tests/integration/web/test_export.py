@@ -600,7 +600,7 @@ def test_the_command_writes_what_the_address_gives(database, tmp_path, commanded
     expected = asyncio.run(both())
     for form, content in zip(("csv", "json"), expected, strict=True):
         file = tmp_path / f"all.{form}"
-        result = commanded("export", file, DATABASE_URL=database)
+        result = commanded("export", file, "--series", "main", DATABASE_URL=database)
         assert (result.exit_code, file.read_bytes()) == (0, content)
         assert re.fullmatch(
             r"Exported: 106 rows of 4 Mondays\. The head: 56:[0-9a-f]{64}\n", result.output
@@ -609,7 +609,11 @@ def test_the_command_writes_what_the_address_gives(database, tmp_path, commanded
     for form, content in zip(("CSV", "Json"), expected, strict=True):
         file = tmp_path / f"capitals.{form}"
         assert (
-            commanded("export", file, "--format", form.lower(), DATABASE_URL=database).exit_code
+            commanded(
+                "export",
+                *[file, "--format", form.lower(), "--series", "main"],
+                DATABASE_URL=database,
+            ).exit_code
             == 0
         )
         assert file.read_bytes() == content
@@ -621,7 +625,11 @@ async def test_the_command_into_a_pipe(database, tmp_path):
     settings = environment(DATABASE_URL=database)
     pipe = asyncio.subprocess.PIPE
     exporting = await asyncio.create_subprocess_exec(
-        ALPHA_MONDAY, "export", cwd=tmp_path, env=settings, stdout=pipe, stderr=pipe
+        *[ALPHA_MONDAY, "export", "--series", "main"],
+        cwd=tmp_path,
+        env=settings,
+        stdout=pipe,
+        stderr=pipe,
     )
     out, err = await exporting.communicate()
     assert (exporting.returncode, out[:7], out.count(b"\r\n")) == (0, b"series,", 107)

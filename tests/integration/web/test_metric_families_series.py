@@ -4,13 +4,15 @@ from job_context import MONDAY
 from job_context import clock as clock
 from prometheus_client.metrics_core import Metric
 from provider_server import says
-from several_series import ALL, CLAUDE, DICE, MAIN
-from several_series import harness as harness
-from several_series import keys as keys
-from several_series import receiver as receiver
+from series_harness import ALL, CLAUDE, DICE, MAIN
+from series_harness import harness as harness
+from series_harness import keys as keys
+from series_harness import receiver as receiver
 
+from app.domain.calendar import Calendar
 from app.ops.snapshot import MONDAY_STATES, MetricsReader
 from app.web.metric_families import snapshot_families
+from jobs.request_budget import Configured
 
 REFUSED = says({"error": {"message": "No such key."}}, 401)
 
@@ -22,7 +24,7 @@ async def read(harness, *series: str) -> dict[str, Metric]:
         harness.context.pool,
         ledger,
         harness.clock,
-        series=series,
+        configured=Configured(series=series, sessions=Calendar(), benchmark="SPY"),
     )
     snapshot = await reader.read()
     assert snapshot
