@@ -95,7 +95,7 @@ def rehearse(
       alpha-monday rehearse --weeks 4 --until 2026-10-30 --no-serve
       alpha-monday rehearse --calm --faults faults.json
       alpha-monday rehearse --odd a-seed
-      alpha-monday rehearse --series FILE.toml --weeks 2
+      alpha-monday rehearse --series series.toml --weeks 2
     """
     if odd is not None and not odd.strip():
         raise click.UsageError(

@@ -27,6 +27,7 @@ NOT_OURS = {
     "pg_advisory_xact_lock": "a function of Postgres",
     "pg_try_advisory_xact_lock": "a function of Postgres",
     "pg_locks": "a view of Postgres",
+    "series.toml": "a file that the operator writes",
     "settings.local.toml": "a file that dynaconf would read",
     "dynaconf_hooks.py": "a file that dynaconf would run",
 }

@@ -7,6 +7,7 @@ from commands import command
 from job_context import ALPHA_VANTAGE_KEY, OPENAI_KEY, logged, run_attempt
 from job_context import clock as clock
 from provider_server import says
+from record_server import make_unreadable
 from sealing import unseal
 from series_harness import CLAUDE, DICE, KEYS, MAIN, MODELS, TABLES, write_file
 from series_harness import harness as harness
@@ -104,14 +105,10 @@ async def test_an_empty_record(harness):
     assert await refusal(harness, harness.file) == ""
 
 
-async def test_a_damaged_declaration(harness, tmp_path):
+async def test_a_damaged_declaration(harness, database, tmp_path):
     """It does not keep the service from its other work: the jobs that need it name it."""
     await harness.make_all()
-    async with harness.context.pool.connection() as conn:
-        await conn.execute("ALTER TABLE journal DROP CONSTRAINT hash_is_of_previous_and_content")
-        await conn.execute("SET session_replication_role = replica")
-        await conn.execute("UPDATE journal SET content = '{}' WHERE kind = 'SERIES'")
-        await conn.execute("RESET session_replication_role")
+    make_unreadable(database, "SERIES", "{}")
     file = renamed(tmp_path, old=CLAUDE, new="renamed")
     assert await refusal(harness, file) == ""
 
