@@ -115,7 +115,7 @@ async def test_a_running_fortnight_goes_on(database, clock, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("kind", ["GENERATION", "BATCH", "SERIES"])
 @pytest.mark.parametrize("content", ["", "null", "[]", '{"picks":1,"generation":2,"series":"x"}'])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 async def test_the_way_with_a_damaged_entry(several_series, create, clock, kind, content):
     """A damaged entry does not stop the migration, and `verify` names it as before."""
     copy = copy_of(several_series, create)
@@ -152,6 +152,7 @@ async def test_entries_of_the_older_version_in_between(several_series, create):
 
 
 @pytest.mark.parametrize("value", ["77", "99", None])
+@pytest.mark.sampled(1)
 async def test_a_probability_is_no_other_one_later(several_series, create, value):
     """A later mention may leave a probability out, and must not have another one."""
     copy = copy_of(several_series, create)

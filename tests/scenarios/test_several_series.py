@@ -73,7 +73,9 @@ def price_requests_by_day(folder: Path) -> Counter[date]:
 
 
 @pytest.fixture(
-    scope="module", params=[2, pytest.param(12, marks=pytest.mark.long)], ids="{} weeks".format
+    scope="module",
+    params=[pytest.param(weeks, marks=pytest.mark.long) for weeks in (2, 12)],
+    ids="{} weeks".format,
 )
 def rehearsed(request, tmp_path_factory, create) -> Iterator[Rehearsed]:
     """Rehearse two models and a control, and serve them."""

@@ -253,6 +253,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.sampled(2)
 async def test_a_damaged_entry(content, unchecked, unchecked_pool):
     """It is left out: the series stays, with what its other entries and its batches say."""
     pool = unchecked_pool
@@ -285,6 +286,7 @@ async def test_a_damaged_entry(content, unchecked, unchecked_pool):
         ("label", None, "label"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_an_entry_that_breaks_the_schema(member, value, field, database, pool):
     """The error names the entry or the series; what does not depend on it is answered."""
     write(database, lambda record: declare(record, "main", MODEL, **{member: value}))
@@ -425,6 +427,7 @@ async def test_merged_and_skipped_track_records(database, pool):
         ('batches(after: "!!") { nodes { id } }', "BAD_CURSOR"),
     ],
 )
+@pytest.mark.sampled(2)
 async def test_a_refused_argument_inside_a_series(field, code, database, pool):
     """The field of the root is null, or nothing is answered if it must not be."""
     write(database, write_three_series)
@@ -549,6 +552,7 @@ async def test_too_little_to_compare(database, pool):
 
 
 @pytest.mark.parametrize("pair", [("main", "main"), ("main", "nobody"), ("Main", "main")])
+@pytest.mark.sampled(1)
 async def test_no_pair_of_series(pair, database, pool):
     plant(database)
     query = "query($a: String!, $b: String!) { comparison(a: $a, b: $b) { weeks } }"

@@ -197,6 +197,7 @@ async def test_a_check_that_fits(as_recorded, create):
     assert await discrepancies_of(copy) == []
 
 
+@pytest.mark.long
 async def test_a_check_of_all_events_fits(eventful_as_recorded, create):
     """Skipped, corrected, renamed and ended picks are counted as the rules say."""
     copy = copy_of(eventful_as_recorded, create)

@@ -108,6 +108,7 @@ async def test_checks_after_an_outage(harness, database):
     await check_record(database)
 
 
+@pytest.mark.long
 async def test_a_check_that_was_due_before_its_rules_is_late(harness, database):
     await a_fortnight(harness)
     assert await hold(harness, day=HELD + WEEK) == 1
@@ -116,6 +117,7 @@ async def test_a_check_that_was_due_before_its_rules_is_late(harness, database):
     await check_record(database)
 
 
+@pytest.mark.long
 async def test_a_record_that_is_not_sealed(harness, database):
     await a_fortnight(harness)
     unseal(database)
@@ -126,6 +128,7 @@ async def test_a_record_that_is_not_sealed(harness, database):
 
 
 @pytest.mark.parametrize("missing", ["result", "middle"])
+@pytest.mark.sampled(1)
 async def test_only_the_pick_without_a_close_has_a_gap(harness, database, missing):
     """The checkpoint is skipped, but the other two picks have readings of its session."""
     session = MONDAY + timedelta(days=11 if missing == "result" else 4)

@@ -68,6 +68,7 @@ async def with_room(harness: JobHarness) -> list[str]:
 
 
 @pytest.mark.parametrize(("per_day", "room"), [(1, 0), (5, 4), (10, 9), (11, 10), (25, 10)])
+@pytest.mark.sampled(2)
 async def test_at_nine(sunday, per_day, room):
     """The whole day's limit but one has room: what is sent at nine does not count on Monday."""
     allow(sunday, per_day)
@@ -75,6 +76,7 @@ async def test_at_nine(sunday, per_day, room):
 
 
 @pytest.mark.parametrize(("per_day", "room"), [(12, 0), (15, 3), (22, 10)])
+@pytest.mark.sampled(1)
 async def test_at_ten(sunday, per_day, room):
     """Monday keeps twelve: the four closes of `main`, seven for an unknown ticker, and one."""
     allow(sunday, per_day)

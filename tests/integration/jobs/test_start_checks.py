@@ -60,6 +60,7 @@ async def test_usual_series(harness, tmp_path):
 
 
 @pytest.mark.parametrize("old", [CLAUDE, DICE])
+@pytest.mark.sampled(1)
 async def test_a_renamed_series(harness, tmp_path, old):
     """A name lasts: the line names both names, and says that the label can change."""
     await harness.make_all()
@@ -165,6 +166,7 @@ async def test_a_worker_of_the_queue(harness, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "status", [pytest.param(code, id=str(code)) for code in (200, 400, 401, 403, 404, 429, 500)]
 )
+@pytest.mark.sampled(2)
 async def test_a_key_never_appears(harness, database, capsys, status):
     """
     A provider repeats the key of its series: it is neither in the log, nor in a row, nor in what

@@ -176,6 +176,7 @@ async def test_a_series_that_joins(database, clock, tmp_path):
     await fits(database)
 
 
+@pytest.mark.long
 async def test_a_series_that_is_retired_and_comes_back(database, clock, tmp_path):
     """It has no Monday while it is retired, and none of these counts as missed."""
     async with open_series(database, clock, tmp_path) as harness:

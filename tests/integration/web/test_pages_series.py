@@ -65,6 +65,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("writer", [write_three_series, write_nine_series])
+@pytest.mark.sampled(1)
 async def test_every_page_keeps_the_rules(writer, browser, database):
     """One main heading, no skipped level, unique ids, a caption for every table, only our links."""
     write(database, writer)
