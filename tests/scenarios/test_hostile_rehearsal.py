@@ -616,6 +616,7 @@ def test_the_providers_returned_the_keys(leaking):
     assert any("'***' is not a price" in note for note in notes)
 
 
+@pytest.mark.long
 def test_the_keys_are_nowhere(leaking):
     """Neither of the two keys is stored or shown anywhere."""
     check_no_key_is_stored(leaking, OPENAI_KEY, ALPHA_VANTAGE_KEY)

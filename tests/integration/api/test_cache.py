@@ -936,13 +936,8 @@ async def newest(address: str) -> int:
         return seen(await client.post("/graphql", json={"query": HEAD}))
 
 
-@pytest.mark.parametrize(
-    "cut",
-    [
-        pytest.param(False, id="undisturbed", marks=pytest.mark.long),
-        pytest.param(True, id="the listeners' connections ended"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("cut", [False, True], ids=["undisturbed", "connections ended"])
 async def test_no_answer_is_older_than_its_notification(cut, database, pool):
     """
     Many readers on two processes while a writer commits: every request after a notification gets

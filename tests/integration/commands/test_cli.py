@@ -451,6 +451,7 @@ def test_a_model_that_has_ended_is_logged_at_the_start(tmp_path, create, command
     assert (f"OpenAI ended {model} on 202" in output) is warned
 
 
+@pytest.mark.long
 def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     """A rehearsal does not start in a live database, and a service not in a rehearsed one."""
     live, rehearsed = create(), create()

@@ -384,6 +384,7 @@ def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path, capsys, qui
     assert not (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
 
 
+@pytest.mark.long
 def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path, capsys, quick):
     """While `make run` serves, `make db-reset` refuses instead of ending it."""
     with served(
