@@ -345,8 +345,8 @@ class RetryPolicy(BaseRetryStrategy):
     `reconcile`:
     - The job's process died: the job is put back. At the tenth death it has failed.
     - The job has failed: the checkpoint is skipped, or the Monday fails.
-    - A checkpoint was skipped because a price was missing: a retake once a day while the batch is
-      active.
+    - A checkpoint was skipped because a price was missing: a retake once a day. When the batch is
+      completed, the retakes get only the requests that nothing else needs.
 
     Waits are measured by the jobs' own clock, although Postgres's clock decides what is due (see
     `retry_time_in_postgres`). A job whose process died more than once shares one lock with all such

@@ -65,7 +65,9 @@ async def refresh(context: Context, sunday: date) -> None:
         log.info("the week for rates is over")
         return
     tomorrow = calendar.from_new_york(calendar.new_york_date(now) + _DAY, _REQUEST_TIME)
-    if not await request_budget.has_room_for_rates(context):
+    async with context.pool.connection() as conn:
+        spare = await request_budget.count_spare(conn, context)
+    if spare < 1:
         raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
     today = calendar.from_new_york(calendar.new_york_date(now), time())
     try:

@@ -18,7 +18,7 @@ Before a round, the servers of the models are asked once a day when their models
 An alert reports the repairs.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -31,9 +31,11 @@ from psycopg.types.json import Jsonb
 from app.core.availability import MAX_RETRY_PAUSE, describe_cause, is_unavailable
 from app.core.locks import Lock
 from app.database.pools import transaction
-from app.domain import calendar
+from app.domain import calendar, request_plan
 from app.domain.alternation import find_alternation
+from app.domain.model import BatchStatus
 from app.errors import RecordDamaged, TryAgainAt
+from app.providers.alpha_vantage import earliest_session
 from app.store import batches, checkpoints, declarations
 from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn, row_factory
@@ -48,6 +50,7 @@ from jobs import (
     published_heads,
     queue_tables,
     rates,
+    request_budget,
     timestamps,
     weekly,
 )
@@ -418,11 +421,14 @@ async def _start_monday(conn: Conn, context: Context) -> int:
 
 async def _defer_retakes(conn: Conn, context: Context) -> int:
     """
-    Defer retakes of skipped checkpoints of active batches, once a day.
+    Defer retakes of skipped checkpoints, once a day.
 
     The retakes wait until RETAKE_TIME, because the other requests of the morning often return the
     missing closes. On a Monday, they also wait until the batch of each series is stored: they must
     not use up the requests that the batches need.
+
+    Active batches come first. The retakes of completed batches get the requests that nothing else
+    needs (`_select_completed`).
     """
     now = context.now()
     today = calendar.new_york_date(now)
@@ -433,8 +439,39 @@ async def _defer_retakes(conn: Conn, context: Context) -> int:
         return 0
     request = str(today)
     deferred = await queue_tables.find_retakes(conn, daily.take_checkpoint.name, request)
-    skipped = [due for due in await checkpoints.list_skipped(conn) if _key(due) not in deferred]
-    return len(await daily.defer_retakes(conn, skipped, request))
+    skipped = await checkpoints.list_skipped(conn)
+    skipped += await _select_completed(conn, context, deferred)
+    missing = [due for due in skipped if _key(due) not in deferred]
+    return len(await daily.defer_retakes(conn, missing, request))
+
+
+async def _select_completed(
+    conn: Conn, context: Context, deferred: Collection[CheckpointKey]
+) -> list[DueCheckpoint]:
+    """
+    Return the skipped checkpoints of completed batches that are to be retaken now.
+
+    A completed batch with a skipped checkpoint may lack its result or its middle, and then it is a
+    gap in the yearly check. So the retakes go on while the provider's response reaches back to the
+    session. Each day begins with another checkpoint: a share that has no price any more must not
+    use up what is left every day.
+
+    Return none if one was deferred today, or still waits: its requests are not in the ledger yet,
+    so what is left would be counted twice.
+    """
+    today = calendar.new_york_date(context.now())
+    earliest = earliest_session(context.calendar, today)
+    found: list[DueCheckpoint] = []
+    for due in await checkpoints.list_skipped(conn, status=BatchStatus.COMPLETED):
+        session = context.calendar.trading_day(calendar.checkpoint_date(due.run_date, due.day))
+        if session and session >= earliest:
+            found.append(due)
+    if not found or any(_key(due) in deferred for due in found):
+        return []
+    spare = await request_budget.count_spare(conn, context)
+    first = today.toordinal() % len(found)
+    in_turn = [*found[first:], *found[:first]]
+    return in_turn[: max(0, spare // request_plan.CHECKPOINT_REQUESTS)]
 
 
 async def _report_alternating_settings(conn: Conn, context: Context) -> int:

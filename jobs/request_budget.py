@@ -134,16 +134,16 @@ async def has_room_for_splits(context: Context, ticker: str) -> bool:
     return ticker in waiting[: max(0, room)]
 
 
-async def has_room_for_rates(context: Context) -> bool:
+async def count_spare(conn: Conn, context: Context) -> int:
     """
-    Return whether the rates of a loan without risk may be requested now.
+    Return how many requests may be sent now for what comes last.
 
-    They come last: after the closes, and after the splits of this week.
+    These are the rates of a loan without risk, and the retakes of completed batches. They come
+    after the closes, and after the splits of this week. The result may be negative.
     """
-    async with context.pool.connection() as conn:
-        inputs = await _read_own(conn, context)
-        room = await _count_left(conn, context, inputs)
-    return room > len(inputs.list_waiting())
+    inputs = await _read_own(conn, context)
+    room = await _count_left(conn, context, inputs)
+    return room - len(inputs.list_waiting())
 
 
 async def _read_own(conn: Conn, context: Context) -> PlanInputs:

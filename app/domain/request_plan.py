@@ -50,6 +50,9 @@ UNKNOWN_TICKER_REQUESTS = 4 + PICKS_PER_BATCH
 # figure needs. It also means that a day of the plan alone never uses up the quota.
 SPARE_REQUESTS = 1
 
+# How many closes one checkpoint needs at most.
+CHECKPOINT_REQUESTS = 1 + PICKS_PER_BATCH
+
 # How many batches of one series are active on a morning that needs closes.
 ACTIVE_BATCHES = CHECKPOINT_DAYS // 7
 

@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
+from datetime import date, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -26,7 +26,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.domain.calendar import Clock
+from app.domain.calendar import Calendar, Clock
 from app.domain.model import Bar
 from app.domain.text import redact_for_record
 from app.errors import (
@@ -82,6 +82,8 @@ _MAX_PAUSE_SECONDS = 60.0
 _UNKNOWN_TICKER_PAUSES = (5.0, 15.0, 60.0, 120.0)
 # How long one request may take, with the body of its response, in seconds.
 _TIME_LIMIT = 30.0
+# How many bars a response with `outputsize=compact` has.
+_COMPACT_BARS = 100
 # In bytes. The expected body is some 20 KB. A server that ignores `outputsize` sends the whole
 # history of a ticker, which is one or two million bytes and still readable.
 MAX_BODY_BYTES = 5_000_000
@@ -375,6 +377,14 @@ class AlphaVantage:
             raise ProviderUnavailable(
                 f"Alpha Vantage cannot be reached ({type(error).__name__})."
             ) from None
+
+
+def earliest_session(sessions: Calendar, day: date) -> date:
+    """Return the earliest session of which a request on `day` returns a bar."""
+    session = day
+    for _ in range(_COMPACT_BARS):
+        session = sessions.session_before(session)
+    return session
 
 
 def _parameters(function: str, symbol: str) -> dict[str, str]:

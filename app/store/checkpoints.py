@@ -13,6 +13,7 @@ from app.domain.declarations import InForce
 from app.domain.model import (
     CHECKPOINT_DAYS,
     Batch,
+    BatchStatus,
     Checkpoint,
     Close,
     JournalKind,
@@ -236,11 +237,17 @@ async def _append_entry(
     )
 
 
-async def list_skipped(conn: Conn, batch_id: UUID | None = None) -> list[DueCheckpoint]:
+async def list_skipped(
+    conn: Conn,
+    batch_id: UUID | None = None,
+    *,
+    status: BatchStatus = BatchStatus.ACTIVE,
+) -> list[DueCheckpoint]:
     """
     Return the checkpoints that were skipped although the exchange traded, oldest first.
 
-    With `batch_id`, these are the checkpoints of that batch; otherwise, of all active batches.
+    With `batch_id`, these are the checkpoints of that batch; otherwise, of all batches that have
+    the given status.
     """
     # On a day without a session there is nothing to retake, so MARKET_CLOSED is not listed.
     return await _select_due(
@@ -249,10 +256,10 @@ async def list_skipped(conn: Conn, batch_id: UUID | None = None) -> list[DueChec
         SELECT batches.id AS batch_id, batches.run_date, checkpoints.day
         FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
         WHERE checkpoints.status = 'skipped' AND checkpoints.skip_reason <> 'MARKET_CLOSED'
-            AND (batches.id = %s OR (%s::uuid IS NULL AND batches.status = 'active'))
+            AND (batches.id = %s OR (%s::uuid IS NULL AND batches.status = %s))
         ORDER BY batches.run_date, checkpoints.day
         """,
-        values=(batch_id, batch_id),
+        values=(batch_id, batch_id, status),
     )
 
 
