@@ -25,11 +25,16 @@ from job_context import (
     open_context,
 )
 from provider_server import HANGING, ProviderServer, Reply, Request, says
+from served_pages import find_one, pages_on, parse_page, visible_text
 
+from app.commands import status
+from app.core import settings
 from app.database import pools
 from app.database.pools import Pool
 from app.domain import calendar
 from app.domain.model import batch_id
+from app.ops import snapshot
+from app.ops.snapshot import OperatorSnapshot
 from jobs import queue, reconcile, weekly
 
 # In the future, so that Postgres, which has the real time, does not begin the jobs of checkpoints.
@@ -87,21 +92,22 @@ class SeveralSeries:
     ) -> None:
         self.database, self.pool, self.clock = database, pool, clock
         self.provider, self.world, self.folder = provider, world, folder
+        self.file = ""
 
     @asynccontextmanager
-    async def service(self, *tables: str, **settings: str) -> AsyncIterator[JobHarness]:
+    async def service(self, *tables: str, **variables: str) -> AsyncIterator[JobHarness]:
         """Start a service with a file of these tables; without a table it has no file."""
         if tables:
             # Loaded settings are kept by their environment, so each file has a path of its own.
             path = self.folder / f"series-{len(list(self.folder.iterdir()))}.toml"
             path.write_text("".join(tables).replace("{url}", self.provider.url))
-            settings["SERIES_FILE"] = str(path)
+            variables["SERIES_FILE"] = self.file = str(path)
         opened = open_context(
             database=self.database,
             pool=self.pool,
             clock=self.clock,
             base_url=self.provider.url,
-            **settings,
+            **variables,
         )
         async with opened as context:
             yield JobHarness(
@@ -113,6 +119,12 @@ class SeveralSeries:
         self.clock.time = new_york(run_date)
         await tick(harness)
         await work(harness)
+
+    async def read_status(self) -> OperatorSnapshot:
+        """Return what `alpha-monday status` shows with the newest file."""
+        return await snapshot.read_for_operator(
+            self.pool, settings.load({"SERIES_FILE": self.file}), self.clock
+        )
 
     async def play(self, run_date: date, *tables: str) -> None:
         """Run a Monday with a file of these tables."""
@@ -245,6 +257,21 @@ model = "gone-model-1"
 """
 
 
+async def read_newest_page(pool: Pool) -> str:
+    """Return the visible text of the page that shows the newest Monday of each series."""
+    async with pages_on(pool) as browser:
+        return visible_text(find_one(parse_page(await browser.get("/")), "main"))
+
+
+# What the page says of a Monday that failed, before the failure itself.
+NO_PICKS = {
+    "hanging": "a-slow-model No picks: a provider did not return the requested data. ",
+    "babbling": "a-chatty-model No picks: the model gave no usable answer. ",
+    "keyless": "a-paid-model No picks: a key, an account or a setting was wrong. ",
+    "gone": "gone-model-1 No picks: a key, an account or a setting was wrong. ",
+}
+
+
 async def test_failures_of_four_series(several, clock):
     """
     One provider hangs, one model answers nonsense, one key is wrong and one model is gone. The
@@ -285,6 +312,8 @@ async def test_failures_of_four_series(several, clock):
                 "SELECT text, to_do FROM operations.alerts WHERE kind = 'monday_failed'"
             )
             journal = await harness.rows("SELECT content FROM journal")
+            to_dos = list(status.to_dos(await several.read_status()))
+            newest = await read_newest_page(several.pool)
     assert questions == {
         "main": 1, "second": 1, "dice": 1, "hanging": 3, "babbling": 3, "keyless": 1, "gone": 1,
     }  # fmt: skip
@@ -292,10 +321,18 @@ async def test_failures_of_four_series(several, clock):
     assert failures["babbling"].startswith("3 questions brought no usable answer.")
     assert "set WRONG_KEY to a valid one" in failures["keyless"]
     assert "check model of [gone] in SERIES_FILE" in failures["gone"]
+    for name, no_picks in NO_PICKS.items():
+        # Status, alert and page have the same words, and status and alert have the remedy.
+        assert no_picks + failures[name] in newest
+        assert any(f"of {name} failed" in text and failures[name] in text for text, _ in alerts)
+        (to_do,) = [one for one in to_dos if f"2035-10-29 of {name} failed" in one]
+        assert failures[name] in to_do
+        assert f"`alpha-monday pick --series {name}`" in to_do
+    assert "gpt-5.4-mini 3 picks, and no morning has figures yet." in newest
     assert len(alerts) == 4
     sent = [one.body for one in several.provider.requests if one.path == "/alerts"]
     assert sent
-    shown = str([lines, failures, alerts, sent, journal])
+    shown = str([lines, failures, alerts, sent, journal, to_dos, newest])
     for secret in (WRONG_KEY, SECOND_KEY):
         assert secret not in shown
 

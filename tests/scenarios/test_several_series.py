@@ -165,7 +165,7 @@ def test_the_requests_of_a_day(rehearsed, tmp_path_factory, create):
     assert max(closes.values()) <= CLOSES_A_WEEKDAY
     refused = [one for one in rehearsed.requests if one["refused"] not in (None, "burst")]
     assert refused == []
-    # Each share is requested once a day, whoever has picked it.
+    # Each share is requested once a day, also if several series picked it.
     asked = sorted(
         (one["at"][:10], one["function"], one["symbol"])
         for one in rehearsed.requests
