@@ -146,7 +146,7 @@ async def test_the_page_of_a_series(browser, database):
     assert "This model has tools or a search." in claude
     assert "retired: it makes no more picks" in claude
     dice = await text_of(browser, "/series/dice")
-    assert "docs/record.md#the-draws-of-a-control" in dice
+    assert "The section The draws of a control of docs/record.md" in dice
     assert "Compared with Dice" not in dice
 
 
@@ -172,7 +172,7 @@ async def test_batches(browser, database):
     main = visible_text(find_one(tree, "main"))
     assert "Dice, batch of Monday 5 January 2026" in main
     assert "a random draw" in main
-    assert "docs/record.md#the-draws-of-a-control" in main
+    assert "The section The draws of a control of docs/record.md" in main
     assert find_one(tree, "a", rel="next").get("href") == f"/series/dice/batches/{SECOND}"
     old = parse_page(await browser.get(f"/batches/{FIRST}"))
     assert find_one(old, "a", rel="next").get("href") == f"/batches/{SECOND}"
