@@ -28,21 +28,10 @@ the figures that are not weekly include it.
 has a positive alpha without any skill. So the weekly excess is regressed on the benchmark's change
 of the same week (Jensen, M. C. (1968), The performance of mutual funds. Journal of Finance 23,
 389-416). The slope is the beta of the excess. The intercept is the excess of a week in which the
-benchmark does not move. The verdict is about the intercept.
+benchmark does not move.
 
-**The verdict** is about the whole series. It is made in interim analyses (a `Look` of the API), on
-dates that follow from the first Monday: every 52 weeks after it. An interim analysis counts the
-batches whose fortnight was over by its date. It uses the figures of these batches as they are now,
-with the corrections made after its date. An interim analysis with fewer than 30 scored batches has
-no finding. Between two interim analyses, the finding of the earlier one remains valid.
-
-**The risk of a wrong finding.** If a record is tested often enough, it passes a test at some time
-by luck alone. So all interim analyses share a risk of 5 %, for both sides, better and worse. The
-k-th analysis may be wrong with the probability 5 % / (k (k + 1)): 2.5 % for the first, 0.83 % for
-the second. The sum over all k is 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983),
-Discrete sequential boundaries for clinical trials. Biometrika 70, 659-663). By Boole's inequality,
-the sum is an upper bound of the whole risk, also for dependent tests. If an interim analysis has no
-finding, no later analysis uses its share of the risk.
+**The verdict** is not computed from these figures. It comes from the yearly checks that were held
+(`app.domain.verdict`).
 
 **A comparison of two series** uses the weeks that both have. The difference of their excess in the
 same week does not contain what moved both alike, so its mean is tested like the mean of one series
@@ -53,12 +42,10 @@ result names the number of pairs that the record has.
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from hashlib import sha256
-from itertools import count
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -69,7 +56,6 @@ from app.domain.model import (
     TICKER_PATTERN,
     Action,
     BatchStatus,
-    DescribedEnum,
 )
 from app.domain.returns import DECIMAL_CONTEXT, format_decimal
 from app.domain.statistics import (
@@ -82,12 +68,11 @@ from app.domain.statistics import (
     to_float,
     wilson_interval,
 )
+from app.domain.verdict import CountedBatch, RecordChecks, Verdict, reach_verdict, verdict_of_a_part
 from app.errors import RecordDamaged
 
-# The risk that an interval misses the true value, and the risk of a wrong verdict.
+# The risk that an interval misses the true value.
 SIGNIFICANCE = 0.05
-# With fewer scored batches than this, an interim analysis has no finding.
-MIN_SCORED_BATCHES = 30
 DRAW_COUNT = 1000
 BIN_COUNT = 20
 # How many draws lie outside the interval of random actions on each side.
@@ -98,30 +83,10 @@ MAX_LISTED = 520
 # A record with more batches than this (a century) is refused: each batch takes time and memory to
 # compute.
 MAX_BATCHES = 5_200
-WEEKS_BETWEEN_LOOKS = 52
 
 _TICKER = re.compile(TICKER_PATTERN)
 _WEEK = timedelta(weeks=1)
-_FORTNIGHT = 2 * _WEEK
-_BETWEEN_LOOKS = WEEKS_BETWEEN_LOOKS * _WEEK
 _ZERO = Decimal(0)
-
-
-class Finding(DescribedEnum):
-    """The finding of an interim analysis: whether the picks can be distinguished from luck."""
-
-    BETTER = (
-        "BETTER",
-        "The picks did better than luck explains: the whole `Look.interval` lies above zero.",
-    )
-    WORSE = (
-        "WORSE",
-        "The picks did worse than bad luck explains: the whole `Look.interval` lies below zero.",
-    )
-    UNDECIDED = (
-        "UNDECIDED",
-        "The picks cannot be distinguished from luck: `Look.interval` contains zero.",
-    )
 
 
 def require_figure(value: Decimal | None) -> Decimal:
@@ -140,7 +105,7 @@ class TrackedPick(Struct, frozen=True, array_like=True):
     A pick with its stored figures at the middle and at the result of its batch.
 
     A figure is None if its checkpoint is not computed. The fields are in the order in which
-    TRACK_RECORD_ROWS of `api.schema` writes them.
+    BATCH_ROWS of `api.schema` writes them.
     """
 
     id: str
@@ -169,7 +134,7 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
 
     A change is None if its checkpoint is not computed. It is NaN if a computed checkpoint has no
     change: such a row is damaged. `has_all_days` is false for a completed batch that does not have
-    each of its checkpoints exactly once. The fields are in the order in which TRACK_RECORD_ROWS of
+    each of its checkpoints exactly once. The fields are in the order in which BATCH_ROWS of
     `api.schema` writes them.
     """
 
@@ -592,107 +557,6 @@ class RandomActions(Struct, frozen=True):
     ]
 
 
-class Look(Struct, frozen=True):
-    """
-    One interim analysis: the yearly test of skill or luck for the whole series, on a date that the
-    series' first Monday fixes. It is made when two conditions hold: the series has a batch on or
-    after that date, and each batch that the analysis counts is completed or failed. Late batches do
-    not matter for this. Until both conditions hold, this analysis and later ones are not listed.
-    Its figures are computed from the record as it is now, with the corrections made after that
-    date.
-    """
-
-    number: Annotated[int, Meta(description="The number of the interim analysis, from 1.")]
-    on: Annotated[
-        date,
-        Meta(
-            description=f"The date of the interim analysis: {WEEKS_BETWEEN_LOOKS} weeks times "
-            "`number` after the series' first Monday."
-        ),
-    ]
-    share_pct: Annotated[
-        Decimal,
-        Meta(
-            description="The significance level that this interim analysis spends, in percent: "
-            "5 / (n (n + 1)), where n is `number`, such as `2.500000` for the first. All interim "
-            "analyses together spend 5 %."
-        ),
-    ]
-    batches: Annotated[
-        int,
-        Meta(
-            description="The number of scored batches that are counted: those whose Monday lies "
-            "at least 14 days before `on`."
-        ),
-    ]
-    weeks: Annotated[
-        int,
-        Meta(
-            description="The number of weeks of these batches, as in `weeklyExcess`. In the last "
-            "week only the newest of these batches has picks."
-        ),
-    ]
-    beyond_beta_pct: Annotated[
-        Decimal | None,
-        Meta(
-            description="The intercept of the line through these weeks, as in `weeklyExcess`: the "
-            "weekly excess that beta does not explain, in percentage points, to six decimal "
-            "places. Null for fewer than three weeks, or if the benchmark's change does not vary."
-        ),
-    ]
-    interval: Annotated[
-        Interval | None,
-        Meta(
-            description="The t-interval of `beyondBetaPct`, in percentage points, with a "
-            "confidence of 100 % minus `sharePct`. Null if `beyondBetaPct` is null, or if "
-            "all these weeks lie exactly on the line through them."
-        ),
-    ]
-    finding: Annotated[
-        Finding | None,
-        Meta(
-            description="The finding: `UNDECIDED` if `interval` contains zero, else `BETTER` or "
-            f"`WORSE`. Null with fewer than {MIN_SCORED_BATCHES} scored batches, or if "
-            "`interval` is null."
-        ),
-    ]
-
-
-class Verdict(Struct, frozen=True):
-    """The verdict on skill or luck for the whole series, from its last interim analysis."""
-
-    finding: Annotated[
-        Finding | None,
-        Meta(
-            description="The finding of the last interim analysis. Null if there is none; `words` "
-            "then gives the reason."
-        ),
-    ]
-    words: Annotated[
-        str,
-        Meta(
-            description="The text of the verdict: one or two sentences for people, with its "
-            "interval and the date of the next interim analysis."
-        ),
-    ]
-    looks: Annotated[
-        Sequence[Look],
-        Meta(
-            description="All interim analyses that were made so far, oldest first. The list is "
-            "empty for a part of the series.",
-            extra={"usual_length": 10},
-        ),
-    ] = ()
-    next_look: Annotated[
-        date | None,
-        Meta(
-            description="The date of the next interim analysis. It lies in the past while that "
-            "analysis waits for a batch that is still active. Null for a part of the series, "
-            "or if the series has no batch."
-        ),
-    ] = None
-
-
 class TrackRecord(Struct, frozen=True):
     """
     The track record of a series, or of a part of it: what its picks achieved, and whether that can
@@ -778,7 +642,7 @@ class TrackRecord(Struct, frozen=True):
         ),
     ]
     verdict: Annotated[
-        Verdict, Meta(description="The verdict on skill or luck, from the last interim analysis.")
+        Verdict, Meta(description="The verdict on skill or luck, from the yearly checks.")
     ]
 
 
@@ -824,13 +688,14 @@ class Comparison(Struct, frozen=True):
 
 
 def compute_track_record(
-    series: str, batches: Iterable[TrackedBatch], *, is_part: bool = False
+    series: str, batches: Iterable[TrackedBatch], checks: RecordChecks | None
 ) -> TrackRecord:
     """
     Return the track record of these batches of a series.
 
-    `is_part` says that a part of the series was selected, so there is no verdict. If none of a
-    batch's picks was selected, the batch is counted, but no figure besides this count includes it.
+    `checks` are the yearly checks of the record. They are None if a part of the series was
+    selected, because a part has no verdict. If none of a batch's picks was selected, the batch is
+    counted, but no figure besides this count includes it.
     """
     all_batches = sorted(batches, key=lambda one: one.run_date)
     scored = [one for one in all_batches if one.is_scored and one.picks]
@@ -857,8 +722,19 @@ def compute_track_record(
         drawdown_pct=deepest_fall(point.sum_pct for point in curve),
         weekly_excess=compute_weekly_excess(scored),
         random_actions=compare_random_actions(scored),
-        verdict=reach_verdict(all_batches, is_part=is_part),
+        verdict=_verdict(checks, all_batches),
     )
+
+
+def _verdict(checks: RecordChecks | None, all_batches: Sequence[TrackedBatch]) -> Verdict:
+    if checks is None:
+        return verdict_of_a_part()
+    counted = [
+        CountedBatch(run_date=one.run_date, is_scored=one.is_scored)
+        for one in all_batches
+        if one.status is not BatchStatus.FAILED and not one.late
+    ]
+    return reach_verdict(checks, counted, has_batches=bool(all_batches))
 
 
 def compare_series(
@@ -1138,161 +1014,4 @@ def compare_random_actions(scored: Sequence[TrackedBatch]) -> RandomActions | No
             Bin(low=to_decimal(edge), high=to_decimal(next_edge), count=size)
             for edge, next_edge, size in draws.bins(BIN_COUNT)
         ],
-    )
-
-
-def significance_spent(number: int) -> float:
-    """
-    Return the risk of a wrong finding that the interim analysis `number` (from 1) may take.
-
-    The sum over all numbers is `SIGNIFICANCE` (Lan and DeMets 1983).
-    """
-    return SIGNIFICANCE / (number * (number + 1))
-
-
-def interim_analyses(all_batches: Sequence[TrackedBatch]) -> Iterator[Look]:
-    """
-    Yield the interim analyses of a whole series that were made so far, in order.
-
-    `all_batches` is sorted by run date, and has at least one batch. An interim analysis is made
-    when two conditions hold: a batch has a run date on or after the date of the analysis, and none
-    of the batches whose run date is at least 14 days before that date is still active. Late batches
-    do not matter. The last week before the date contains only picks of the newest batch that the
-    analysis counts.
-    """
-    scored = {one.run_date: one for one in all_batches if one.is_scored}
-    mondays = list(scored)
-    weeks = combine_weeks(_batch_weeks(scored.values()))
-    # Late batches are never scored, so no analysis waits for them.
-    active = (
-        one.run_date for one in all_batches if one.status is BatchStatus.ACTIVE and not one.late
-    )
-    first_active = min(active, default=date.max)
-
-    points, used = Points(), 0
-    for number in count(1):
-        analysis_date = all_batches[0].run_date + number * _BETWEEN_LOOKS
-        last_counted_monday = analysis_date - _FORTNIGHT
-        if analysis_date > all_batches[-1].run_date or first_active <= last_counted_monday:
-            return
-        while used < len(weeks) and weeks[used].monday <= last_counted_monday:
-            points = with_week(points, weeks[used])
-            used += 1
-        # In the week after `last_counted_monday`, picks of the next batch are held, too. That batch
-        # is not counted, so this week is computed from the last counted batch alone.
-        counted_points = points
-        last_batch = scored.get(last_counted_monday)
-        if last_batch is not None:
-            # A batch has two weeks, or none if it has no middle.
-            for second_week in list(last_batch.weeks)[1:]:
-                week = _combine_week(second_week.monday, [second_week])
-                counted_points = with_week(points, week)
-        batches = bisect_right(mondays, last_counted_monday)
-        yield analyse(number, analysis_date, batches=batches, points=counted_points)
-
-
-def analyse(number: int, analysis_date: date, *, batches: int, points: Points) -> Look:
-    """
-    Return an interim analysis, with its finding.
-
-    `batches` is the number of scored batches that are counted, and `points` are their weeks.
-    """
-    spent = significance_spent(number)
-    intercept = points.estimate_intercept()
-    finding = value = interval = None
-    if intercept:
-        value = round_estimate(intercept.value)
-        interval = intercept.interval(spent)
-        probability = intercept.p_value()
-        if batches >= MIN_SCORED_BATCHES and probability is not None:
-            finding = _finding(intercept.value, is_significant=probability <= spent)
-    return Look(
-        number=number,
-        on=analysis_date,
-        share_pct=to_decimal(100 * spent),
-        batches=batches,
-        weeks=points.count,
-        beyond_beta_pct=value,
-        interval=interval,
-        finding=finding,
-    )
-
-
-def _finding(value: float, *, is_significant: bool) -> Finding:
-    if not is_significant:
-        return Finding.UNDECIDED
-    if value > 0:
-        return Finding.BETTER
-    return Finding.WORSE
-
-
-# The texts of the verdict are defined in docs/record.md#every-figure-of-trackrecord: independent
-# verifiers compare them.
-_VERDICT_OF_A_PART = (
-    "Only the whole series gets a verdict: among parts that are chosen after their results are "
-    "known, some look skilled by luck alone. The intervals of this part are given."
-)
-_VERDICT_WITHOUT_A_BATCH = "There is nothing to judge: the series has no Monday yet."
-_FINDINGS = {
-    Finding.BETTER: "the picks did better than luck explains",
-    Finding.WORSE: "the picks did worse than bad luck explains",
-    Finding.UNDECIDED: "the record could not be distinguished from luck",
-}
-
-
-def reach_verdict(all_batches: Sequence[TrackedBatch], *, is_part: bool = False) -> Verdict:
-    """Return the verdict on a series: its interim analyses, and the finding of the last one."""
-    if is_part:
-        return Verdict(finding=None, words=_VERDICT_OF_A_PART)
-    if not all_batches:
-        return Verdict(finding=None, words=_VERDICT_WITHOUT_A_BATCH)
-
-    held = list(interim_analyses(all_batches))
-    next_date = all_batches[0].run_date + (len(held) + 1) * _BETWEEN_LOOKS
-    finding, first_or_next = None, "first"
-    if held:
-        finding, first_or_next = held[-1].finding, "next"
-    next_sentence = f"The {first_or_next} yearly check is on {next_date}."
-    if next_date <= all_batches[-1].run_date:
-        next_sentence = (
-            f"The yearly check of {next_date} is made when no batch that it counts is running any "
-            "more."
-        )
-    return Verdict(
-        finding=finding,
-        words=f"{describe_finding(all_batches, held)} {next_sentence}",
-        looks=held,
-        next_look=next_date,
-    )
-
-
-def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) -> str:
-    """
-    Return a sentence about the last interim analysis in `held`.
-
-    If `held` is empty, the sentence says that it is too early for a verdict.
-    """
-    if not held:
-        batches = sum(one.is_scored for one in all_batches)
-        noun = "batches"
-        if batches == 1:
-            noun = "batch"
-        return f"Too early to tell skill from luck: {batches} scored {noun} so far."
-    last = held[-1]
-    if last.batches < MIN_SCORED_BATCHES:
-        return (
-            f"The yearly check of {last.on} found {last.batches} scored batches; a verdict needs "
-            f"{MIN_SCORED_BATCHES}."
-        )
-    if not last.finding or last.beyond_beta_pct is None or last.interval is None:
-        return (
-            f"The yearly check of {last.on} found too few weeks with figures, or weeks that do not "
-            "differ enough: no verdict."
-        )
-    value = f"{last.beyond_beta_pct:+.2f}"
-    low, high = f"{last.interval.low:+.2f}", f"{last.interval.high:+.2f}"
-    return (
-        f"At the yearly check of {last.on}, over {last.weeks} weeks, {_FINDINGS[last.finding]}: "
-        f"beyond the benchmark and its beta, the picks added {value} % a week, with an interval "
-        f"from {low} to {high} %."
     )

@@ -19,6 +19,13 @@ such series if the results below -5 % are missing, and 75 of 100 below -3 %.
 third year. Holm's procedure keeps the risk that any series is found wrongly at the risk of the
 whole check, whatever the dependence between the series (Holm, S. (1979), A simple sequentially
 rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70).
+
+**Several checks.** If a record is tested often enough, it passes a test at some time by luck alone.
+So all checks share a risk of 5 %, for both sides, better and worse. Check k may be wrong with the
+probability 5 % / (k (k + 1)): 2.5 % for the first, 0.83 % for the second. The sum over all k is 5 %
+(alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete sequential boundaries for clinical
+trials. Biometrika 70, 659-663). By Boole's inequality, the sum is an upper bound of the whole risk,
+also for dependent tests. If a check finds nothing, no later check uses its share of the risk.
 """
 
 import decimal

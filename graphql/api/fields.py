@@ -452,7 +452,8 @@ def type_of(struct: type[Struct]) -> type[Any]:
 
     The struct declares everything: its docstring describes the type, and the description in a
     field's annotation describes the field. A list's annotation also says, as `usual_length`, how
-    many items there usually are. A field named `id` is an ID.
+    many items there usually are. A field named `id` is an ID. An annotation with `deprecated`
+    deprecates its field for this reason.
 
     Raises TypeError for a field without a description.
     """
@@ -464,9 +465,12 @@ def type_of(struct: type[Struct]) -> type[Any]:
             raise TypeError(f"{struct.__name__}.{name} has no description")
         declared_type, meta = get_args(hints[name])
         is_list = get_origin(declared_type) is Sequence
-        usual_length = meta.extra["usual_length"] if is_list else 1
+        extra = meta.extra or {}
+        usual_length = extra["usual_length"] if is_list else 1
         annotations[name] = ID if name == "id" else declared_type
-        fields[name] = _field(meta.description, ValuePart(usual_length))
+        fields[name] = _field(
+            meta.description, ValuePart(usual_length), deprecated=extra.get("deprecated")
+        )
     body = {"__doc__": struct.__doc__, "__annotations__": annotations, **fields}
     return table()(type(struct.__name__, (), body))
 
@@ -493,9 +497,13 @@ def _field(
     source: Source,
     arguments: Mapping[str, Argument] = {},
     max_bytes: int | None = None,
+    deprecated: str | None = None,
 ) -> Any:
     metadata = {"source": source, "arguments": arguments, "max_bytes": max_bytes}
-    field = cast(Any, strawberry.field(description=description, metadata=metadata))
+    declared = strawberry.field(
+        description=description, deprecation_reason=deprecated, metadata=metadata
+    )
+    field = cast(Any, declared)
     field.arguments = [
         StrawberryArgument(
             python_name=name,

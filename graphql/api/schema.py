@@ -51,8 +51,9 @@ from api.fields import (
     table,
     to_parameter,
 )
-from app.domain import calendar, declarations, model, prompt
+from app.domain import calendar, declarations, model, prompt, verdict
 from app.domain import track_record as track
+from app.domain.check_contents import Untested
 from app.domain.journal import format_timestamp
 from app.domain.prompt import MAX_ANSWER_BYTES
 from app.domain.returns import format_decimal
@@ -104,8 +105,9 @@ Glossary:
   it, existed at a time.
 - **scored**: a completed batch that has a result and was not stored late. Only scored batches
   count in the track record.
-- **interim analysis**: the yearly test of skill or luck, on a date that was fixed in advance. The
-  API calls it a look (the type `Look`).
+- **yearly check**: the test of skill or luck for all series together, on a date that was fixed in
+  advance. It is held once, and its result is an entry of the journal. The API calls it a look (the
+  type `Look`).
 """.strip()
 
 
@@ -144,7 +146,8 @@ ENUMS = (
     declarations.Origin,
     TimestampKind,
     TimestampStatus,
-    track.Finding,
+    verdict.Finding,
+    Untested,
 )
 describe_enums(*ENUMS)
 
@@ -1498,8 +1501,8 @@ class Service:
     )
 
 
-# The rows of the track record: one JSON text with all selected batches. It is `null` if more than
-# MAX_BATCHES are selected, because their figures could not be computed in time.
+# The batches of the track record: one JSON text with all selected batches. It is `null` if more
+# than MAX_BATCHES are selected, because their figures could not be computed in time.
 
 # The middle of a batch is its checkpoint of the last session of its first week.
 IS_MIDDLE = f"""
@@ -1516,7 +1519,7 @@ IS_SELECTED = f"""
 # must not look like a missing one, so its return becomes NaN, which the track record refuses.
 MISSING_MIDDLE = """CASE WHEN middle.id IS NULL THEN 'null' ELSE '"NaN"' END"""
 MISSING_RESULT = """CASE WHEN checkpoints.id IS NULL THEN 'null' ELSE '"NaN"' END"""
-TRACK_RECORD_ROWS = f"""
+BATCH_ROWS = f"""
     SELECT CASE
     WHEN (
         SELECT count(*)
@@ -1549,6 +1552,45 @@ TRACK_RECORD_ROWS = f"""
         LEFT JOIN checkpoints middle ON {IS_MIDDLE}
         WHERE {IS_SELECTED})
     ELSE 'null' END"""
+
+
+def items_of_series(items: str, name: str) -> str:
+    """
+    Return the SQL of the items about the series, in a list of a yearly check, as a JSON list.
+
+    `items` is the name of the list, and `name` the member of an item that has the name of its
+    series. If the check has no such list, the result is null.
+    """
+    return f"""(
+        SELECT CASE json_typeof(held.content -> '{items}') WHEN 'array' THEN (
+            SELECT coalesce(json_agg(item), '[]')
+            FROM json_array_elements(held.content -> '{items}') AS item
+            WHERE item ->> '{name}' = $series) END)"""
+
+
+# The yearly checks of the record, as one JSON text: of every CHECK entry, what it has about one
+# series. Only these entries are read, and each record has one a year. Each is parsed once, because
+# of OFFSET 0. In a damaged entry the check is null.
+CHECK_ROWS = f"""
+    SELECT json_build_array(
+        (SELECT min(run_date) FROM batches),
+        (SELECT max(run_date) FROM batches),
+        coalesce((
+            SELECT json_agg(json_build_array(journal.seq, journal.at,
+                CASE json_typeof(held.content) WHEN 'object' THEN json_build_object(
+                    'number', held.content -> 'number',
+                    'on', held.content -> 'on',
+                    'late', held.content -> 'late',
+                    'risk', held.content -> 'risk',
+                    'series', {items_of_series("series", "name")},
+                    'order', {items_of_series("order", "series")},
+                    'findings', {items_of_series("findings", "series")}) END) ORDER BY journal.seq)
+            FROM journal
+            CROSS JOIN LATERAL (
+                SELECT json_object_or_null(journal.content) -> 'check' AS content OFFSET 0) AS held
+            WHERE journal.kind = '{model.JournalKind.CHECK}'), '[]'))::text"""
+TRACK_RECORD_ROWS = f"""
+    SELECT concat('[', ({BATCH_ROWS}), ',', ({CHECK_ROWS}), ']')"""
 # With one of these arguments the track record is about a part of the series.
 PARTS = {
     "from": Argument(
@@ -1627,26 +1669,36 @@ def _is_convertible(value: object, type_: type[Struct]) -> bool:
     return True
 
 
+class TrackRecordRows(Struct, frozen=True, array_like=True):
+    """The rows of a track record: the batches as JSON, and the yearly checks."""
+
+    batches: msgspec.Raw
+    checks: verdict.RecordChecks
+
+
 def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
     """
-    Return the track record of the batches in `rows`, the text that TRACK_RECORD_ROWS returns.
+    Return the track record of the rows in the text that TRACK_RECORD_ROWS returns.
 
     Raises ANSWER_TOO_LARGE for too many batches, and RecordDamaged for rows that break what the
     record promises.
     """
-    batches = parse_track_record_rows(rows, is_filtered=arguments["action"] is not None)
-    is_part = any(arguments[name] for name in PARTS)
+    read = msgspec.json.decode(rows, type=TrackRecordRows)
+    batches = parse_batch_rows(bytes(read.batches), is_filtered=arguments["action"] is not None)
+    checks = None
+    if not any(arguments[name] for name in PARTS):
+        checks = read.checks
     try:
-        return track.compute_track_record(arguments["series"], batches, is_part=is_part)
+        return track.compute_track_record(arguments["series"], batches, checks)
     except (DecimalException, OverflowError):
         raise RecordDamaged(
             "the track record has a figure that is too large to be worked with"
         ) from None
 
 
-def parse_track_record_rows(rows: bytes, *, is_filtered: bool = False) -> list[track.TrackedBatch]:
+def parse_batch_rows(rows: bytes, *, is_filtered: bool = False) -> list[track.TrackedBatch]:
     """
-    Return the batches in `rows`, the text that TRACK_RECORD_ROWS returns.
+    Return the batches in `rows`, the text that BATCH_ROWS returns.
 
     `is_filtered` says that only picks with one action were selected. Raises the errors of
     `compute_track_record`.
@@ -1673,8 +1725,8 @@ def parse_track_record_rows(rows: bytes, *, is_filtered: bool = False) -> list[t
 COMPARISON_ROWS = f"""
     SELECT concat(
         '[', (SELECT count(*) FROM series),
-        ',', ({Template(TRACK_RECORD_ROWS).safe_substitute(WHOLE_SERIES, series="$a")}),
-        ',', ({Template(TRACK_RECORD_ROWS).safe_substitute(WHOLE_SERIES, series="$b")}),
+        ',', ({Template(BATCH_ROWS).safe_substitute(WHOLE_SERIES, series="$a")}),
+        ',', ({Template(BATCH_ROWS).safe_substitute(WHOLE_SERIES, series="$b")}),
         ']')"""
 
 
@@ -1699,7 +1751,7 @@ def compute_comparison(rows: bytes, arguments: Mapping[str, Any]) -> track.Compa
     Raises the same errors as `compute_track_record`.
     """
     compared = msgspec.json.decode(rows, type=ComparedRows)
-    a, b = parse_track_record_rows(bytes(compared.a)), parse_track_record_rows(bytes(compared.b))
+    a, b = parse_batch_rows(bytes(compared.a)), parse_batch_rows(bytes(compared.b))
     try:
         return track.compare_series(
             a, b, names=(arguments["a"], arguments["b"]), series_count=compared.series_count

@@ -15,9 +15,8 @@ from app.domain import closures
 from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
 from app.domain.lost_answers import Question, question_sentences
 from app.domain.model import CHECKPOINT_DAYS
-from app.domain.statistics import MIN_LINE_POINTS
 from app.domain.text import join_words
-from app.domain.track_record import MIN_SCORED_BATCHES
+from app.domain.yearly_check import MIN_WEEKS
 from app.web.formatting import add_days, format_sentence, short_date
 
 Node = dict[str, Any]
@@ -32,13 +31,27 @@ FAILURE_HEADLINES = {
     "CONFIGURATION": "No picks: a key, an account or a setting was wrong.",
 }
 
-# The headline of the record, by the finding of its last yearly check; None if there is no finding.
+# The headline of the record, by the finding of the yearly checks.
 FINDING_HEADLINES = {
-    None: "Too early to tell.",
     "UNDECIDED": "Cannot be distinguished from luck.",
     "BETTER": "Better than luck explains.",
     "WORSE": "Worse than bad luck explains.",
 }
+TOO_EARLY_HEADLINE = "Too early to tell."
+
+# Why a yearly check did not test a series.
+UNTESTED_REASONS = {
+    "LATE": "it was due before its rules were in the journal, and tested main only",
+    "CONTROL": "a control",
+    "TOOLS": "its model has tools or a search",
+    "RETIRED": "retired",
+    "FAILED_MONDAYS": "more than four failed Mondays since the check before",
+    "TOO_FEW_WEEKS": f"fewer than {MIN_WEEKS} weeks without a gap",
+    "NO_PROBABILITY": "a price of the benchmark or a rate was missing, or the weeks did not differ "
+    "enough",
+}
+# With these reasons, no check ever tests the series.
+_NEVER_TESTED = frozenset({"CONTROL", "TOOLS"})
 
 _SKIPPED_AT_FIRST = "skipped at first"
 
@@ -94,42 +107,27 @@ def _count_calls(hits: Sequence[bool], singular: str, plural: str) -> str:
 
 
 def record_headline(record: Node) -> str:
-    """Return the finding of the record's last yearly check, or why the record has none."""
+    """Return the finding of the record's yearly checks, or why the record has none."""
     if not record["batches"]["total"]:
         return "The record is empty."
     verdict = record["verdict"]
-    # "Too early to tell." would be wrong for a check of enough batches: `finding_text` gives the
-    # reason why it has no finding.
-    if not verdict["finding"] and verdict["looks"]:
-        last = verdict["looks"][-1]
-        if last["batches"] >= MIN_SCORED_BATCHES:
-            return "The last yearly check has no finding."
-    return FINDING_HEADLINES[verdict["finding"]]
-
-
-def is_check_waiting(record: Node) -> bool:
-    """Return whether the date of the next yearly check has come, and it waits for batches."""
-    next_check = record["verdict"]["nextLook"]
-    return bool(next_check and next_check <= record["lastRunDate"])
+    if verdict["finding"]:
+        return FINDING_HEADLINES[verdict["finding"]]
+    reason = None
+    if verdict["looks"]:
+        reason = verdict["looks"][-1]["untestedReason"]
+    if reason in _NEVER_TESTED:
+        return "Shown, not tested."
+    if reason in (None, "TOO_FEW_WEEKS"):
+        return TOO_EARLY_HEADLINE
+    return "The last yearly check has no finding."
 
 
 def finding_text(look: Node) -> str:
-    """
-    Return the finding of a yearly check, or the reason why it has none.
-
-    The reasons are those for which docs/record.md#every-figure-of-trackrecord makes `finding`,
-    `beyondBetaPct` and `interval` null.
-    """
+    """Return the finding of a yearly check, or the reason why it did not test the series."""
     if look["finding"]:
         return FINDING_HEADLINES[look["finding"]]
-    if look["batches"] < MIN_SCORED_BATCHES:
-        return f"none: fewer than {MIN_SCORED_BATCHES} scored batches"
-    # A batch without figures at the end of its first week is scored, but adds to no week.
-    if look["weeks"] < MIN_LINE_POINTS:
-        return f"none: fewer than {MIN_LINE_POINTS} weeks with figures"
-    if look["beyondBetaPct"] is None:
-        return "none: the benchmark moved equally in all weeks"
-    return "none: without the effect of the benchmark’s moves, the weeks are all alike"
+    return f"not tested: {UNTESTED_REASONS[look['untestedReason']]}"
 
 
 def failure_sentence(batch: Node) -> str:

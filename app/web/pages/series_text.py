@@ -5,6 +5,7 @@ A series, a profile or a batch is a mapping, as the API returns it. With one ser
 name it: they read as if there were no others.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
@@ -215,6 +216,39 @@ def leaderboard(all_series: Sequence[Node]) -> list[Node]:
     )
 
 
+def check_lines(series: Node) -> list[str]:
+    """
+    Return what the leaderboard says about a series under the yearly checks.
+
+    It is the finding with the date of its check. If the newest check did not test the series, the
+    reason follows. A control, and a model with tools, are marked before the first check.
+    """
+    verdict = series["trackRecord"]["verdict"]
+    looks = verdict["looks"]
+    lines = []
+    if verdict["finding"]:
+        lines.append(batch_text.FINDING_HEADLINES[verdict["finding"]])
+        if verdict["foundOn"]:
+            lines.append(f"Found by the check of {_short_date(verdict['foundOn'])}.")
+    if looks and looks[-1]["untestedReason"]:
+        newest = looks[-1]
+        reason = batch_text.UNTESTED_REASONS[newest["untestedReason"]]
+        lines.append(f"shown, not tested on {_short_date(newest['on'])}: {reason}")
+    if lines:
+        return lines
+    if series["kind"] == "RANDOM":
+        return [f"shown, not tested: {batch_text.UNTESTED_REASONS['CONTROL']}"]
+    if has_tools(series):
+        return [f"shown, not tested: {batch_text.UNTESTED_REASONS['TOOLS']}"]
+    if series["trackRecord"]["batches"]["total"]:
+        return [batch_text.TOO_EARLY_HEADLINE]
+    return ["–"]
+
+
+def _short_date(day: str) -> str:
+    return f"{short_date(day)} {day[:4]}"
+
+
 def interval_rows(all_series: Sequence[Node]) -> list[IntervalRow]:
     """Return a row of the interval chart for each series whose interval is known."""
     rows: list[IntervalRow] = []
@@ -288,8 +322,8 @@ def late_start(series: Node, all_series: Sequence[Node]) -> str:
     """
     Return a sentence for a series that joined after the record's first Monday; empty for others.
 
-    The dates of the checks belong to the record, so the first check of a late series may be one
-    with a small share of the risk.
+    The dates of the checks belong to the record, so the first check that can test a late series may
+    be one with a small share of the risk.
     """
     first_mondays = [row["firstRunDate"] for row in all_series if row["firstRunDate"]]
     joined = series["firstRunDate"]
@@ -297,12 +331,15 @@ def late_start(series: Node, all_series: Sequence[Node]) -> str:
         return ""
     record_began = date.fromisoformat(min(first_mondays))
     weeks_late = (date.fromisoformat(joined) - record_began).days // 7
-    number = weeks_late // yearly_check.WEEKS_BETWEEN_CHECKS + 1
+    # From its first Monday to the date of check k, the series has 52 k weeks less those before.
+    weeks_needed = weeks_late + yearly_check.MIN_WEEKS
+    number = math.ceil(weeks_needed / yearly_check.WEEKS_BETWEEN_CHECKS)
     on = yearly_check.check_date(record_began, number)
     share = f"{100 * yearly_check.risk_of_check(number):.2f}"
     return (
         f"It joined on {long_date(joined)}, {weeks_late} "
         f"{'week' if weeks_late == 1 else 'weeks'} after the record’s first Monday. The dates of "
-        f"the yearly checks belong to the record. So the first check that it can be part of is "
-        f"check {number}, on {long_date(on)}, whose share of the risk is {share} %."
+        f"the yearly checks belong to the record, and a check needs {yearly_check.MIN_WEEKS} "
+        f"weeks. So the first check that can test it is check {number}, on {long_date(on)}, whose "
+        f"share of the risk is {share} %."
     )
