@@ -266,8 +266,11 @@ class _Check(Struct, frozen=True):
         for one in self.series:
             if one.tested != (one.reason is None):
                 raise ValueError("`tested` and `reason` contradict each other")
+            of_series = [one.better.beyond_beta_pct, one.worse.beyond_beta_pct]
+            if one.tested and None in (one.p, *of_series):
+                raise ValueError("a series was tested without a probability")
             probabilities += [p for p in (one.p, one.better.p, one.worse.p) if p is not None]
-            figures += [one.better.beyond_beta_pct, one.worse.beyond_beta_pct]
+            figures += of_series
         if not all(number.is_finite() and 0 <= number <= 1 for number in probabilities):
             raise ValueError("a probability is not from 0 to 1")
         if not all(figure is None or figure.is_finite() for figure in figures):
@@ -324,7 +327,7 @@ _FINDINGS = {
     Finding.UNDECIDED: "the record could not be distinguished from luck",
 }
 _REASONS = {
-    Untested.LATE: "it was due before its rules were in the journal, so it tested `main` only",
+    Untested.LATE: "it was due before its rules were in the journal, so it tested main only",
     Untested.CONTROL: "they are drawn at random, as a control",
     Untested.TOOLS: "the model has tools, so it may know prices of Monday",
     Untested.RETIRED: "the series was retired",
@@ -460,11 +463,8 @@ def _held_sentences(looks: Sequence[Look], decisive: Look | None, scored: int) -
 
 def _tested_sentence(look: Look) -> str:
     assert look.finding, "the series was tested"
-    if look.beyond_beta_pct is None or look.probability is None:
-        raise RecordDamaged(
-            f"entry {look.seq} of the journal holds a yearly check that tested a series without a "
-            "probability"
-        )
+    assert look.beyond_beta_pct is not None, "a series that was tested has figures"
+    assert look.probability is not None, "a series that was tested has a probability"
     return (
         f"At the yearly check of {look.on}, over {look.weeks} weeks, {_FINDINGS[look.finding]}: "
         f"beyond the benchmark and its beta, the picks added {look.beyond_beta_pct:+.2f} % a week, "

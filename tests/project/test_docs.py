@@ -95,7 +95,7 @@ def test_the_track_records_example():
             first,
             pick.alpha_pct - first,
         ]
-    record = compute_track_record("main", batches)
+    record = compute_track_record("main", batches, None)
     text = " ".join(
         RECORD[RECORD.index("Three hits of six") : RECORD.index("**The verdict**")].split()
     )

@@ -9,17 +9,20 @@ import math
 import re
 import urllib.request
 from collections import defaultdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
 from hashlib import sha256, shake_256
 from pathlib import Path
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
-from choosers import SKILLED, Chooser, record
+from api_records import Record
+from choosers import FIRST, SKILLED, Chooser, record
+from held_checks import standing, write_check
 from msgspec.structs import replace
 from record_server import record_server
 
@@ -182,7 +185,6 @@ def estimated(weeks, outside):
                 error = math.sqrt(rest / (n - 2) * (Fraction(1, n) + x_mean**2 / sxx))
                 reach = Fraction(t_for(outside, n - 2) * error)
                 result["beyondBetaInterval"] = between(beyond - reach, beyond + reach)
-                result["probability"] = 1 - probability_within(abs(float(beyond)) / error, n - 2)
     return result
 
 
@@ -224,85 +226,130 @@ def tossed(picks):
     }
 
 
-def verdict_of(every, scored, part):
-    if part:
-        words = DOCS.split("> Only the whole", 1)[1].split("\n\n")[0].replace("\n> ", " ")
-        return {"finding": None, "words": f"Only the whole{words}", "looks": [], "nextLook": None}
-    if not every:
-        words = "There is nothing to judge: the series has no Monday yet."
-        return {"finding": None, "words": words, "looks": [], "nextLook": None}
-    first, last = (date.fromisoformat(every[n]["runDate"]) for n in (0, -1))
-    analyses = []
-    while True:
-        k = len(analyses) + 1
-        on = first + timedelta(weeks=52 * k)
-        newest = str(on - timedelta(14))
-        waits = any(
-            one["status"] == "ACTIVE" and not one["late"] and one["runDate"] <= newest
-            for one in every
-        )
-        if on > last or waits:
-            break
-        counted = [one for one in scored if one["runDate"] <= newest]
-        weeks, _ = weeks_of(counted)
-        estimates = estimated(weeks, 0.05 / (k * (k + 1)))
-        finding = None
-        if len(counted) >= 30 and estimates["beyondBetaInterval"]:
-            finding = "BETTER" if float(estimates["beyondBetaPct"]) > 0 else "WORSE"
-            if estimates["probability"] > 0.05 / (k * (k + 1)):
-                finding = "UNDECIDED"
-        analyses.append(
-            {
-                "number": k,
-                "on": str(on),
-                "sharePct": six(5 / (k * (k + 1))),
-                "batches": len(counted),
-                "weeks": len(weeks),
-                "beyondBetaPct": estimates["beyondBetaPct"],
-                "interval": estimates["beyondBetaInterval"],
-                "finding": finding,
-            }
-        )
-    then = f"The {'next' if analyses else 'first'} yearly check is on {on}."
-    if on <= last:
-        then = f"The yearly check of {on} is made when no batch that it counts is running any more."
+(REASONS,) = re.findall(r"\| `untestedReason` \| REASON \|\n.*?\n\n", DOCS, re.DOTALL)
+
+
+def read_checks(url):
+    """Return the checks of the record, and the first and the newest Monday of all series."""
+    query = """{
+        journal(first: 100, kind: CHECK) { nodes { seq at content } }
+        series { firstRunDate latestBatch { runDate } }
+    }"""
+    data = query_api(url, query)
+    known = [one for one in data["series"] if one["firstRunDate"]]
     return {
-        "finding": analyses[-1]["finding"] if analyses else None,
-        "words": f"{first_sentence(analyses, scored)} {then}",
-        "looks": analyses,
-        "nextLook": str(on),
+        "entries": data["journal"]["nodes"],
+        "first": min((one["firstRunDate"] for one in known), default=None),
+        "newest": max((one["latestBatch"]["runDate"] for one in known), default=None),
     }
 
 
-def first_sentence(analyses, scored):
-    if not analyses:
+def of_series(items, name="series"):
+    return next((one for one in items if one[name] == "main"), None)
+
+
+def look_of(entry, every):
+    check = json.loads(entry["content"])["check"]
+    its_object = of_series(check["series"], "name")
+    if its_object is None:
+        return []
+    step, found = of_series(check["order"]), of_series(check["findings"])
+    side = "BETTER"
+    if found:
+        side = found["side"]
+    elif float(its_object["worse"].get("p", 1)) < float(its_object["better"].get("p", 0)):
+        side = "WORSE"
+    finding = None
+    if step:
+        finding = found["side"] if found else "UNDECIDED"
+    last = str(date.fromisoformat(check["on"]) - timedelta(14))
+    look = {
+        "number": int(check["number"]),
+        "on": check["on"],
+        "seq": entry["seq"],
+        "heldAt": entry["at"],
+        "late": check["late"] == "true",
+        "sharePct": str((100 * Decimal(check["risk"])).quantize(Decimal("0.000001"))),
+        "batches": sum(
+            one["status"] != "FAILED" and not one["late"] and one["runDate"] <= last
+            for one in every
+        ),
+        "weeks": int(its_object["weeks"]),
+        "gaps": int(its_object["imputed"]),
+        "failedMondays": int(its_object["failed_mondays"]),
+        "beyondBetaPct": its_object[side.lower()].get("beyond_beta_pct"),
+        "probability": its_object.get("p"),
+        "bound": step["bound"] if step else None,
+        "finding": finding,
+        "untestedReason": its_object.get("reason"),
+    }
+    return [look]
+
+
+def verdict_of(every, scored, part, checks):
+    verdict = {"finding": None, "foundOn": None, "looks": []}
+    verdict |= {"nextLook": None, "nextLookHeldAt": None}
+    if part:
+        words = DOCS.split("> Only the whole", 1)[1].split("\n\n")[0].replace("\n> ", " ")
+        return {**verdict, "words": f"Only the whole{words}"}
+    looks = [look for entry in checks["entries"] for look in look_of(entry, every)]
+    decisive = None
+    for findings in (("BETTER", "WORSE"), ("UNDECIDED",)):
+        decided = [look for look in looks if look["finding"] in findings]
+        if decided and not decisive:
+            decisive = decided[-1]
+    on = None
+    if checks["first"]:
+        weeks = 52 * (len(checks["entries"]) + 1)
+        on = date.fromisoformat(checks["first"]) + timedelta(weeks=weeks)
+        held = datetime.combine(on + timedelta(21), time(9), ZoneInfo("America/New_York"))
+        at = held.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        verdict |= {"nextLook": str(on), "nextLookHeldAt": at}
+    if decisive:
+        verdict["finding"] = decisive["finding"]
+        if decisive["finding"] != "UNDECIDED":
+            verdict["foundOn"] = decisive["on"]
+    words = "There is nothing to judge: the series has no Monday yet."
+    if every:
+        words = " ".join(sentences(looks, decisive, scored, checks, on))
+    return {**verdict, "looks": looks, "words": words}
+
+
+def sentences(looks, decisive, scored, checks, on):
+    if not looks:
         some = f"{len(scored)} scored {'batch' if len(scored) == 1 else 'batches'}"
-        return f"Too early to tell skill from luck: {some} so far."
-    last = analyses[-1]
-    if last["batches"] < 30:
-        return (
-            f"The yearly check of {last['on']} found {last['batches']} scored batches; a verdict "
-            "needs 30."
+        yield f"Too early to tell skill from luck: {some} so far."
+    if decisive:
+        what = {
+            "BETTER": "the picks did better than luck explains",
+            "WORSE": "the picks did worse than bad luck explains",
+            "UNDECIDED": "the record could not be distinguished from luck",
+        }[decisive["finding"]]
+        percent = f"{100 * Decimal(decisive['probability']):.4f}"
+        if not float(percent):
+            percent = "less than 0.0001"
+        yield (
+            f"At the yearly check of {decisive['on']}, over {decisive['weeks']} weeks, {what}: "
+            f"beyond the benchmark and its beta, the picks added "
+            f"{Decimal(decisive['beyondBetaPct']):+.2f} % a week, which luck alone reaches with a "
+            f"probability of {percent} %."
         )
-    if not last["finding"]:
-        return (
-            f"The yearly check of {last['on']} found too few weeks with figures, or weeks that do "
-            "not differ enough: no verdict."
-        )
-    what = {
-        "BETTER": "the picks did better than luck explains",
-        "WORSE": "the picks did worse than bad luck explains",
-        "UNDECIDED": "the record could not be distinguished from luck",
-    }[last["finding"]]
-    v, low, high = (
-        f"{Decimal(text):+.2f}"
-        for text in (last["beyondBetaPct"], last["interval"]["low"], last["interval"]["high"])
-    )
-    return (
-        f"At the yearly check of {last['on']}, over {last['weeks']} weeks, {what}: beyond the "
-        f"benchmark and its beta, the picks added {v} % a week, with an interval from {low} to "
-        f"{high} %."
-    )
+    if looks and looks[-1] is not decisive:
+        last = looks[-1]
+        if last["untestedReason"] is None:
+            yield f"The yearly check of {last['on']} found nothing more."
+        else:
+            (reason,) = re.findall(rf"\| `{last['untestedReason']}` \| (.*?) \|", REASONS)
+            yield f"The yearly check of {last['on']} did not test the picks: {reason}."
+        if decisive and decisive["finding"] != "UNDECIDED":
+            yield "The earlier finding stands."
+    held = on + timedelta(21)
+    if checks["newest"] < str(on):
+        yield f"The {'next' if checks['entries'] else 'first'} yearly check is on {on}."
+    elif checks["newest"] <= str(held):
+        yield f"The yearly check of {on} waits until {held} for figures that are still missing."
+    else:
+        yield f"The yearly check of {on} was due on {held}, and the journal does not have it yet."
 
 
 def results(groups):
@@ -319,7 +366,7 @@ def results(groups):
     }
 
 
-def computed_again(batches, first=None, last=None, action=None):
+def computed_again(batches, checks, first=None, last=None, action=None):
     """Return every figure of `trackRecord`, computed from the rows of the API."""
     every = sorted(batches, key=lambda one: one["runDate"])
     every = [
@@ -379,11 +426,10 @@ def computed_again(batches, first=None, last=None, action=None):
     ]
     statuses = [one["status"] for one in every]
     estimates = estimated(weeks, 0.05)
-    estimates.pop("probability", None)
     return {
         "firstRunDate": every[0]["runDate"] if every else None,
         "lastRunDate": every[-1]["runDate"] if every else None,
-        "verdict": verdict_of(every, scored, first or last or action),
+        "verdict": verdict_of(every, scored, first or last or action, checks),
         "batches": {
             "total": len(every),
             **{name: statuses.count(name.upper()) for name in ("active", "completed", "failed")},
@@ -607,68 +653,107 @@ def scored(mondays):
     return [one for one in record(Chooser(), 4, 40) if one.benchmark_pct is not None][:mondays]
 
 
+NO_CHECKS = []
+
+
+def checks_of(*numbers, chooser=0.0, **members):
+    """Return the standings of `main` at the checks with these numbers, beside another series."""
+    return [[standing("main", chooser, **members), standing("other")] for _ in numbers]
+
+
 RECORDS = [
-    pytest.param([], "nothing to judge", id="no batch"),
+    pytest.param([], NO_CHECKS, "nothing to judge", id="no batch"),
     pytest.param(
-        scored(1), "1 scored batch so far", id="one batch: two weeks, a beta and nothing beyond it"
+        scored(1),
+        NO_CHECKS,
+        "1 scored batch so far",
+        id="one batch: two weeks, a beta and nothing beyond it",
     ),
-    pytest.param(scored(2), "2 scored batches so far", id="two batches"),
-    pytest.param(scored(3), "The first yearly check is on", id="three batches"),
+    pytest.param(scored(2), NO_CHECKS, "2 scored batches so far", id="two batches"),
+    pytest.param(scored(3), NO_CHECKS, "The first yearly check is on", id="three batches"),
     pytest.param(
-        changed(scored(3), (0, 1, 2), late=True), "0 scored batches so far", id="only late ones"
+        changed(scored(3), (0, 1, 2), late=True),
+        NO_CHECKS,
+        "0 scored batches so far",
+        id="only late ones",
     ),
     pytest.param(
         changed(scored(3), (0, 1, 2), middle_benchmark_pct=None),
+        NO_CHECKS,
         "3 scored",
         id="none with a middle",
     ),
-    pytest.param(years(58), "could not be distinguished from luck", id="a year"),
+    pytest.param(years(54), NO_CHECKS, "waits until", id="a check that waits"),
+    pytest.param(years(58), NO_CHECKS, "does not have it yet", id="an older version's record"),
+    pytest.param(years(58), checks_of(1), "could not be distinguished from luck", id="a year"),
     pytest.param(
         years(58, 2, SKILLED),
+        checks_of(1, chooser=0.4, gaps=3),
         "The next yearly check is on",
-        id="a year of a chooser who knows something",
+        id="a year of a chooser who knows something, with gaps",
     ),
     pytest.param(
-        years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two analyses, better"
-    ),
-    pytest.param(years(58, 3, replace(SKILLED, skill=-3.0)), "worse than bad luck", id="worse"),
-    pytest.param(
-        changed(years(58), (20,), status="active"),
-        "is made when no batch",
-        id="an analysis that waits",
+        years(110, 3, replace(SKILLED, skill=2.0)),
+        [*checks_of(1), *checks_of(2, chooser=1.0)],
+        "better than luck",
+        id="two checks, better",
     ),
     pytest.param(
-        changed(years(58), (17,), status="active", late=True),
-        "At the yearly check",
-        id="late ones are not awaited",
+        years(58, 3, replace(SKILLED, skill=-3.0)),
+        checks_of(1, chooser=-1.0),
+        "worse than bad luck",
+        id="worse",
     ),
     pytest.param(
-        changed(years(58), range(25), benchmark_pct=None),
-        "a verdict needs 30",
-        id="an analysis of too few batches",
+        years(110),
+        [*checks_of(1, chooser=1.0), *checks_of(2)],
+        "found nothing more. The earlier finding stands.",
+        id="a finding that is not found again",
     ),
-    pytest.param(quiet(56), "weeks that do not differ", id="nothing moves"),
-    pytest.param(on_a_line(58), "weeks that do not differ", id="weeks on a line"),
+    pytest.param(
+        years(110),
+        [*checks_of(1, chooser=1.0), *checks_of(2, is_retired=True)],
+        "the series was retired. The earlier finding stands.",
+        id="retired",
+    ),
+    *[
+        pytest.param(years(58), checks_of(1, **members), words, id=words)
+        for words, members in (
+            ("drawn at random", {"is_control": True}),
+            ("has tools", {"has_tools": True}),
+            ("more than 4 Mondays", {"failed_mondays": 5}),
+            ("fewer than 30 weeks", {"weeks": 29}),
+        )
+    ],
+    pytest.param(
+        years(58), [[standing("other")]], "The next yearly check is on", id="a late series"
+    ),
+    pytest.param(quiet(56), NO_CHECKS, "Too early", id="nothing moves"),
+    pytest.param(on_a_line(58), NO_CHECKS, "Too early", id="weeks on a line"),
     pytest.param(
         on_a_line(58, "-1.3000", "-0.7000"),
-        "weeks that do not differ",
+        NO_CHECKS,
+        "Too early",
         id="weeks on a line that falls",
         marks=pytest.mark.long,
     ),
     pytest.param(
         on_a_line(58, "0.0010", "3.0000"),
-        "weeks that do not differ",
+        NO_CHECKS,
+        "Too early",
         id="on a line that is almost level",
     ),
     pytest.param(
         on_a_line(110, "1.0000", "0.0000"),
-        "weeks that do not differ",
-        id="two analyses",
+        NO_CHECKS,
+        "Too early",
+        id="two years on a line",
         marks=pytest.mark.long,
     ),
     pytest.param(
         changed(years(58), range(58), middle_benchmark_pct=Decimal(0), benchmark_pct=Decimal(0)),
-        "weeks that do not differ",
+        NO_CHECKS,
+        "Too early",
         id="a benchmark that never moves",
     ),
 ]
@@ -682,18 +767,21 @@ async def check(database, **arguments):
     async with record_server(database) as url:
         published = (await asyncio.to_thread(query_api, url, OPERATION, **arguments))["trackRecord"]
         batches = await asyncio.to_thread(lambda: list(rows(url)))
+        checks = await asyncio.to_thread(read_checks, url)
     renamed = {"from": "first", "to": "last"}
     part = {renamed.get(name, name): value for name, value in arguments.items()}
-    compare(published, computed_again(batches, **part))
+    compare(published, computed_again(batches, checks, **part))
     return published["verdict"]["words"]
 
 
-@pytest.mark.parametrize(("fortnights", "words"), RECORDS)
-async def test_the_independent_verifier_computes_the_same(fortnights, words, database):
-    """
-    It agrees on whole records: short ones, ones without any moves, and ones with interim analyses.
-    """
+@pytest.mark.parametrize(("fortnights", "checks", "words"), RECORDS)
+async def test_the_independent_verifier_computes_the_same(fortnights, checks, words, database):
+    """It agrees on whole records: short ones, ones without any moves, and ones with checks."""
     plant(database, fortnights)
+    with psycopg.connect(database) as conn:
+        journaled = Record(conn)
+        for number, standings in enumerate(checks, 1):
+            write_check(journaled, number, *standings, first=FIRST)
     assert words in await check(database)
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from app.domain.model import Action, BatchStatus
 from app.domain.track_record import TrackedBatch, TrackedPick
+from app.domain.yearly_check import BatchResult, PickResult
 
 FIRST = date(2020, 1, 6)
 
@@ -73,6 +74,32 @@ def record(chooser: Chooser, seed: int, mondays: int) -> list[TrackedBatch]:
                 middle_benchmark_pct=exact(market[week]),
                 benchmark_pct=last and exact(last),
                 picks=held,
+            )
+        )
+    return made
+
+
+def results(batches: list[TrackedBatch]) -> list[BatchResult]:
+    """Return what a yearly check uses of a record. Each batch has a result, as its picks have."""
+    made = []
+    for batch in batches:
+        if batch.middle_benchmark_pct is None:
+            continue
+        some = batch.picks[0]
+        middle = float(batch.middle_benchmark_pct)
+        whole = float(some.absolute_return_pct - some.vs_benchmark_pct)
+        made.append(
+            BatchResult(
+                monday=batch.run_date,
+                picks=[
+                    PickResult(
+                        float(pick.in_direction(pick.middle_vs_benchmark_pct)),
+                        float(pick.alpha_pct),
+                    )
+                    for pick in batch.picks
+                ],
+                benchmark=(middle, whole - middle),
+                risk_free=(0.0, 0.0),
             )
         )
     return made

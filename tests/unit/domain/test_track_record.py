@@ -1,19 +1,17 @@
 """
-The track record: every figure of a small one is computed manually; what it leaves out; and its
-verdict.
+The track record: every figure of a small one is computed manually; and what it leaves out. Its
+verdict has tests of its own (`test_verdict`).
 """
 
 import re
 import subprocess
 import sys
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 
-import choosers
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,16 +26,22 @@ from app.domain.track_record import (
     BatchCounts,
     Comparison,
     CurvePoint,
-    Finding,
     TrackedBatch,
     TrackedPick,
+    TrackRecord,
     Week,
     compare_series,
-    compute_track_record,
 )
+from app.domain.verdict import RecordChecks
 
 MONDAY = date(2026, 1, 5)
 WEEK = timedelta(weeks=1)
+
+
+def compute_track_record(series: str, batches: Iterable[TrackedBatch]) -> TrackRecord:
+    """Return the track record of these batches, of a record without a yearly check."""
+    checks = RecordChecks(MONDAY, MONDAY)
+    return track.compute_track_record(series, batches, checks)
 
 
 def a_pick(idea: str, middle: str, excess: str, absolute: str = "0") -> TrackedPick:
@@ -373,197 +377,18 @@ def test_one_pick():
     )
 
 
-def years(count: int, value: str = "0", benchmark: str = "0") -> list[TrackedBatch]:
-    """Return a batch on every Monday, all alike."""
-    whole = str(2 * Decimal(value)), str(2 * Decimal(benchmark))
-    pick = a_pick(idea="AAPL BUY", middle=value, excess=whole[0], absolute=whole[1])
-    return [make_batch(week, pick, benchmark=(benchmark, whole[1])) for week in range(count)]
-
-
 @pytest.mark.parametrize(("value", "below"), [("0", 50), ("0.1", 100)])
 def test_no_variance(value, below):
     """
-    All picks are alike: there are means, but no interval and no finding, and no figure is NaN.
+    All picks are alike: there are means, but no interval, and no figure is NaN.
     """
-    result = compute_track_record("main", years(60, value))
+    whole = str(2 * Decimal(value))
+    pick = a_pick(idea="AAPL BUY", middle=value, excess=whole)
+    result = compute_track_record("main", [make_batch(week, pick) for week in range(60)])
     assert result.weekly_excess.mean_pct == Decimal(value)
     assert result.weekly_excess.mean_interval is result.weekly_excess.beyond_beta_interval is None
     assert result.weekly_excess.beta is None
     assert result.random_actions.below_pct == below
-    assert result.verdict.finding is None
-    assert "weeks that do not differ" in result.verdict.words
-
-
-def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[TrackedBatch]:
-    """
-    Return a batch on every Monday, of one pick whose weekly excess is `drift` plus a normal value.
-    """
-    random, made = Random(seed), []
-    for week in range(start, start + count):
-        first, second, market = random.gauss(drift, 1), random.gauss(drift, 1), random.gauss(0, 1)
-        pick = a_pick("AAPL BUY", f"{first:.8f}", f"{first + second:.8f}")
-        made.append(make_batch(week, pick, benchmark=(f"{market:.8f}", f"{market * 1.5:.8f}")))
-    return made
-
-
-@pytest.mark.parametrize(
-    ("batches", "finding", "words"),
-    [
-        pytest.param(
-            [], None, "There is nothing to judge: the series has no Monday yet.", id="nothing"
-        ),
-        pytest.param(
-            varied(1, 1),
-            None,
-            "Too early to tell skill from luck: 1 scored batch so far. "
-            "The first yearly check is on 2027-01-04.",
-            id="one",
-        ),
-        pytest.param(
-            varied(52, 1),
-            None,
-            "Too early to tell skill from luck: 52 scored batches so far. "
-            "The first yearly check is on 2027-01-04.",
-            id="a Monday before the first interim analysis",
-        ),
-        pytest.param(
-            varied(53, 1),
-            Finding.BETTER,
-            "At the yearly check of 2027-01-04, over 52 weeks, the picks did better "
-            "than luck explains: beyond the benchmark and its beta, the picks added",
-            id="much skill",
-        ),
-        pytest.param(
-            varied(53, -1),
-            Finding.WORSE,
-            "the picks did worse than bad luck explains",
-            id="the opposite",
-        ),
-        pytest.param(
-            varied(53, 0), Finding.UNDECIDED, "could not be distinguished from luck", id="no skill"
-        ),
-        pytest.param(
-            varied(104, 1),
-            Finding.BETTER,
-            "The next yearly check is on 2028-01-03.",
-            id="between interim analyses",
-        ),
-        pytest.param(
-            [*varied(29, 1), without(52, BatchStatus.FAILED)],
-            None,
-            "The yearly check of 2027-01-04 found 29 scored "
-            "batches; a verdict needs 30. The next yearly check is on 2028-01-03.",
-            id="29 batches",
-        ),
-        pytest.param(
-            [*varied(30, 1), without(52, BatchStatus.FAILED)],
-            Finding.BETTER,
-            "better",
-            id="30 batches",
-        ),
-        pytest.param(
-            [without(0, BatchStatus.FAILED), without(52, BatchStatus.FAILED)],
-            None,
-            "The yearly check of 2027-01-04 found 0 scored batches; a verdict needs 30. The next "
-            "yearly check is on 2028-01-03.",
-            id="only failed Mondays",
-        ),
-        pytest.param(
-            [
-                *[make_batch(week, a_pick("KO SELL", "1", "2")) for week in range(30)],
-                without(52, BatchStatus.ACTIVE),
-            ],
-            None,
-            "The yearly check of 2027-01-04 found too few weeks with figures, or weeks that do not "
-            "differ enough: no verdict. The next yearly check is on 2028-01-03.",
-            id="SELL only, and a benchmark that never moved",
-        ),
-        pytest.param(
-            [*varied(53, 1), *[without(week, BatchStatus.ACTIVE) for week in (102, 104)]],
-            Finding.BETTER,
-            "The yearly check of 2028-01-03 is made when no batch that it counts is running any "
-            "more.",
-            id="the second one waits",
-        ),
-        pytest.param(
-            [*varied(50, 1), without(50, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
-            None,
-            "The yearly check of 2027-01-04 is made when no batch that it counts is running any "
-            "more.",
-            id="one is open",
-        ),
-        pytest.param(
-            [*varied(51, 1), without(51, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
-            Finding.BETTER,
-            "better",
-            id="only a batch that the analysis does not count is open",
-        ),
-        pytest.param(
-            [
-                *varied(50, 1),
-                without(50, BatchStatus.ACTIVE, late=True),
-                without(52, BatchStatus.ACTIVE),
-            ],
-            Finding.BETTER,
-            "better",
-            id="one that will never count is open",
-        ),
-    ],
-)
-def test_verdict(batches, finding, words):
-    verdict = track.reach_verdict(batches)
-    assert verdict.finding == finding
-    assert words in verdict.words
-
-
-def test_a_part_gets_no_verdict():
-    """A client that chooses the part could choose the finding."""
-    result = compute_track_record("main", varied(120, 2), is_part=True)
-    assert result.verdict.finding is result.verdict.next_look is None
-    assert result.verdict.looks == ()
-    assert result.verdict.words.startswith("Only the whole series gets a verdict")
-    assert result.weekly_excess.mean_interval is not None
-
-
-def test_an_interim_analysis_counts_batches_over_by_its_date():
-    """
-    It counts batches up to two Mondays before it, and only their weeks; its interval is of 100 less
-    its share percent.
-
-    Later batches change no analysis.
-    """
-    every = varied(300, 0.1)
-    analyses = list(track.interim_analyses(every))
-    assert [
-        (analysis.number, analysis.on, analysis.batches, analysis.weeks) for analysis in analyses
-    ] == [(n, MONDAY + 52 * n * WEEK, 52 * n - 1, 52 * n) for n in range(1, 6)]
-    assert (
-        analyses[:2]
-        == list(track.interim_analyses([*every[:110], *varied(190, -9, start=110)]))[:2]
-    )
-    counted = track.combine_weeks(half for batch in every[:103] for half in batch.weeks)
-    xs, ys = (
-        [float(getattr(week, name)) for week in counted] for name in ("benchmark_pct", "excess_pct")
-    )
-    line = stats.linregress(xs, ys)
-    reach = stats.t.isf(0.05 / 6 / 2, len(counted) - 2) * line.intercept_stderr
-    assert len(counted) == analyses[1].weeks
-    assert analyses[1].beyond_beta_pct == round(Decimal(line.intercept), 6)
-    assert analyses[1].interval == Interval(
-        round(Decimal(line.intercept - reach), 6), round(Decimal(line.intercept + reach), 6)
-    )
-
-
-def test_interim_analyses_share_the_risk():
-    """
-    5 % / 2, / 6, / 12, ...: after K interim analyses 5 % * K / (K + 1), and never more than 5 %.
-    """
-    assert [str(analysis.share_pct) for analysis in track.interim_analyses(years(160))] == [
-        "2.500000",
-        "0.833333",
-        "0.416667",
-    ]
-    assert sum(map(track.significance_spent, range(1, 1000))) == pytest.approx(0.05 * 999 / 1000)
 
 
 def test_a_gap_in_the_record():
@@ -697,65 +522,6 @@ def test_enormous_figures(figure):
     result = compute_track_record("main", [make_batch(n, pick) for n in range(3)])
     assert result.pick_results.alpha_pct.median == figure * -3
     assert result.weekly_excess.beta is None
-
-
-@dataclass(frozen=True)
-class Share:
-    """
-    Counts of a kind's records: the findings at any of five interim analyses, and by which analysis
-    they were better.
-    """
-
-    ever: Counter
-    better_by: Counter
-
-
-def simulated(chooser: choosers.Chooser, records: int) -> Share:
-    ever, better_by = Counter(), Counter()
-    for seed in range(records):
-        findings = [
-            analysis.finding
-            for analysis in track.interim_analyses(choosers.record(chooser, seed, 5 * 52 + 1))
-        ]
-        assert len(findings) == 5
-        ever.update(set(findings))
-        better_by.update(n for n in range(1, 6) if Finding.BETTER in findings[:n])
-    return Share(ever, better_by)
-
-
-@pytest.mark.parametrize("kind", choosers.KINDS)
-def test_choosers_without_skill_are_not_called_skilled(kind):
-    """Sixty records of five years: the seeds are fixed, so the test cannot fail by chance."""
-    assert simulated(choosers.KINDS[kind], 60).ever[Finding.BETTER] <= 3
-
-
-def test_a_chooser_with_skill_is_found():
-    """With half a percent a week, three in four records are better within three years."""
-    assert simulated(choosers.SKILLED, 40).better_by[3] >= 30
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", choosers.KINDS)
-def test_a_thousand_choosers_without_skill(kind, record_property):
-    """
-    Over five interim analyses at most 5 % are called skilled, and at most 5 % skilled or the
-    opposite.
-    """
-    findings = simulated(choosers.KINDS[kind], 1000).ever
-    record_property(f"of 1,000 choosers called skilled: {kind}", findings[Finding.BETTER])
-    record_property(f"of 1,000 choosers called the opposite: {kind}", findings[Finding.WORSE])
-    assert findings[Finding.BETTER] + findings[Finding.WORSE] <= 50
-
-
-@pytest.mark.long
-def test_a_thousand_choosers_with_skill(record_property):
-    """With half a percent a week, four of five records are better within three years."""
-    found_by = simulated(choosers.SKILLED, 1000).better_by
-    for year in range(1, 6):
-        record_property(
-            f"of 1,000 choosers with a skill of 0.5 % a week found in year {year}", found_by[year]
-        )
-    assert found_by[3] >= 800
 
 
 # Comparisons of two series
