@@ -38,7 +38,7 @@ class Untested(DescribedEnum):
     LATE = "LATE", "The check was due before its rules were journaled; it tests `main` only."
     CONTROL = "CONTROL", "The series is a control: its picks are drawn at random."
     TOOLS = "TOOLS", "The model has tools, so it may know prices of Monday."
-    RETIRED = "RETIRED", "The series is retired."
+    RETIRED = "RETIRED", "The series was retired before the check was held."
     FAILED_MONDAYS = (
         "FAILED_MONDAYS",
         "The series has had more than four failed Mondays since the check before.",

@@ -103,7 +103,7 @@ class Look(Struct, frozen=True, kw_only=True):
     interval: Annotated[
         Interval | None,
         Meta(
-            description="Always null.",
+            description="It is always null: a check holds a probability in place of an interval.",
             extra={"deprecated": "A check holds `probability` and `bound`, and no interval."},
         ),
     ] = None

@@ -177,11 +177,19 @@ type RandomActions {
   draws: Int! seed: String! belowPct: Decimal! interval: Interval! bins: [Bin!]!
 }
 type Bin { low: Decimal! high: Decimal! count: Int! }
-type Verdict { finding: Finding words: String! looks: [Look!]! nextLook: Date }
+type Verdict {
+  finding: Finding words: String! looks: [Look!]! nextLook: Date
+  nextLookHeldAt: DateTime foundOn: Date
+}
 type Look {
   number: Int! on: Date! sharePct: Decimal! batches: Int! weeks: Int! beyondBetaPct: Decimal
   interval: Interval
-  finding: Finding
+    @deprecated(reason: "A check holds `probability` and `bound`, and no interval.")
+  finding: Finding seq: String! heldAt: DateTime! late: Boolean! untestedReason: Untested
+  gaps: Int! failedMondays: Int! probability: Decimal bound: Decimal
+}
+enum Untested {
+  LATE CONTROL TOOLS RETIRED FAILED_MONDAYS TOO_FEW_WEEKS NO_PROBABILITY
 }
 type Service {
   version: String! rehearsed: Boolean! origin: Origin! recordId: String sealed: Boolean!
@@ -303,7 +311,7 @@ CONTENTS = {
     "BatchCounts.total": "of every status",
     "Interval.low": "in the unit of the parent field",
     "RandomActions.draws": "The number of random draws",
-    "Look.sharePct": "significance level that this interim analysis spends",
+    "Look.sharePct": "significance level that this check spends",
 }
 
 

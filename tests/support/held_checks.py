@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import psycopg
 from api_records import Record
+from psycopg.rows import class_row
 
 from app.domain import journal, yearly_check
 from app.domain.check_contents import CheckInputs, SeriesStanding, check_content
-from app.domain.model import JournalHead, JournalKind
+from app.domain.model import JournalEntry, JournalHead, JournalKind
 from app.domain.verdict import CheckEntry, RecordChecks
 from app.domain.yearly_check import BatchResult, PickResult
 
@@ -81,6 +82,21 @@ def write_check(
         yearly_check.held_at(yearly_check.check_date(first, number)),
         {"check": content_of(number, *standings, first=first), "rates": []},
     )
+
+
+def add_checks(address: str, *checks: Sequence[SeriesStanding]) -> None:
+    """Write checks of these series, from the first on, after the newest entry of a record."""
+    with psycopg.connect(address) as conn:
+        record = Record(conn)
+        record.head = newest_entry(conn)
+        for number, standings in enumerate(checks, 1):
+            write_check(record, number, *standings)
+
+
+def newest_entry(conn: psycopg.Connection) -> JournalEntry | None:
+    """Return the newest entry of a journal."""
+    with conn.cursor(row_factory=class_row(JournalEntry)) as cursor:
+        return cursor.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
 
 
 def damage_checks(address: str, change: Callable[[str], str]) -> None:

@@ -29,8 +29,8 @@ KNOWN_HASHES = {
     "LatestBatch": "1bd8f9f1",
     "Monday": "afaf76f4",
     "PickStory": "7a114390",
-    "Record": "1827a054",
-    "TrackRecord": "4764c22d",
+    "Record": "d3afa346",
+    "TrackRecord": "a96a5a82",
 }
 
 

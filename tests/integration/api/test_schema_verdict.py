@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import structlog
 from api_records import Record, engine_on
-from held_checks import WEEK, content_of, damage_checks, standing, write_check
+from held_checks import WEEK, add_checks, content_of, damage_checks, standing, write_check
 from series_records import (
     FIRST,
     MODEL,
@@ -229,13 +229,9 @@ async def test_an_entry_that_postgres_cannot_read(database, pool):
 
 async def test_a_check_that_is_held_changes_the_verdict(database, pool):
     """The value that was cached before is not shown again."""
-    records: list[Record] = []
-    write(database, write_three_series, records.append)
+    write(database, write_three_series)
     engine = engine_on(pool)
     query = "{ trackRecord { verdict { finding } } }"
     assert b'"finding":null' in (await engine.execute(query)).body
-    with psycopg.connect(database) as conn:
-        record = Record(conn)
-        record.head = records[0].head
-        write_check(record, 1, *standings(1.0))
+    add_checks(database, standings(1.0))
     assert b'"finding":"BETTER"' in (await engine.execute(query)).body

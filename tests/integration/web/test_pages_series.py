@@ -5,10 +5,12 @@ import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import msgspec
 import pytest
 from api_records import NOW, Record, engine_on
+from held_checks import standing, write_check
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 from series_records import (
@@ -134,6 +136,44 @@ async def test_the_leaderboard(browser, database):
     assert "36 comparisons" in main
 
 
+async def test_the_leaderboard_after_a_check(browser, database):
+    """A series that was found comes first, with its date. An untested one has the reason."""
+
+    def joins(record: Record) -> None:
+        declare(record, "late", MODEL, at=RETIRED_AT, holds_from=THIRD)
+        add_batch(record, "late", THIRD, "KO BUY, XOM SELL, AAPL BUY", MODEL, is_complete=False)
+
+    def checks(record: Record) -> None:
+        claude = standing("claude", has_tools=True)
+        dice = standing("dice", is_control=True)
+        write_check(record, 1, claude, dice, standing("main", 1.0))
+        late = standing("late", weeks=12)
+        write_check(record, 2, claude, dice, late, standing("main", failed_mondays=5))
+
+    write(database, write_three_series, joins, checks)
+    tree = parse_page(await browser.get("/record"))
+    main = visible_text(find_one(tree, "main"))
+    assert "The series for which a yearly check has found better results" in main
+    assert "The next check is that of Monday 1 January 2029." in main
+    rows = find_all(find_one(tree, "tbody"), "tr")
+    names = [find_one(row, "a").get("href") for row in rows]
+    assert names == [f"/series/{name}" for name in ("main", "claude", "dice", "late")]
+    found, claude, dice, late = (visible_text(row[-1]) for row in rows)
+    assert found == (
+        "Better than luck explains.Found by the check of Mon 4 Jan 2027.shown, not tested on "
+        "Mon 3 Jan 2028: more than four failed Mondays since the check before"
+    )
+    assert claude == "shown, not tested on Mon 3 Jan 2028: its model has tools or a search"
+    assert dice == "shown, not tested on Mon 3 Jan 2028: a control"
+    assert late == "shown, not tested on Mon 3 Jan 2028: fewer than 30 weeks without a gap"
+    for name, words in (("dice", "Shown, not tested."), ("late", "Too early to tell.")):
+        page = parse_page(await browser.get(f"/series/{name}"))
+        assert visible_text(find_one(page, "h1")) == words
+        assert "The next check is that of Monday 1 January 2029." in visible_text(
+            find_one(page, "main")
+        )
+
+
 async def test_the_page_of_a_series(browser, database):
     """It marks the Monday of another model, and compares the model with the control."""
     write(database, write_three_series)
@@ -161,8 +201,23 @@ async def test_a_series_that_joined_late(browser, database):
     write(database, joins)
     main = await text_of(browser, "/series/late")
     assert "It joined on Monday 19 January 2026, 2 weeks after the record’s first Monday." in main
-    assert "is check 1, on Monday 4 January 2027, whose share of the risk is 2.50 %." in main
+    assert "a check needs 30 weeks. So the first check that can test it is check 1," in main
+    assert "on Monday 4 January 2027, whose share of the risk is 2.50 %." in main
     assert "It joined on" not in await text_of(browser, "/series/main")
+
+
+@pytest.mark.parametrize(
+    ("weeks_late", "words"),
+    [
+        (22, "is check 1, on Monday 4 January 2027, whose share of the risk is 2.50 %."),
+        (23, "is check 2, on Monday 3 January 2028, whose share of the risk is 0.83 %."),
+        (75, "is check 3, on Monday 1 January 2029, whose share of the risk is 0.42 %."),
+    ],
+)
+def test_the_first_check_of_a_late_series(weeks_late, words):
+    """It is the first one up to which the series can have thirty weeks."""
+    joined = {"firstRunDate": str(FIRST + timedelta(weeks=weeks_late))}
+    assert words in series_text.late_start(joined, [{"firstRunDate": str(FIRST)}, joined])
 
 
 async def test_batches(browser, database):

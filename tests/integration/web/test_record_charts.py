@@ -11,12 +11,13 @@ from xml.etree import ElementTree
 import psycopg
 import pytest
 from api_records import WON, Record, plant_main
+from held_checks import add_checks, damage_checks, standing
 from hypothesis import given
 from hypothesis import strategies as st
 from served_pages import find_all, find_one, pages_on, parse_page, visible_text
 
 from app.domain.model import BatchStatus
-from app.domain.track_record import Finding
+from app.domain.verdict import Finding
 from app.web.charts import record_charts
 from app.web.charts.record_charts import (
     LAYOUTS,
@@ -71,16 +72,75 @@ async def test_before_the_first_result(browser, database):
 
 
 async def test_a_check_that_is_due(browser, database):
-    """While the first check waits for a batch, the page does not call it the next one."""
+    """While the first check waits, the page says until when, and does not compute it."""
     with psycopg.connect(database) as conn:
         record = Record(conn)
         for monday in (WON, WON + timedelta(weeks=52)):
             record.batch("main", monday, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
-    section = visible_text(
-        find_one(await shown(browser), "section", **{"aria-labelledby": "checks"})
+    document = await shown(browser)
+    assert visible_text(find_one(document, "p", class_="lead")).endswith(
+        "The yearly check of Monday 4 January 2027 waits until Monday 25 January 2027 for figures "
+        "that are still missing."
     )
-    assert "The next check" not in section
-    assert "is made when no batch that it counts is running any more." in section
+    section = find_one(document, "section", **{"aria-labelledby": "checks"})
+    assert "The next check is that of Monday 4 January 2027." in visible_text(section)
+    assert not find_all(section, "table")
+
+
+@pytest.mark.parametrize(
+    ("alpha", "headline"),
+    [
+        (0.0, "Cannot be distinguished from luck."),
+        (1.0, "Better than luck explains."),
+        (-1.0, "Worse than bad luck explains."),
+    ],
+)
+async def test_a_check_that_was_held(alpha, headline, browser, database):
+    """Its row has the values of the API, and the next check is the second one."""
+    plant_main(database)
+    add_checks(database, [standing("main", alpha)])
+    document = await shown(browser)
+    assert visible_text(find_one(document, "h1")) == headline
+    section = find_one(document, "section", **{"aria-labelledby": "checks"})
+    assert "The next check is that of Monday 3 January 2028." in visible_text(section)
+    fields = "verdict { looks { weeks probability bound seq } }"
+    (look,) = (await track_record(browser, fields))["verdict"]["looks"]
+    (row,) = find_one(section, "tbody")
+    cells = [visible_text(cell) for cell in row]
+    assert cells[:4] == ["1", "Mon 4 Jan 2027", str(look["weeks"]), "2.50"]
+    assert cells[5:] == [look["probability"], look["bound"], headline, look["seq"]]
+    assert "series" not in visible_text(find_one(document, "main"))
+
+
+async def test_a_series_that_was_not_tested(browser, database):
+    """The earlier finding stays the headline, and the second row has the reason."""
+    plant_main(database)
+    add_checks(database, [standing("main", 1.0, gaps=3)], [standing("main", 1.0, failed_mondays=5)])
+    document = await shown(browser)
+    assert visible_text(find_one(document, "h1")) == "Better than luck explains."
+    assert "The earlier finding stands." in visible_text(find_one(document, "p", class_="lead"))
+    first, second = find_one(
+        find_one(document, "section", **{"aria-labelledby": "checks"}), "tbody"
+    )
+    assert visible_text(first[2]) == "52, 4 with gaps"
+    assert visible_text(second[6]) == "–"
+    assert visible_text(second[7]) == (
+        "not tested: more than four failed Mondays since the check before"
+    )
+
+
+async def test_a_damaged_check(browser, database):
+    """The page says which entry cannot be read, as with every damaged row; no finding is shown."""
+    plant_main(database)
+    add_checks(database, [standing("main", 1.0)])
+    damage_checks(database, lambda content: content.replace('"BETTER"', '"GOOD"'))
+    for path in ("/", "/record"):
+        answer = await browser.get(path)
+        assert answer.status_code == 500, path
+        text = visible_text(find_one(parse_page(answer), "main"))
+        assert "The record is damaged here." in text
+        assert "of the journal, which holds a yearly check, cannot be read" in text
+    assert (await browser.get(f"/batches/{WON}")).status_code == 200
 
 
 async def test_a_whole_record(browser, database):
@@ -136,7 +196,7 @@ async def test_the_first_page_says_what_the_record_says(browser, database):
 
 
 def test_every_finding_has_a_headline():
-    assert set(FINDING_HEADLINES) == {None, *Finding}
+    assert set(FINDING_HEADLINES) == {*Finding}
 
 
 def drawn(text_: str) -> ElementTree.Element:
