@@ -286,8 +286,8 @@ class CheckEntry(Struct, frozen=True, array_like=True):
     A CHECK entry of the journal.
 
     `check` is the JSON of its member `check`, in which the lists `series`, `order` and `findings`
-    have only the items of one series. It is `null` if the content of the entry is damaged. The
-    fields are in the order in which CHECK_ROWS of `api.schema` writes them.
+    have only the items of one series. In a damaged entry, members are null. The fields are in the
+    order in which CHECK_ROWS of `api.schema` writes them.
     """
 
     seq: int

@@ -1562,32 +1562,38 @@ def items_of_series(items: str, name: str) -> str:
     series. If the check has no such list, the result is null.
     """
     return f"""(
-        SELECT CASE json_typeof(held.content -> '{items}') WHEN 'array' THEN (
+        SELECT CASE json_typeof(held."{items}") WHEN 'array' THEN (
             SELECT coalesce(json_agg(item), '[]')
-            FROM json_array_elements(held.content -> '{items}') AS item
+            FROM json_array_elements(held."{items}") AS item
             WHERE item ->> '{name}' = $series) END)"""
 
 
 # The yearly checks of the record, as one JSON text: of every CHECK entry, what it has about one
 # series. Only these entries are read, and each record has one a year. Each is parsed once, because
-# of OFFSET 0. In a damaged entry the check is null.
+# of OFFSET 0 and `json_to_record`. In a damaged entry the check is null, or some of its members.
 CHECK_ROWS = f"""
     SELECT json_build_array(
         (SELECT min(run_date) FROM batches),
         (SELECT max(run_date) FROM batches),
         coalesce((
-            SELECT json_agg(json_build_array(journal.seq, journal.at,
-                CASE json_typeof(held.content) WHEN 'object' THEN json_build_object(
-                    'number', held.content -> 'number',
-                    'on', held.content -> 'on',
-                    'late', held.content -> 'late',
-                    'risk', held.content -> 'risk',
+            SELECT json_agg(
+                json_build_array(journal.seq, journal.at, json_build_object(
+                    'number', held.number,
+                    'on', held."on",
+                    'late', held.late,
+                    'risk', held.risk,
                     'series', {items_of_series("series", "name")},
                     'order', {items_of_series("order", "series")},
-                    'findings', {items_of_series("findings", "series")}) END) ORDER BY journal.seq)
+                    'findings', {items_of_series("findings", "series")}))
+                ORDER BY journal.seq)
             FROM journal
             CROSS JOIN LATERAL (
-                SELECT json_object_or_null(journal.content) -> 'check' AS content OFFSET 0) AS held
+                SELECT json_object_or_null(journal.content) -> 'check' AS content OFFSET 0) AS read
+            LEFT JOIN LATERAL json_to_record(
+                CASE json_typeof(read.content) WHEN 'object' THEN read.content END
+            ) AS held (
+                number json, "on" json, late json, risk json, series json, "order" json,
+                findings json) ON true
             WHERE journal.kind = '{model.JournalKind.CHECK}'), '[]'))::text"""
 TRACK_RECORD_ROWS = f"""
     SELECT concat('[', ({BATCH_ROWS}), ',', ({CHECK_ROWS}), ']')"""

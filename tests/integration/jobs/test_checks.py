@@ -8,10 +8,14 @@ close at its result, a late check, and a record whose check was left out.
 
 import asyncio
 import json
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import date, timedelta
+from types import MappingProxyType
+from typing import Any
 
 import pytest
-from job_context import CHOSEN, MONDAY, JobHarness, new_york, run_until_done
+from api_records import engine_on
+from job_context import BASELINE, CHOSEN, MONDAY, JobHarness, new_york, run_until_done
 from job_context import clock as clock
 from job_context import harness as harness
 from sealing import unseal
@@ -21,18 +25,26 @@ from app.domain.check_contents import RULES_SHA256
 from app.errors import Discrepancy
 from app.ops.verify import open_database as record_at
 from app.ops.verify import verify
-from jobs import checks, daily, rates, reconcile, weekly
+from jobs import checks, corrections, daily, rates, reconcile, weekly
 
 WEEK = timedelta(weeks=1)
 ON = MONDAY + 52 * WEEK
 HELD = ON + timedelta(days=21)
 
 
-async def a_fortnight(harness: JobHarness) -> None:
-    """Make a batch and its checkpoints, and read the rates of its first Sunday."""
+async def a_fortnight(
+    harness: JobHarness, restated: Mapping[tuple[str, date], str] = MappingProxyType({})
+) -> None:
+    """
+    Make a batch and its checkpoints, and read the rates of its first Sunday.
+
+    From day 3 on, the provider returns the restated closes.
+    """
     harness.world.rates = [(MONDAY - timedelta(days=24), "3.65")]
     batch = await harness.make_batch()
     for day in range(1, 15):
+        if day == 3:
+            harness.world.closes |= restated
         harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
         await run_until_done(harness, lambda day=day: daily.take(harness.context, batch.id, day))
     harness.clock.time = new_york(MONDAY + timedelta(days=13), 11)
@@ -84,6 +96,42 @@ async def test_a_check_is_held_once(harness, database):
     assert (series["tested"], series["reason"]) == ("false", "FAILED_MONDAYS")
     assert series["failed_mondays"] == "51"
     await check_record(database)
+
+
+async def test_the_api_shows_what_the_entry_says(harness):
+    """Before its entry is written, the check waits; a correction afterwards does not change it."""
+    engine = engine_on(harness.context.pool)
+    query = """{ trackRecord { batchResults { alphaPct { mean } } verdict { words nextLook looks {
+        number on seq weeks batches failedMondays untestedReason } } } }"""
+
+    async def read() -> dict[str, Any]:
+        return json.loads((await engine.execute(query)).body)["data"]["trackRecord"]
+
+    await a_fortnight(harness, {("MSFT", BASELINE): "3.2000"})
+    await hold(harness, 8)
+    before = await read()
+    assert (before["verdict"]["looks"], before["verdict"]["nextLook"]) == ([], str(ON))
+    assert f"The yearly check of {ON} waits until {HELD} for figures" in before["verdict"]["words"]
+    await hold(harness)
+    held = await read()
+    entry = (await harness.journal())[-1]
+    assert held["verdict"]["looks"] == [{
+        "number": 1, "on": str(ON), "seq": str(entry.seq), "weeks": 2, "batches": 1,
+        "failedMondays": 51, "untestedReason": "FAILED_MONDAYS",
+    }]  # fmt: skip
+    assert held["verdict"]["words"].endswith(f"The next yearly check is on {ON + 52 * WEEK}.")
+    assert await corrections.adopt(
+        harness.context.pool,
+        now=harness.context.now(),
+        run_date=MONDAY,
+        day=0,
+        ticker="MSFT",
+        reason="The exchange published a corrected close.",
+        in_force=None,
+    )
+    corrected = await read()
+    assert corrected["batchResults"] != held["batchResults"]
+    assert corrected["verdict"] == held["verdict"]
 
 
 async def test_two_processes_hold_one_check(harness, database):
