@@ -233,13 +233,13 @@ def check_lines(series: Node) -> list[str]:
     if looks and looks[-1]["untestedReason"]:
         newest = looks[-1]
         reason = batch_text.UNTESTED_REASONS[newest["untestedReason"]]
-        lines.append(f"shown, not tested on {_short_date(newest['on'])}: {reason}")
+        lines.append(f"Shown, not tested on {_short_date(newest['on'])}: {reason}.")
     if lines:
         return lines
     if series["kind"] == "RANDOM":
-        return [f"shown, not tested: {batch_text.UNTESTED_REASONS['CONTROL']}"]
+        return [f"Shown, not tested: {batch_text.UNTESTED_REASONS['CONTROL']}."]
     if has_tools(series):
-        return [f"shown, not tested: {batch_text.UNTESTED_REASONS['TOOLS']}"]
+        return [f"Shown, not tested: {batch_text.UNTESTED_REASONS['TOOLS']}."]
     if series["trackRecord"]["batches"]["total"]:
         return [batch_text.TOO_EARLY_HEADLINE]
     return ["–"]

@@ -131,8 +131,9 @@ async def test_the_leaderboard(browser, database):
     assert names == ["/series/claude", "/series/dice", "/series/main", *numbered]
     assert rows[0].get("class") == "retired"
     assert "with tools" in visible_text(rows[0])
+    assert "Shown, not tested: its model has tools or a search." in visible_text(rows[0])
     assert "control" in visible_text(rows[1])
-    assert "shown, not tested" in visible_text(rows[1])
+    assert "Shown, not tested" in visible_text(rows[1])
     assert "36 comparisons" in main
 
 
@@ -160,12 +161,12 @@ async def test_the_leaderboard_after_a_check(browser, database):
     assert names == [f"/series/{name}" for name in ("main", "claude", "dice", "late")]
     found, claude, dice, late = (visible_text(row[-1]) for row in rows)
     assert found == (
-        "Better than luck explains.Found by the check of Mon 4 Jan 2027.shown, not tested on "
-        "Mon 3 Jan 2028: more than four failed Mondays since the check before"
+        "Better than luck explains.Found by the check of Mon 4 Jan 2027.Shown, not tested on "
+        "Mon 3 Jan 2028: more than four failed Mondays since the check before."
     )
-    assert claude == "shown, not tested on Mon 3 Jan 2028: its model has tools or a search"
-    assert dice == "shown, not tested on Mon 3 Jan 2028: a control"
-    assert late == "shown, not tested on Mon 3 Jan 2028: fewer than 30 weeks without a gap"
+    assert claude == "Shown, not tested on Mon 3 Jan 2028: its model has tools or a search."
+    assert dice == "Shown, not tested on Mon 3 Jan 2028: a control."
+    assert late == "Shown, not tested on Mon 3 Jan 2028: fewer than 30 weeks without a gap."
     for name, words in (("dice", "Shown, not tested."), ("late", "Too early to tell.")):
         page = parse_page(await browser.get(f"/series/{name}"))
         assert visible_text(find_one(page, "h1")) == words

@@ -107,8 +107,8 @@ async def test_a_check_that_was_held(alpha, headline, browser, database):
     (look,) = (await track_record(browser, fields))["verdict"]["looks"]
     (row,) = find_one(section, "tbody")
     cells = [visible_text(cell) for cell in row]
-    assert cells[:4] == ["1", "Mon 4 Jan 2027", str(look["weeks"]), "2.50"]
-    assert cells[5:] == [look["probability"], look["bound"], headline, look["seq"]]
+    assert cells[:5] == ["1", "Mon 4 Jan 2027", headline, str(look["weeks"]), "2.50"]
+    assert cells[6:] == [look["probability"], look["bound"], look["seq"]]
     assert "series" not in visible_text(find_one(document, "main"))
 
 
@@ -122,9 +122,9 @@ async def test_a_series_that_was_not_tested(browser, database):
     first, second = find_one(
         find_one(document, "section", **{"aria-labelledby": "checks"}), "tbody"
     )
-    assert visible_text(first[2]) == "52, 4 with gaps"
-    assert visible_text(second[6]) == "–"
-    assert visible_text(second[7]) == (
+    assert visible_text(first[3]) == "524 with gaps"
+    assert visible_text(second[7]) == "–"
+    assert visible_text(second[2]) == (
         "not tested: more than four failed Mondays since the check before"
     )
 
