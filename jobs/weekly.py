@@ -944,10 +944,12 @@ async def _find_missed_mondays(conn: Conn, context: Context) -> list[tuple[date,
     Return the Mondays that are over and have no row, each with its series, the oldest ones first.
 
     A series must have each Monday from its first batch on. A series that joined a record must have
-    each Monday from its first declaration on. There are no Mondays while a series is retired.
+    each Monday from its first declaration on. While a series is retired, it needs only the Mondays
+    on which it was asked.
     """
     declared = await declarations.list_all_series(conn)
     recorded = await batches.list_mondays(conn)
+    asked = await generations.list_mondays_without_batch(conn)
     first_of_record = min((monday for _, monday in recorded), default=None)
     if first_of_record is None:
         return []
@@ -957,7 +959,13 @@ async def _find_missed_mondays(conn: Conn, context: Context) -> list[tuple[date,
     for name in names:
         of_series = [one.value for one in declared if one.value.name == name]
         own = {monday for series, monday in recorded if series == name}
-        expected = expected_mondays(of_series, own, first_of_record=first_of_record, until=today)
+        expected = expected_mondays(
+            of_series,
+            own,
+            asked={monday for series, monday in asked if series == name},
+            first_of_record=first_of_record,
+            until=today,
+        )
         missed += [(monday, name) for monday in expected if monday not in own]
     return sorted(missed)
 

@@ -198,7 +198,9 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
     if len({pick.ticker for pick in picks}) != PICKS_PER_BATCH or len(picks) != PICKS_PER_BATCH:
         raise UnusableAnswer(f"The draws do not give {PICKS_PER_BATCH} different picks.")
     if any(pick.ticker == benchmark for pick in picks):
-        raise UnusableAnswer("A pick is the benchmark.")
+        # The benchmark was changed after the draws. The refusal must name the ticker: see
+        # docs/journal.md, "An answer".
+        raise UnusableAnswer(f"{benchmark} is the benchmark and cannot be chosen.")
     return [
         Idea(ticker=pick.ticker, action=pick.action, reasoning=REASONING, probability=None)
         for pick in picks

@@ -433,6 +433,7 @@ def expected_mondays(
     declared: Sequence[AnyDeclaration],
     recorded: Collection[date],
     *,
+    asked: Collection[date],
     first_of_record: date,
     until: date,
 ) -> Iterator[date]:
@@ -442,7 +443,9 @@ def expected_mondays(
     `declared` are the declarations of the series, in the order of the journal, and `recorded` its
     Mondays with a row. The first Monday is that of its first row, or that of its first declaration
     if it joined a record that already had a Monday, `first_of_record`. On a Monday of which it is
-    retired, the series need not have a row.
+    retired, the series need not have a row. But if it was `asked` on this Monday, it must have one:
+    otherwise an operator could retire it after seeing the answer, and the answer would be of no
+    batch.
     """
     first = min(recorded, default=None)
     if declared:
@@ -453,7 +456,8 @@ def expected_mondays(
     for days in range(0, max(0, (until - first).days), _DAYS_PER_WEEK):
         monday = first + timedelta(days=days)
         in_force = in_force_on(declared, monday)
-        if in_force is None or not in_force.retired:
+        is_retired = in_force is not None and in_force.retired
+        if not is_retired or monday in asked:
             yield monday
 
 

@@ -708,12 +708,14 @@ class _KnownSeries(Struct, frozen=True, kw_only=True):
 
     `names` are the configured ones, with their labels and kinds. `declared` has the
     declarations of each series, in the order of the journal, and `recorded` its Mondays with a row.
+    `asked` are the series and Monday of each question without such a row.
     """
 
     names: list[str]
     configured: Mapping[str, SeriesSettings]
     declared: Mapping[str, list[AnyDeclaration]]
     recorded: Mapping[str, set[date]]
+    asked: Sequence[tuple[str, date]]
     problem: str | None
 
     def series_of_batch(self) -> dict[UUID, str]:
@@ -756,6 +758,7 @@ async def _read_known_series(conn: Conn, settings: Settings, *, is_rehearsed: bo
         configured=configured,
         declared=declared,
         recorded=recorded,
+        asked=await generations.list_mondays_without_batch(conn),
         problem=problem,
     )
 
@@ -1070,6 +1073,7 @@ def _list_unrecorded(known: _KnownSeries, today: date) -> list[UnrecordedMonday]
         expected = expected_mondays(
             known.declared.get(name, ()),
             recorded,
+            asked={monday for series, monday in known.asked if series == name},
             first_of_record=first_of_record,
             until=today,
         )

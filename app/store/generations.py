@@ -53,6 +53,21 @@ async def count(conn: Conn, series: str, run_date: date) -> int:
     return int(count)
 
 
+async def list_mondays_without_batch(conn: Conn) -> list[tuple[str, date]]:
+    """Return the series and the Monday of each question whose Monday has no batch."""
+    cursor = await conn.execute(
+        """
+        SELECT DISTINCT series, run_date FROM generations
+        WHERE NOT EXISTS (
+            SELECT FROM batches
+            WHERE batches.series = generations.series
+                AND batches.run_date = generations.run_date
+        )
+        """
+    )
+    return await cursor.fetchall()
+
+
 async def list_questions(conn: Conn, series: str, run_date: date) -> list[Question]:
     """Return the questions for a Monday without their texts, in the order of their attempts."""
     async with conn.cursor(row_factory=row_factory(Question)) as cursor:

@@ -18,6 +18,7 @@ from tampering import Content, one_of_each_rule
 from app.domain import journal
 from app.domain.declarations import sha256_of
 from app.domain.model import batch_id
+from app.domain.tickers import names_ticker
 from app.domain.verification.entries import entry_batch_id
 from app.ops.verify import open_database, verify
 from tests.integration.domain.test_rules import check_forgery
@@ -152,6 +153,35 @@ def one_skipped_more(answer: dict) -> None:
     answer["draws"].insert(0, {"ticker": "AAPL", "action": "BUY", "skipped": "REFUSED"})
 
 
+def refused_at_once(answer: str | None, refusal: str):
+    """
+    Return a change of the first question of a control: its answer was never accepted.
+
+    `{}` in the refusal becomes the ticker that was really refused. None keeps the answer.
+    """
+
+    def change(contents):
+        accepted, refused = questions_of(contents, "dice", FIRST)[:2]
+        ticker = next(
+            one["ticker"]
+            for one in json.loads(refused["generation"]["answer"])["draws"]
+            if names_ticker(refused["generation"]["refusal"], one["ticker"])
+        )
+        refused["generation"]["refusal"] = refusal.format(ticker)
+        if answer is not None:
+            refused["generation"]["answer"] = answer
+        contents.remove(accepted)
+
+    return change
+
+
+def retired_after_its_answer(contents):
+    """Retire a series afterwards, from a Monday on which it was asked."""
+    declared("second", 1, holds_from=NEXT)(contents)
+    batch = str(batch_id("second", date.fromisoformat(NEXT)))
+    return [one for one in contents if "generation" in one or entry_batch_id(one) != batch]
+
+
 def spaces(contents):
     """Write the same draws with white space."""
     question = questions_of(contents, "dice", FIRST)[-1]["generation"]
@@ -231,6 +261,9 @@ FORGERIES = [
         ("draws", "one skipped more", other_draws(NEXT, one_skipped_more)),
         ("draws", "white space", spaces),
         ("draws", "another first entry", declared("dice", label="Dice")),
+        ("draws", "no draws", refused_at_once("No draws.", "It is no text of draws.")),
+        ("answer-refused", "a model", refused_at_once(None, "The model refused: {}")),
+        ("every-monday", "retired after its answer", retired_after_its_answer),
         ("every-monday", "a joined series starts late", without_series("second", NEXT)),
     ]
 ]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from independent_verifier.draws import drawn
 from job_context import MONDAY, clock, make_answer, make_completion, new_york, open_harness
+from provider_server import FOR_EVER, Reply
 from record_server import silent
 from several_series import NAMES, TABLES, make_batches, open_series, take_checkpoints
 
@@ -196,6 +197,32 @@ async def test_a_series_that_is_retired_and_comes_back(database, clock, tmp_path
         failed = await harness.rows("SELECT series FROM batches WHERE status = 'failed'")
     assert [(one["name"], one.get("retired")) for one in back] == [("second", None), ("dice", None)]
     assert failed == []
+    await fits(database)
+
+
+async def test_a_series_that_is_retired_after_its_question(database, clock, tmp_path):
+    """It was asked on this Monday, so the Monday gets a row, although the series is retired."""
+    async with open_series(database, clock, tmp_path, ["main", "second"]) as harness:
+        harness.world.model = [Reply(delay=FOR_EVER), *harness.world.model]
+        asking = asyncio.create_task(harness.begin(series="second"))
+        await harness.provider.request_arrived.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    async with open_series(database, clock, tmp_path, ["main"]) as harness:
+        await make_batches(harness)
+        retired = (await declared(harness))[-1]
+        clock.time = new_york(SECOND)
+        await harness.begin()
+        missed = await harness.rows(
+            "SELECT series, run_date, failure_reason FROM batches WHERE status = 'failed'"
+        )
+    assert (retired["name"], retired["retired"], retired["holds_from"]) == (
+        "second",
+        "true",
+        str(MONDAY),
+    )
+    assert missed == [("second", MONDAY, "MISSED")]
     await fits(database)
 
 

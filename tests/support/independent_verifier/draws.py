@@ -11,10 +11,11 @@ from independent_verifier.refused import require
 
 
 def check_draws(entry: Entry, known: Known) -> None:
-    """Check the accepted answers of controls."""
+    """Check the answers of controls, at their first mention."""
     for key, row in entry.of("generations"):
         series = known.declared.series_in_force(row["series"], row["run_date"])
-        if row.get("accepted") != "true" or not series or series["kind"] != "random":
+        is_new = "answer" in row and "answer" not in entry.before.get(key, {})
+        if not is_new or not series or series["kind"] != "random":
             continue
         monday = known.questions[row["series"], row["run_date"]]
         earlier = [known.newest[other] for other in monday[: monday.index(key)]]

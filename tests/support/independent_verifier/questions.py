@@ -133,7 +133,8 @@ def check_refused(entry: Entry, row: Row, benchmark: str | None, *, once: bool) 
         fits = named or why == "The benchmark was changed."
     else:
         by_provider = why in PROVIDER_REFUSALS or why.startswith("The model refused: ")
-        fits = by_provider or "\ufffd" in row["answer"]
+        asks_model = row["prompt_version"] != "draw-1"
+        fits = asks_model and (by_provider or "\ufffd" in row["answer"])
     require(fits, "answer-refused", f"{entry.where}: a good answer is refused, because: {why}")
 
 

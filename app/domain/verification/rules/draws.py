@@ -4,6 +4,9 @@ The rule `draws`: what a control draws follows from the journal.
 Definition: docs/record.md#the-draws-of-a-control. The draws are computed again from the hash of the
 control's first SERIES entry, the Monday, the universe that is in force, and the tickers that were
 refused earlier on that Monday.
+
+Refused answers count, too: the picks that a refusal names are not drawn again. So a made-up answer
+that is refused would choose the draws of the next question.
 """
 
 from app.domain import control
@@ -16,11 +19,13 @@ from app.errors import UnusableAnswer
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Raise Discrepancy for an accepted answer of a control that has other draws."""
+    """Raise Discrepancy for an answer of a control that has other draws."""
     for mention in entry.mentions_of(Generation):
-        question = mention.row
+        question, former = mention.row, mention.before
         assert isinstance(question, Generation)
-        if not question.accepted:
+        # An answer never changes. The benchmark may change before it is mentioned again.
+        is_known = isinstance(former, Generation) and former.answer is not None
+        if question.answer is None or is_known:
             continue
         declared = state.series_in_force(question.series, question.run_date)
         if not isinstance(declared, ControlDeclaration):

@@ -40,6 +40,7 @@ def _check_mondays(state: JournalState) -> None:
         expected = expected_mondays(
             declared,
             mondays,
+            asked={monday for name, monday in state.questions_of if name == series},
             first_of_record=first_of_record,
             until=_expected_until(mondays, limit),
         )

@@ -302,7 +302,7 @@ def _check_reason_of_refusal(
     if was_accepted:
         has_reason = _is_about_setting_or_price(refusal, ideas)
     else:
-        has_reason = _is_about_incomplete_text(refusal, question.answer or "")
+        has_reason = _is_about_incomplete_text(refusal, question)
     if not has_reason:
         raise discrepancy(
             Rule.ANSWER_REFUSED,
@@ -310,10 +310,16 @@ def _check_reason_of_refusal(
         )
 
 
-def _is_about_incomplete_text(refusal: str, answer: str) -> bool:
-    """Return whether an answer was refused because it was not complete, or could not be stored."""
+def _is_about_incomplete_text(refusal: str, question: Generation) -> bool:
+    """
+    Return whether an answer was refused because it was not complete, or could not be stored.
+
+    A control has no provider: its draws are always complete.
+    """
+    if question.prompt_version == control.QUESTION_VERSION:
+        return False
     is_incomplete = refusal in _PROVIDER_REFUSALS or refusal.startswith(_MODEL_REFUSED)
-    return is_incomplete or _REPLACEMENT_CHARACTER in answer
+    return is_incomplete or _REPLACEMENT_CHARACTER in (question.answer or "")
 
 
 def _is_about_setting_or_price(refusal: str, ideas: Sequence[Idea]) -> bool:
