@@ -19,12 +19,12 @@ from app.domain.yearly_check import BatchResult, HolmStep, SeriesEvaluation, Sid
 # The version of the rules by which this version of the service holds checks, and the SHA-256 of
 # their file: app/domain/rules/yearly_check_1.txt.
 RULES_VERSION = 1
-RULES_SHA256 = "d396103e9a8a8e35ccd3bd145517dfc97f6de3aab2b21a6d320968aabb22af26"
+RULES_SHA256 = "0fd6e2ddb739b2b23871720b0ab3a601d76e2b8bb659438599d8bac844e2ccf9"
 # The number of the first check that these rules decide.
 RULES_FROM_CHECK = 1
 
-# A series with more failed Mondays since the check before is not tested: a series that may stop
-# when it looks good is found too often.
+# A series with more failed or late Mondays since the check before is not tested: a series that may
+# stop when it looks good is found too often.
 MAX_FAILED_MONDAYS = 4
 
 # The digits after the point of figures in percent and of a beta, and of probabilities and bounds.
@@ -38,10 +38,10 @@ class Untested(DescribedEnum):
     LATE = "LATE", "The check was due before its rules were journaled; it tests `main` only."
     CONTROL = "CONTROL", "The series is a control: its picks are drawn at random."
     TOOLS = "TOOLS", "The model has tools, so it may know prices of Monday."
-    RETIRED = "RETIRED", "The series was retired before the check was held."
+    RETIRED = "RETIRED", "The series is retired, or was retired since the check before."
     FAILED_MONDAYS = (
         "FAILED_MONDAYS",
-        "The series has had more than four failed Mondays since the check before.",
+        "The series has had more than four failed or late Mondays since the check before.",
     )
     TOO_FEW_WEEKS = "TOO_FEW_WEEKS", "The series has fewer than 30 weeks without a gap."
     NO_PROBABILITY = (
@@ -54,8 +54,9 @@ class SeriesStanding(Struct, frozen=True, kw_only=True):
     """
     A series on the day of a check.
 
-    `failed_mondays` is the number of its failed Mondays since the check before. `batches` are the
-    batches that the check counts.
+    `failed_mondays` is the number of its failed and late Mondays since the check before, and
+    `was_retired` whether it is retired, or was on a Monday since then. `batches` are the batches
+    that the check counts.
     """
 
     name: str
@@ -63,7 +64,7 @@ class SeriesStanding(Struct, frozen=True, kw_only=True):
     failed_mondays: int = 0
     is_control: bool = False
     has_tools: bool = False
-    is_retired: bool = False
+    was_retired: bool = False
 
 
 class CheckInputs(Struct, frozen=True, kw_only=True):
@@ -104,7 +105,9 @@ def check_content(inputs: CheckInputs) -> dict[str, object]:
         if reasons[name] is None and evaluation.p_value is not None
     }
     risk = yearly_check.risk_of_check(inputs.number)
-    steps = yearly_check.holm(p_values, risk)
+    # A control cannot be chosen after its results are known, so it does not count.
+    counted = [one for one in inputs.standings if not one.is_control]
+    steps = yearly_check.holm(p_values, risk, untested=len(counted) - len(p_values))
     return {
         "number": inputs.number,
         "on": inputs.on,
@@ -129,7 +132,7 @@ def _reason(
         Untested.LATE: is_late and standing.name != SERIES,
         Untested.CONTROL: standing.is_control,
         Untested.TOOLS: standing.has_tools,
-        Untested.RETIRED: standing.is_retired,
+        Untested.RETIRED: standing.was_retired,
         Untested.FAILED_MONDAYS: standing.failed_mondays > MAX_FAILED_MONDAYS,
         Untested.TOO_FEW_WEEKS: not evaluation.has_enough_weeks,
         Untested.NO_PROBABILITY: evaluation.p_value is None,

@@ -243,19 +243,22 @@ def _points(batches: Sequence[BatchResult], fill: float) -> Points | None:
     return points
 
 
-def holm(p_values: Mapping[str, float], risk: float) -> list[HolmStep]:
+def holm(p_values: Mapping[str, float], risk: float, untested: int = 0) -> list[HolmStep]:
     """
     Return the series in the order of their probabilities, the smallest first.
 
-    The bound of the first of m series is `risk` / m, of the second `risk` / (m - 1), and so on. A
-    series is found if its probability and those of all series before it are within their bounds.
-    Equal probabilities are in the order of the names; Holm's result does not depend on it.
+    `untested` is the number of series that count without being tested, as if their probabilities
+    were 1: an operator could otherwise take out the unlucky series before a check, and the luckiest
+    one would have the whole risk. The bound of the first of m series is `risk` / m, of the second
+    `risk` / (m - 1), and so on. A series is found if its probability and those of all series before
+    it are within their bounds. Equal probabilities are in the order of the names; Holm's result
+    does not depend on it.
     """
     steps: list[HolmStep] = []
     is_found = True
     ordered = sorted(p_values.items(), key=lambda item: (item[1], item[0]))
     for place, (series, p_value) in enumerate(ordered):
-        bound = risk / (len(ordered) - place)
+        bound = risk / (len(ordered) + untested - place)
         is_found = is_found and p_value <= bound
         steps.append(HolmStep(series=series, p_value=p_value, bound=bound, is_found=is_found))
     return steps
@@ -338,5 +341,5 @@ def hold_check(number: int, on: date, tested: Mapping[str, Sequence[BatchResult]
         for name, one in evaluations.items()
         if one.has_enough_weeks and one.p_value is not None
     }
-    steps = holm(p_values, risk_of_check(number))
+    steps = holm(p_values, risk_of_check(number), untested=len(tested) - len(p_values))
     return HeldCheck(number=number, on=on, evaluations=evaluations, steps=steps)

@@ -6,10 +6,10 @@ on entries of the journal alone. The rules are those of app/domain/rules/yearly_
 """
 
 import decimal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.domain import calendar, returns, splits, yearly_check
 from app.domain.check_contents import CheckInputs, SeriesStanding
@@ -33,7 +33,8 @@ from app.domain.verification.state import JournalState
 from app.domain.yearly_check import BatchResult, PickResult
 
 _DAY = timedelta(days=1)
-_FORTNIGHT = timedelta(weeks=2)
+_WEEK = timedelta(weeks=1)
+_FORTNIGHT = 2 * _WEEK
 # The last days of the two weeks of a batch, as days after its Monday.
 _LAST_DAYS = (len(calendar.MEASURED_DAYS) // 2, len(calendar.MEASURED_DAYS))
 
@@ -72,16 +73,17 @@ def read_inputs(
     for name in sorted({series for series, run_date in state.mondays if run_date <= check.on}):
         batches = [batch for batch in state.batches.values() if batch.series == name]
         counted = [batch for batch in batches if _is_counted(batch, check.on)]
-        terms = state.series_terms.get(name, {})
+        declared = state.series_terms.get(name, [])
+        terms = declared[-1] if declared else {}
         profile = terms.get("profile")
         standings.append(
             SeriesStanding(
                 name=name,
                 batches=[reader.result(one) for one in sorted(counted, key=_run_date)],
-                failed_mondays=sum(_has_failed(batch, since, check.on) for batch in batches),
+                failed_mondays=sum(_is_lost(batch, since, check.on) for batch in batches),
                 is_control=terms.get("kind") == "random",
                 has_tools=isinstance(profile, dict) and profile.get("tools") == "true",
-                is_retired=terms.get("retired") == "true",
+                was_retired=_is_retired(terms) or _was_retired(declared, since, check.on),
             )
         )
     return CheckInputs(
@@ -104,8 +106,30 @@ def _is_counted(batch: Batch, on: date) -> bool:
     return is_over and batch.trading_day is not None and not batch.late
 
 
-def _has_failed(batch: Batch, since: date, on: date) -> bool:
-    return batch.status is BatchStatus.FAILED and since <= batch.run_date < on
+def _is_lost(batch: Batch, since: date, on: date) -> bool:
+    """
+    Return whether a Monday since the check before has no picks that count.
+
+    A late batch counts like a failed one: with a changed program, an operator could look at the
+    first prices of the day, and store only the batches late that have begun badly.
+    """
+    has_failed = batch.status is BatchStatus.FAILED
+    return (has_failed or batch.late) and since <= batch.run_date < on
+
+
+def _is_retired(terms: Mapping[str, Any]) -> bool:
+    return terms.get("retired") == "true"
+
+
+def _was_retired(declared: Sequence[Mapping[str, Any]], since: date, on: date) -> bool:
+    """Return whether a series was retired on a Monday from `since` to the day before `on`."""
+    for days in range(0, (on - since).days, _WEEK.days):
+        # Dates are compared as texts: a journal that is only replayed was not checked.
+        monday = str(since + timedelta(days=days))
+        in_force = [one for one in declared if str(one.get("holds_from")) <= monday]
+        if in_force and _is_retired(in_force[-1]):
+            return True
+    return False
 
 
 class _Reader:

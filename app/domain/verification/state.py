@@ -116,9 +116,9 @@ class JournalState:
         # The series of a record that was sealed late; None if it was sealed from the beginning.
         self.series_before_seal: frozenset[str] | None = None
 
-        # Yearly checks: the newest SERIES entry of each series as it was written, the time of the
+        # Yearly checks: the SERIES entries of each series as they were written, the time of the
         # RULES entry, and the number of checks that were held.
-        self.series_terms: dict[str, Mapping[str, Any]] = {}
+        self.series_terms: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         self.rules_at: datetime | None = None
         self.held_checks = 0
         # The number and the hash of the entry before the one that is checked.
@@ -342,7 +342,7 @@ class JournalState:
             self._add_rename(entry)
         series = entry.content.get("series")
         if isinstance(series, dict) and isinstance(series.get("name"), str):
-            self.series_terms[series["name"]] = series
+            self.series_terms[series["name"]].append(series)
         if entry.response is not None:
             self._add_response(entry.response)
 

@@ -142,6 +142,28 @@ def missed(contents: list[Content], week: int) -> Content:
     return {"kind": "FAILURE", "at": at, "batch": batch}
 
 
+def retired_for_a_week(contents: list[Content]) -> list[Content]:
+    """Append a check, and before it declarations that retire `main` for one Monday."""
+    at = held(contents)[-1]["at"]
+    series = [one["series"] for one in contents if "series" in one][-1]
+    last = max(one["batch"]["run_date"] for one in contents if "batch" in one)
+    monday = date.fromisoformat(last) + timedelta(weeks=1)
+    declared = [
+        {**series, "holds_from": str(monday), "retired": "true"},
+        {**series, "holds_from": str(monday + timedelta(weeks=1))},
+    ]
+    entries = [{"kind": "SERIES", "at": at, "series": one} for one in declared]
+    return held([*contents, *entries])
+
+
+def hidden_retirement(contents: list[Content]) -> list[Content]:
+    contents = retired_for_a_week(contents)
+    (series,) = contents[-1]["check"]["series"]
+    assert series["reason"] == "RETIRED"
+    series["reason"] = "TOO_FEW_WEEKS"
+    return contents
+
+
 def left_out(contents):
     """Let the service work for weeks after the check was due."""
     return [*contents, *(missed(contents, week) for week in (58, 59, 60))]
@@ -172,6 +194,7 @@ FORGERIES = [
         ("check", "more weeks", of_main(weeks="30")),
         ("check", "a gap", of_main(imputed="1")),
         ("check", "another reason", of_main(reason="RETIRED")),
+        ("check", "retired for a week", hidden_retirement),
         ("check", "tested", of_main(tested="true")),
         ("check", "another mean", of_main("better", mean_pct="9.000000")),
         ("check", "another beta", of_main("worse", beta="9.000000")),
@@ -194,6 +217,13 @@ async def test_a_forgery_of_a_check(as_recorded, create, rule, change):
 async def test_a_check_that_fits(as_recorded, create):
     copy = copy_of(as_recorded, create)
     forge(copy, held)
+    assert await discrepancies_of(copy) == []
+
+
+async def test_a_check_after_a_retirement_fits(as_recorded, create):
+    """A series that was retired for a week is not tested."""
+    copy = copy_of(as_recorded, create)
+    forge(copy, retired_for_a_week)
     assert await discrepancies_of(copy) == []
 
 

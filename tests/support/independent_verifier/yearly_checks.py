@@ -20,7 +20,7 @@ from independent_verifier.sessions import DAY, SATURDAY, in_new_york
 
 RULES = {
     "version": "1",
-    "sha256": "d396103e9a8a8e35ccd3bd145517dfc97f6de3aab2b21a6d320968aabb22af26",
+    "sha256": "0fd6e2ddb739b2b23871720b0ab3a601d76e2b8bb659438599d8bac844e2ccf9",
     "from_check": "1",
 }
 WEEK = 7 * DAY
@@ -35,7 +35,6 @@ class YearlyChecks:
         self.known = known
         self.rules_at: datetime | None = None
         self.held = 0
-        self.series: dict[str, dict] = {}  # the newest declaration by name
         self.times: list[datetime] = []  # of the entries of a service
 
     def take(self, entry: Entry, head: Row) -> None:
@@ -49,8 +48,6 @@ class YearlyChecks:
             self.check(entry, head)
             self.check_in_time()
             self.held += 1
-        if entry.kind == "SERIES":
-            self.series[entry.content["series"]["name"]] = entry.content["series"]
         if entry.kind in OF_A_SERVICE:
             self.times.append(entry.at)
 
@@ -158,14 +155,10 @@ class CheckMaker:
                 shown["reason"] = reason
             else:
                 tested.append((p, name))
-        order, findings, found = [], [], True
-        for place, (p, name) in enumerate(sorted(tested)):
-            bound = risk / (len(tested) - place)
-            found = found and p <= bound
-            step = {"series": name, "p": fixed("p", p), "bound": fixed("bound", bound)}
-            order.append({**step, "found": "true" if found else "false"})
-            if found:
-                findings.append({"series": name, "side": evaluated[name][2]})
+        models = [name for name in evaluated if self.declared(name).get("kind") != "random"]
+        order = compared(tested, risk=risk, count=len(models))
+        found = [step["series"] for step in order if step["found"] == "true"]
+        findings = [{"series": name, "side": evaluated[name][2]} for name in found]
         return {
             "number": str(number),
             "on": str(self.on),
@@ -180,20 +173,30 @@ class CheckMaker:
 
     def reason(self, shown: dict, *, late: bool, has_p: bool) -> str | None:
         """Return why a series is not tested; None if it is."""
-        declared = self.checks.series.get(shown["name"], {})
+        declared = self.declared(shown["name"])
         if late and shown["name"] != "main":
             return "LATE"
         if declared.get("kind") == "random":
             return "CONTROL"
         if declared.get("profile", {}).get("tools") == "true":
             return "TOOLS"
-        if declared.get("retired") == "true":
+        if declared.get("retired") == "true" or self.was_retired(shown["name"]):
             return "RETIRED"
         if int(shown["failed_mondays"]) > 4:
             return "FAILED_MONDAYS"
         if int(shown["weeks"]) - int(shown["imputed"]) < 30:
             return "TOO_FEW_WEEKS"
         return None if has_p else "NO_PROBABILITY"
+
+    def declared(self, name: str) -> dict:
+        """Return the newest declaration of a series."""
+        return self.known.declared.newest_series(name) or {}
+
+    def was_retired(self, name: str) -> bool:
+        """Return whether a series was retired on a Monday since the check before."""
+        mondays = [self.on - weeks * WEEK for weeks in range(1, 53)]
+        in_force = [self.known.declared.series_in_force(name, str(day)) for day in mondays]
+        return any(one is not None and "retired" in one for one in in_force)
 
     def evaluate(self, name: str) -> tuple[dict, float | None, str]:
         """Return what a check shows of a series, its probability, and its side."""
@@ -214,7 +217,8 @@ class CheckMaker:
         failed = [
             batch
             for batch in all_batches
-            if batch["status"] == "failed" and since <= batch["run_date"] < str(self.on)
+            if (batch["status"] == "failed" or batch["late"] == "true")
+            and since <= batch["run_date"] < str(self.on)
         ]
         observed = [figure for batch in counted for figure in batch.observed()]
         weeks = {week for batch in counted for week in batch.weeks}
@@ -241,6 +245,17 @@ class CheckMaker:
         row = self.rates[max(days)]
         self.used[row["observed_on"]] = row
         return float(Decimal(row["value_pct"]) * (last - first).days / 365)
+
+
+def compared(tested: list[tuple[float, str]], *, risk: float, count: int) -> list[dict]:
+    """Return the member `order` of a check with so many series that count."""
+    order, found = [], True
+    for place, (p, name) in enumerate(sorted(tested)):
+        bound = risk / (count - place)
+        found = found and p <= bound
+        step = {"series": name, "p": fixed("p", p), "bound": fixed("bound", bound)}
+        order.append({**step, "found": "true" if found else "false"})
+    return order
 
 
 def keep_newest(rows: dict, key: object, row: Row) -> None:

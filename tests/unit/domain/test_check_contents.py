@@ -62,14 +62,15 @@ def test_a_check_of_several_series():
     """
     The dates: 52 weeks after 26 October 2026 is 25 October 2027.
 
-    Two series are tested at 2.5 %: the bounds are 1.25 % and 2.5 %.
+    Two series are tested at 2.5 %. Six of the seven are no controls, so the bounds are 2.5 % / 6
+    and 2.5 % / 5.
     """
     check = content(
         SeriesStanding(name="good", batches=batches(0.5)),
         SeriesStanding(name="bad", batches=batches(-0.5)),
         SeriesStanding(name="dice", batches=batches(0.5), is_control=True),
         SeriesStanding(name="web", batches=batches(0.5), has_tools=True),
-        SeriesStanding(name="gone", batches=batches(0.5), is_retired=True),
+        SeriesStanding(name="gone", batches=batches(0.5), was_retired=True),
         SeriesStanding(name="idle", batches=batches(0.5), failed_mondays=5),
         SeriesStanding(name="new", batches=batches(0.5, count=20)),
     )
@@ -84,8 +85,8 @@ def test_a_check_of_several_series():
         "web": "TOOLS",
     }
     assert [(one["bound"], one["found"]) for one in check["order"]] == [
-        ("0.012500000", True),
-        ("0.025000000", True),
+        ("0.004166667", True),
+        ("0.005000000", True),
     ]
     assert {one["series"]: one["side"] for one in check["findings"]} == {
         "good": "BETTER",
@@ -103,7 +104,8 @@ def test_four_failed_mondays_are_allowed():
 def test_a_late_check_tests_main_only():
     standings = [SeriesStanding(name=name, batches=batches(0.5)) for name in ("main", "other")]
     check = content(*standings, is_late=True)
-    assert [one["series"] for one in check["order"]] == ["main"]
+    ((main, bound),) = [(one["series"], one["bound"]) for one in check["order"]]
+    assert (main, bound) == ("main", "0.012500000")
     assert series_of(check)["other"]["reason"] == "LATE"
 
 

@@ -70,6 +70,12 @@ def test_holm(p_values, found):
     assert sorted(one.series for one in steps if one.is_found) == found
 
 
+def test_series_that_are_not_tested_count():
+    """Of four series one is tested: its bound is a fourth of the risk, and not the whole."""
+    (step,) = yearly_check.holm({"a": 0.007}, 0.025, untested=3)
+    assert (step.bound, step.is_found) == (0.00625, False)
+
+
 def test_the_risks_of_all_checks():
     """Half of 5 % for the first, a sixth for the second; the sum approaches 5 %."""
     assert yearly_check.risk_of_check(1) == 0.025

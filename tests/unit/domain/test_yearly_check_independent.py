@@ -5,11 +5,19 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from independent_verifier.yearly_checks import DIGITS, WeeksOfBatch, is_fixed, side_of, upper_tail
+from independent_verifier.yearly_checks import (
+    DIGITS,
+    WeeksOfBatch,
+    compared,
+    is_fixed,
+    side_of,
+    upper_tail,
+)
 from scipy import stats
 
 from app.domain import yearly_check
 from app.domain.check_contents import CheckInputs, SeriesStanding, check_content
+from app.domain.journal import to_texts
 from app.domain.model import JournalHead
 from app.domain.yearly_check import BatchResult, PickResult
 
@@ -29,13 +37,13 @@ class GivenWeeks(WeeksOfBatch):
         return first[0] - first[1], second[0] - second[1]
 
 
-def random_batches(seed: int, weeks: int) -> list[BatchResult]:
-    """Return batches with some gaps, drawn at random."""
+def random_batches(seed: int, weeks: int, gaps: float = 0.05) -> list[BatchResult]:
+    """Return batches drawn at random; `gaps` is the part of the readings that are missing."""
     random = np.random.default_rng(seed)
 
     def pick() -> PickResult:
         middle, second = random.normal(0.2, 2, 2)
-        is_missing = random.random(2) < 0.05
+        is_missing = random.random(2) < gaps
         return PickResult(
             None if is_missing[0] else float(middle),
             None if is_missing[1] else float(middle + second),
@@ -76,6 +84,34 @@ def test_both_compute_the_same(weeks):
             for name, value in present.items():
                 assert is_fixed(value, DIGITS[name])
                 assert abs(Decimal(value) - Decimal(shown[name])) <= Decimal(10) ** -DIGITS[name]
+
+
+@pytest.mark.parametrize("retired", [0, 5])
+def test_both_compare_alike(retired):
+    """Three series are tested, with others that were retired, and a control."""
+    batches = [random_batches(seed, 40, gaps=0) for seed in range(9)]
+    standings = [
+        *(SeriesStanding(name=name, batches=batches.pop()) for name in "abc"),
+        SeriesStanding(name="dice", batches=batches.pop(), is_control=True),
+    ]
+    for number in range(retired):
+        name = f"gone-{number}"
+        standings.append(SeriesStanding(name=name, batches=batches.pop(), was_retired=True))
+    content = check_content(
+        CheckInputs(
+            number=1,
+            on=yearly_check.check_date(MONDAY, 1),
+            is_late=False,
+            head=JournalHead(1, "f" * 64, None),
+            standings=standings,
+            rates=[],
+        )
+    )
+    tested = [(float(one["p"]), one["name"]) for one in content["series"] if one["tested"]]
+    assert len(tested) == 3
+    assert to_texts({"order": content["order"]})["order"] == compared(
+        tested, risk=0.025, count=3 + retired
+    )
 
 
 def test_the_tail_of_students_t():
