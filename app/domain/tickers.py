@@ -178,7 +178,8 @@ def names_ticker(sentence: str, ticker: str) -> bool:
     """
     Return whether a sentence contains a ticker as a word of its own.
 
-    A part of another ticker does not count: a text with BRK.B does not name BRK.
+    A part of another ticker or of a word does not count: a text with BRK.B does not name BRK, and
+    "Alpha Vantage" names neither A nor V.
     """
-    word = rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z])(?!\.[A-Z]\b)"
+    word = rf"(?<![A-Za-z.]){re.escape(ticker)}(?![A-Za-z])(?!\.[A-Z]\b)"
     return re.search(word, sentence) is not None

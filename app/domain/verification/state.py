@@ -110,6 +110,7 @@ class JournalState:
         self.sealed_since: int | None = None
         self.record_calendar = RecordCalendar()
         self.timestamp_roots: dict[str, int] = {}
+        self.benchmarks = set[str]()  # of all settings
         # The declarations of each series, in the order of the journal.
         self.declared_series: dict[str, list[DeclaredSeries]] = defaultdict(list)
 

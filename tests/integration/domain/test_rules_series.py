@@ -7,13 +7,14 @@ Each forgery is a rewritten record, chain and rows, that only the named rule det
 import json
 from copy import deepcopy
 from datetime import date
+from uuid import uuid4
 
 import psycopg
 import pytest
 from record_server import copy_of, silent
 from sealing import is_claim
 from several_series import several_series
-from tampering import Content, one_of_each_rule
+from tampering import Content, one_of_each_rule, shifted
 
 from app.domain import journal
 from app.domain.declarations import sha256_of
@@ -153,6 +154,42 @@ def one_skipped_more(answer: dict) -> None:
     answer["draws"].insert(0, {"ticker": "AAPL", "action": "BUY", "skipped": "REFUSED"})
 
 
+def refused_ticker(contents: list[Content]) -> str:
+    """Return the ticker without a price on the first Monday."""
+    refused = questions_of(contents, "dice", FIRST)[1]["generation"]
+    return next(
+        one["ticker"]
+        for one in json.loads(refused["answer"])["draws"]
+        if names_ticker(refused["refusal"], one["ticker"])
+    )
+
+
+def with_a_price(refusal: str | None = None):
+    """
+    Return a change that adds a close of the refused ticker, which was read two hours before.
+
+    It may also change the refusal: `{}` becomes the ticker.
+    """
+
+    def change(contents):
+        ticker = refused_ticker(contents)
+        refused = questions_of(contents, "dice", FIRST)[1]["generation"]
+        if refusal is not None:
+            refused["refusal"] = refusal.format(ticker)
+        place, read = next(
+            (number, one) for number, one in enumerate(contents) if one["kind"] == "READINGS"
+        )
+        read = deepcopy(read)
+        read["at"] = shifted(read["at"], hours=-2)
+        read["response"].update(read_at=read["at"], ticker=ticker)
+        close = read["closes"][-1]
+        close.update(id=str(uuid4()), ticker=ticker, read_at=read["at"])
+        read["closes"] = [close]
+        contents.insert(place, read)
+
+    return change
+
+
 def refused_at_once(answer: str | None, refusal: str):
     """
     Return a change of the first question of a control: its answer was never accepted.
@@ -162,12 +199,7 @@ def refused_at_once(answer: str | None, refusal: str):
 
     def change(contents):
         accepted, refused = questions_of(contents, "dice", FIRST)[:2]
-        ticker = next(
-            one["ticker"]
-            for one in json.loads(refused["generation"]["answer"])["draws"]
-            if names_ticker(refused["generation"]["refusal"], one["ticker"])
-        )
-        refused["generation"]["refusal"] = refusal.format(ticker)
+        refused["generation"]["refusal"] = refusal.format(refused_ticker(contents))
         if answer is not None:
             refused["generation"]["answer"] = answer
         contents.remove(accepted)
@@ -263,6 +295,8 @@ FORGERIES = [
         ("draws", "another first entry", declared("dice", label="Dice")),
         ("draws", "no draws", refused_at_once("No draws.", "It is no text of draws.")),
         ("answer-refused", "a model", refused_at_once(None, "The model refused: {}")),
+        ("answer-refused", "a price was read", with_a_price()),
+        ("answer-refused", "no benchmark", with_a_price("{} is no benchmark for others.")),
         ("every-monday", "retired after its answer", retired_after_its_answer),
         ("every-monday", "a joined series starts late", without_series("second", NEXT)),
     ]

@@ -127,7 +127,8 @@ def is_not_stored(character: str) -> bool:
 
 def names(text: str, ticker: str) -> bool:
     """Return whether a text names a ticker as a word of its own."""
-    return re.search(rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z]|\.[A-Z])", text) is not None
+    word = rf"(?<![A-Za-z.]){re.escape(ticker)}(?![A-Za-z]|\.[A-Z]\b)"
+    return re.search(word, text) is not None
 
 
 def named_benchmark(prompt: str) -> str | None:

@@ -17,6 +17,7 @@ class Claim:
     entry: Entry
     session: str
     tickers: list[str]
+    unless_benchmark: bool = False  # not about a price if a ticker is a benchmark of any settings
 
 
 class Missing:
@@ -54,7 +55,9 @@ class Missing:
         """Collect the claim of an accepted answer that was refused because a price was missing."""
         run_date = day_of(row["run_date"])
         sessions = self.known.calendar.last_sessions(run_date)
-        if "benchmark" in row["refusal"] or len(sessions) > 1:
+        of_setting = "benchmark" in row["refusal"]
+        changed = row["refusal"] == "The benchmark was changed."
+        if changed or len(sessions) > 1 or (of_setting and not self.known.declared.sealed):
             return
         try:
             picks = picks_of(
@@ -64,7 +67,13 @@ class Missing:
             return
         tickers = [pick["ticker"] for pick in picks if names(row["refusal"], pick["ticker"])]
         self.claims.append(
-            Claim(rule="answer-refused", entry=entry, session=str(sessions[0]), tickers=tickers)
+            Claim(
+                rule="answer-refused",
+                entry=entry,
+                session=str(sessions[0]),
+                tickers=tickers,
+                unless_benchmark=of_setting,
+            )
         )
 
     def take_failure(self, entry: Entry, row: dict) -> None:
@@ -90,7 +99,10 @@ class Missing:
 
     def finish(self, readings: Readings) -> None:
         """Raise RecordRefused for a claim that the readings of the record contradict."""
+        benchmarks = {settings["benchmark"] for settings in self.known.declared.settings}
         for claim in self.claims:
+            if claim.unless_benchmark and benchmarks & set(claim.tickers):
+                continue
             there = [
                 any(long_read(row, claim.entry) for row in readings.closes.get(key, []))
                 for key in ((ticker, claim.session) for ticker in claim.tickers)

@@ -8,9 +8,10 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
+from independent_verifier.answers import names
 
 from app.domain.model import Close, Split
-from app.domain.tickers import TickerHistory, compare_closes
+from app.domain.tickers import TickerHistory, compare_closes, names_ticker
 
 AT = datetime.fromisoformat("2026-11-01T12:00:00Z")
 FIRST = date(2026, 10, 26)
@@ -129,3 +130,20 @@ def test_closes_around_a_rename(under_new, factor, fits):
         from_session=day(2),
     )
     assert (comparison.fits, comparison.old.close) == (fits, 10)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ticker", "is_named"),
+    [
+        ("Alpha Vantage does not know KO.", "KO", True),
+        ("KO, BRK.B and A have no recent price.", "A", True),
+        ("Alpha Vantage does not know KO.", "A", False),
+        ("Alpha Vantage does not know KO.", "V", False),
+        ("The close of BRK.B is missing.", "BRK", False),
+        ("The close of BRK.B is missing.", "B", False),
+        ("KO has no recent price.", "K", False),
+    ],
+)
+def test_a_ticker_is_named_as_a_word(sentence, ticker, is_named):
+    assert names_ticker(sentence, ticker) == is_named
+    assert names(sentence, ticker) == is_named

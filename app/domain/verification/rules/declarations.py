@@ -46,6 +46,7 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     if entry.settings is not None:
         _check_settings(place, entry, settings=entry.settings, state=state)
         state.record_calendar.add(entry.settings)
+        state.benchmarks.add(entry.settings.benchmark)
         for root in entry.settings.timestamp_roots:
             state.timestamp_roots.setdefault(root, entry.seq)
     if entry.genesis is not None:

@@ -39,13 +39,19 @@ Readings = dict[str, list[Close]]
 
 
 class MissingCloseClaim(Struct, frozen=True):
-    """An entry claims that at least one of `tickers` had no close of `session`."""
+    """
+    An entry claims that at least one of `tickers` had no close of `session`.
+
+    `unless_benchmark` is whether the claim is not about a price if one of them is a benchmark of
+    the record.
+    """
 
     rule: Rule
     place: str
     at: datetime
     session: date
     tickers: Sequence[str]
+    unless_benchmark: bool = False
 
 
 class FittingClosesClaim(Struct, frozen=True):
@@ -89,7 +95,8 @@ def check_end(state: JournalState) -> None:
     factors = state.all_splits()
     for claim in state.claims:
         if isinstance(claim, MissingCloseClaim):
-            _check_missing(claim, closes)
+            if not claim.unless_benchmark or state.benchmarks.isdisjoint(claim.tickers):
+                _check_missing(claim, closes)
         else:
             _check_fitting(claim, closes, factors.get(claim.new, []))
 
@@ -125,8 +132,9 @@ def _claims_of_refused(entry: ParsedEntry, state: JournalState) -> Iterator[Miss
         if not isinstance(former, Generation) or not former.accepted:
             continue
         # A refusal with the word "benchmark" is about the setting BENCHMARK_SYMBOL, not about a
-        # price.
-        if "benchmark" in refusal:
+        # price. In a sealed record, the new setting is declared before the next question.
+        is_about_setting = "benchmark" in refusal
+        if refusal == prompt.BENCHMARK_CHANGED or (is_about_setting and not state.is_sealed):
             continue
         session = _baseline_session(state, question.run_date)
         benchmark = prompt.benchmark_in_prompt(question.user_prompt) or ""
@@ -139,6 +147,7 @@ def _claims_of_refused(entry: ParsedEntry, state: JournalState) -> Iterator[Miss
             at=entry.at,
             session=session,
             tickers=[idea.ticker for idea in ideas if names_ticker(refusal, idea.ticker)],
+            unless_benchmark=is_about_setting,
         )
 
 
