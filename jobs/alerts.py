@@ -97,13 +97,15 @@ class Alert(Struct, frozen=True, kw_only=True):
     """
     A row of `operations.alerts`: one problem, reported to an operator.
 
-    `text` says what happened, and `to_do` what a person can do about it. `until` is set only for
-    a spent quota: the time until which the quota is known to be spent.
+    `text` says what happened, and `to_do` what a person can do about it. `series` is the series that
+    it is about; None if it is about none, or about several. `until` is set only for a spent quota:
+    the time until which the quota is known to be spent.
     """
 
     id: UUID
     kind: str
     at: datetime
+    series: str | None = None
     run_date: date | None = None
     day: int | None = None
     reason: str | None = None
@@ -162,6 +164,7 @@ def payload(alert: Alert, *, rehearsed: bool, journal_head: str | None) -> dict[
         "id": str(alert.id),
         "kind": alert.kind,
         "at": format_timestamp(alert.at),
+        "series": alert.series,
         "run_date": str(alert.run_date) if alert.run_date else None,
         "day": alert.day,
         "reason": alert.reason,
@@ -235,6 +238,7 @@ async def report_monday_failed(conn: Conn, context: Context, batch: Batch) -> No
         conn,
         context,
         kind="monday_failed",
+        series=batch.series,
         run_date=batch.run_date,
         reason=batch.failure_reason,
         text=f"{name} failed ({batch.failure_reason}): {batch.failure}",
@@ -254,10 +258,8 @@ async def report_checkpoint_skipped(
     if reason == SkipReason.MARKET_CLOSED:
         return
     naming = await _naming(conn, context)
-    series = SERIES
-    if naming.has_several:
-        batch = await batches.get(conn, due.batch_id)
-        series = batch.series if batch else SERIES
+    batch = await batches.get(conn, due.batch_id)
+    series = batch.series if batch else SERIES
     name = f"day {due.day} of the Monday {due.run_date}{naming.of_series(series)}"
     text = f"{name} was skipped ({reason}): {checkpoint.note}"
     command = f"alpha-monday checkpoint retake {due.run_date} {due.day}{naming.option(series)}"
@@ -266,6 +268,7 @@ async def report_checkpoint_skipped(
         conn,
         context,
         kind="checkpoint_skipped",
+        series=series,
         run_date=due.run_date,
         day=due.day,
         reason=reason,
@@ -306,6 +309,7 @@ async def report_unstamped_batch(
         conn,
         context,
         kind="batch_not_stamped",
+        series=batch.series,
         run_date=batch.run_date,
         reason=reason,
         text=f"{text}.",
@@ -379,6 +383,7 @@ async def _store_changed_readings(
         conn,
         context,
         kind="reading_changed",
+        series=first.series,
         run_date=first.run_date,
         day=first.day,
         text=f"the provider now says that {_join_sentences(sentences)}.",
@@ -454,6 +459,7 @@ async def report_model_end(conn: Conn, context: Context, end: ModelEnd, *, today
         conn,
         context,
         kind="model_ends",
+        series=end.series,
         text=f"{end.describe(today)} (series {end.series}).",
         to_do=f"Set {end.setting} to another model, on any day except Monday.",
     )
@@ -506,6 +512,7 @@ async def report_alternating_settings(
         return
     differences = list(chain.from_iterable(one.differences for one in alternations))
     clauses = [_describe_difference(difference) for difference in differences]
+    names = {one.series or SERIES for one in alternations}
     fields = []
     for one in alternations:
         fields += [_reason_prefix(one) + difference.field for difference in one.differences]
@@ -513,6 +520,7 @@ async def report_alternating_settings(
         conn,
         context,
         kind="settings_alternate",
+        series=names.pop() if len(names) == 1 else None,
         reason=", ".join(fields),
         text=(
             "two processes record with different settings, and each declares its own in the "
@@ -642,9 +650,11 @@ def _log_errors(kind: str) -> Iterator[None]:
 async def _insert(conn: Conn, alert: Alert) -> None:
     await conn.execute(
         """
-        INSERT INTO operations.alerts (id, kind, at, run_date, day, reason, text, to_do, until)
+        INSERT INTO operations.alerts (
+            id, kind, at, series, run_date, day, reason, text, to_do, until
+        )
         VALUES (
-            %(id)s, %(kind)s, %(at)s, %(run_date)s, %(day)s,
+            %(id)s, %(kind)s, %(at)s, %(series)s, %(run_date)s, %(day)s,
             %(reason)s, %(text)s, %(to_do)s, %(until)s
         )
         """,
@@ -657,7 +667,7 @@ async def _get_waiting(conn: Conn, id: UUID) -> Alert | None:
     async with conn.cursor(row_factory=row_factory(Alert)) as cursor:
         await cursor.execute(
             """
-            SELECT id, kind, at, run_date, day, reason, text, to_do, until
+            SELECT id, kind, at, series, run_date, day, reason, text, to_do, until
             FROM operations.alerts
             WHERE id = %s AND outcome IS NULL
             """,

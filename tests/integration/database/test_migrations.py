@@ -48,6 +48,7 @@ NAMES = [
     "series",
     "rates",
     "model_ends",
+    "alert_series",
 ]
 LAST = len(NAMES)
 

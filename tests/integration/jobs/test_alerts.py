@@ -90,6 +90,7 @@ async def test_a_monday_that_fails(harness, receiver):
         "id": receiver.requests[0].headers["idempotency-key"],
         "kind": "monday_failed",
         "at": "2026-10-26T13:00:00.000000Z",
+        "series": "main",
         "run_date": "2026-10-26",
         "day": None,
         "reason": "NO_USABLE_ANSWER",

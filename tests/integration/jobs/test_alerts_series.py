@@ -30,6 +30,8 @@ async def test_two_mondays_that_fail(harness, receiver):
         ("monday_failed", "2026-10-26", "CONFIGURATION"),
         ("monday_failed", "2026-10-26", "CONFIGURATION"),
     ]
+    for one in receiver.alerts:
+        assert f"of {one['series']} failed" in one["text"]
     by_series = {one["text"].split(" failed")[0]: one["to_do"] for one in receiver.alerts}
     assert by_series == {
         f"Alpha Monday: the Monday 2026-10-26 of {name}": (
@@ -48,6 +50,7 @@ async def test_skipped_checkpoints(harness, receiver):
     for name in (MAIN, CLAUDE):
         await daily.take(harness.context, (await harness.batch_of(name)).id, 1)
     await send_due_messages(harness)
+    assert {one["series"] for one in receiver.alerts} == {CLAUDE, MAIN}
     texts = sorted(one["text"] for one in receiver.alerts)
     for name, text in zip((CLAUDE, MAIN), texts, strict=True):
         assert text.startswith(
@@ -68,6 +71,7 @@ async def test_a_changed_reading(harness, receiver):
     assert f"not at 600.0000 ({baselines})" in alert["text"]
     command = "`alpha-monday checkpoint correct 2026-10-26 0 SPY --series claude --reason TEXT`"
     assert command in alert["to_do"]
+    assert alert["series"] == CLAUDE
 
 
 async def test_batches_without_a_timestamp(harness, receiver):
@@ -90,7 +94,10 @@ async def test_batches_without_a_timestamp(harness, receiver):
         "Alpha Monday: the picks of the Monday 2026-10-26 of claude",
         "Alpha Monday: the picks of the Monday 2026-10-26 of main",
     ]
-    assert {one["reason"] for one in receiver.alerts} == {None, CLAUDE}
+    assert {(one["series"], one["reason"]) for one in receiver.alerts} == {
+        (MAIN, None),
+        (CLAUDE, CLAUDE),
+    }
 
 
 async def declare(harness, name: str, *, model: str, minutes: int) -> None:
@@ -130,9 +137,12 @@ async def test_alternations_of_two_series(harness):
     ):
         await declare(harness, name, model=model, minutes=minutes)
     found = await harness.rows(
-        "SELECT reason, text FROM operations.alerts WHERE kind = 'settings_alternate' ORDER BY at"
+        "SELECT series, reason, text FROM operations.alerts WHERE kind = 'settings_alternate' "
+        "ORDER BY at"
     )
-    (first_reason, first), (second_reason, second) = found
+    (first_series, first_reason, first), (second_series, second_reason, second) = found
     assert (first_reason, second_reason) == ("model", "model, claude.model")
+    # The second alert is about both series.
+    assert (first_series, second_series) == (MAIN, None)
     assert "model of [main] in SERIES_FILE is other in one and one in the other." in first
     assert "model of [claude] in SERIES_FILE is other in one and one in the other." in second

@@ -1,0 +1,1 @@
+ALTER TABLE operations.alerts DROP COLUMN series;
