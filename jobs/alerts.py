@@ -97,9 +97,9 @@ class Alert(Struct, frozen=True, kw_only=True):
     """
     A row of `operations.alerts`: one problem, reported to an operator.
 
-    `text` says what happened, and `to_do` what a person can do about it. `series` is the series that
-    it is about; None if it is about none, or about several. `until` is set only for a spent quota:
-    the time until which the quota is known to be spent.
+    `text` says what happened, and `to_do` what a person can do about it. `series` is the series
+    that it is about; None if it is about none, or about several. `until` is set only for a spent
+    quota: the time until which the quota is known to be spent.
     """
 
     id: UUID
