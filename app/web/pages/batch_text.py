@@ -31,6 +31,12 @@ FAILURE_HEADLINES = {
     "CONFIGURATION": "No picks: a key, an account or a setting was wrong.",
 }
 
+# A control has no model: a draw cannot be used if one of its shares has no price.
+_CONTROL_HEADLINES = {
+    **FAILURE_HEADLINES,
+    "NO_USABLE_ANSWER": "No picks: none of the draws could be used.",
+}
+
 # The headline of the record, by the finding of the yearly checks.
 FINDING_HEADLINES = {
     "UNDECIDED": "Cannot be distinguished from luck.",
@@ -84,10 +90,11 @@ class StripDay(Struct, frozen=True):
     is_corrected: bool = False
 
 
-def headline(batch: Node) -> str:
-    """Return the outcome of a batch in one sentence."""
+def headline(batch: Node, *, is_control: bool = False) -> str:
+    """Return the outcome of a batch, of a control or of a model, in one sentence."""
     if batch["status"] == "FAILED":
-        return FAILURE_HEADLINES[batch["failureReason"]]
+        headlines = _CONTROL_HEADLINES if is_control else FAILURE_HEADLINES
+        return headlines[batch["failureReason"]]
     if batch["status"] == "COMPLETED":
         if not batch["result"]:
             return "This fortnight stays unresolved."
@@ -346,15 +353,15 @@ def sentences_about_questions(batch: Node) -> list[str]:
     return question_sentences(questions)
 
 
-def update_message(batch: Node | None) -> str:
+def update_message(batch: Node | None, *, is_control: bool = False) -> str:
     """Return the message that an open page shows when the batch has changed."""
     if batch is None:
         return ""
+    words = headline(batch, is_control=is_control)
     latest = batch["latestCheckpoint"]
     if not latest:
-        return headline(batch)
-    closes = f"Day {latest['day']}, closes of {short_date(latest['tradingDay'])}."
-    return f"{headline(batch)} {closes}"
+        return words
+    return f"{words} Day {latest['day']}, closes of {short_date(latest['tradingDay'])}."
 
 
 def next_run_at(batch: Node) -> datetime:

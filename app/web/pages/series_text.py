@@ -183,7 +183,9 @@ def week_news(week: NewestWeek) -> str:
     """Return a line for each series, for the message that an open page shows after a change."""
     lines = []
     for row in week.present:
-        lines.append(f"{row['label']}: {batch_text.update_message(row['latestBatch'])}")
+        is_control = row["kind"] == "RANDOM"
+        message = batch_text.update_message(row["latestBatch"], is_control=is_control)
+        lines.append(f"{row['label']}: {message}")
     return "\n".join(lines)
 
 

@@ -252,7 +252,13 @@ class Site:
         if known.are_several:
             page = await self._query("SeriesFront")
             week = series_text.newest_week(page.data["series"])
-            return self._render("front_of_series.html", page, known=known, week=week)
+            return self._render(
+                "front_of_series.html",
+                page,
+                known=known,
+                week=week,
+                record_has_stamps=_has_stamps(page),
+            )
         page = await self._query("Front", series=known.default)
         return self._render(
             "front.html",

@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 
 import msgspec
 import pytest
@@ -30,6 +30,7 @@ from served_pages import find_all, find_one, pages_on, parse_page, visible_text
 
 from api.engine import Engine
 from api.schema import Facts
+from app.domain.calendar import due_at
 from app.web.charts.image import DOCUMENT, chart_image_route, chart_image_svg
 from app.web.feeds.downloads import export_routes
 from app.web.pages import series_text
@@ -117,6 +118,65 @@ async def test_this_week(browser, database):
     assert "Also picked by Main (BUY)" in visible_text(sections[0])
     assert "Also picked by Dice (SELL)" in visible_text(sections[1])
     assert "Claude, with tools: retired" in visible_text(find_one(tree, "main"))
+
+
+@pytest.mark.parametrize(
+    ("is_stamped", "words"),
+    [
+        (True, ["Timestamp: stamped 09:04 New York, before the open (the proof of the timestamp"]),
+        (False, []),
+    ],
+)
+async def test_the_timestamps_of_this_week(is_stamped, words, browser, database):
+    """The first page says for each series when its picks were stamped, as for one series."""
+
+    def writer(record: Record) -> None:
+        write_shared_picks(record)
+        if is_stamped:
+            record.stamp(due_at(THIRD) + timedelta(minutes=4), token=True)
+
+    write(database, writer)
+    tree = parse_page(await browser.get("/"))
+    for section in find_all(tree, "section", class_="series-week"):
+        text = visible_text(section)
+        assert all(one in text for one in words)
+        assert ("Timestamp" in text) == is_stamped
+
+
+def write_failed(record: Record) -> None:
+    """Write a Monday on which neither the control nor a model had a usable answer."""
+    write_three_series(record)
+    for name in ("dice", "claude"):
+        failed_batch(record, name, THIRD)
+
+
+def failed_batch(record: Record, series: str, run_date: date) -> None:
+    record.add(
+        "batches",
+        id=record.next(3),
+        series=series,
+        run_date=run_date,
+        created_at=due_at(run_date),
+        status="failed",
+        late=False,
+        benchmark_symbol="SPY",
+        failure_reason="NO_USABLE_ANSWER",
+        failure="3 questions brought no usable answer. The last: KO has no recent price.",
+    )
+
+
+async def test_a_control_without_picks(browser, database):
+    """Its headline is about the draws, and that of a model about the model."""
+    write(database, write_failed)
+    of_model = "No picks: the model gave no usable answer."
+    of_control = "No picks: none of the draws could be used."
+    for path in ("/series/{}/batches", f"/series/{{}}/batches/{THIRD}"):
+        assert of_control in await text_of(browser, path.format("dice"))
+        assert of_model in await text_of(browser, path.format("claude"))
+    sections = find_all(parse_page(await browser.get("/")), "section", class_="series-week")
+    shown = {visible_text(find_one(one, "h2")): visible_text(one) for one in sections}
+    assert of_control in shown["Dice control"]
+    assert not any(of_model in text for name, text in shown.items() if name == "Dice control")
 
 
 async def test_the_leaderboard(browser, database):
