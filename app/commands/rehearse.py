@@ -18,7 +18,7 @@ from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
 from app.commands.signals import StopSignals, run_until_stopped
 from app.commands.terminal import DAY, clock, report
-from app.core import logging, series_file, settings
+from app.core import logging, request_quota, series_file, settings
 from app.core.settings import Settings
 from app.database import migrations, pools
 from app.database.embedded import EmbeddedPostgres, uses_server_of_another_process
@@ -175,6 +175,9 @@ def _read_series(
         is_alone = single or bool(configuration.openai_base_url)
         return configuration, [] if is_alone else None
     phases = rehearsed_series.of_file(configuration)
+    # The rehearsal has the same count of requests as the service. Without this check, it would skip
+    # mornings of a configuration with which the service does not start.
+    request_quota.require_room_for_closes(configuration)
     # The models of the file are simulated, whatever address the settings have.
     simulated = msgspec.structs.replace(configuration, openai_base_url="", series_file="")
     return simulated, phases

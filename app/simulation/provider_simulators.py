@@ -129,8 +129,9 @@ class ProviderSimulators:
 
     `now` returns the time of a request. `script` chooses the fault of a request; if it chooses
     none, `odd` chooses the faults. `pass_time` lets simulated time pass before an answer with the
-    fault "thinks"; without `pass_time`, such an answer is sent at once. If `limits` is False, Alpha
-    Vantage's limits do not apply. Without `authority`, there are no timestamps.
+    fault "thinks"; without `pass_time`, such an answer is sent at once. `per_day` is the number of
+    requests that Alpha Vantage answers in a day. If `limits` is False, its limits do not apply.
+    Without `authority`, there are no timestamps.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class ProviderSimulators:
         odd: OddProviders | None = None,
         pass_time: Sleep | None = None,
         limits: bool = True,
+        per_day: int = PER_DAY,
         authority: SimulatedAuthority | None = None,
     ) -> None:
         self.market = market
@@ -155,7 +157,7 @@ class ProviderSimulators:
         # Not buffered, so that a request is in the file before it is answered.
         self._log = log.open("ab", buffering=0) if log else None
         # The times of the latest requests within the limits, the newest last.
-        self._recent: deque[datetime] = deque(maxlen=PER_DAY)
+        self._recent: deque[datetime] = deque(maxlen=per_day)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request: correctly, or with the faults that are chosen for it."""
@@ -265,7 +267,7 @@ class ProviderSimulators:
         return bool(self.limits and self._recent and now - self._recent[-1] < GAP)
 
     def _is_quota_spent(self, now: datetime) -> bool:
-        is_full = self.limits and len(self._recent) == PER_DAY
+        is_full = self.limits and len(self._recent) == self._recent.maxlen
         return is_full and now - self._recent[0] < timedelta(days=1)
 
     def _daily(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
@@ -635,6 +637,12 @@ def _make_parser() -> ArgumentParser:
         "--no-limits", action="store_true", help="do not limit the number of requests"
     )
     parser.add_argument(
+        "--per-day",
+        type=int,
+        default=PER_DAY,
+        help="requests that Alpha Vantage answers in a day (by default as for a free key)",
+    )
+    parser.add_argument(
         "--closed",
         type=_days,
         default="",
@@ -694,6 +702,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         odd=odd,
         pass_time=pass_time,
         limits=not options.no_limits,
+        per_day=options.per_day,
         authority=authority,
     )
     with suppress(KeyboardInterrupt, BrokenPipeError):

@@ -35,7 +35,12 @@ from app.providers.rate_limiter import RequestOutcome
 from app.simulation import timestamp_calendar
 from app.simulation.clock import SimulatedClock, has_rehearsal_to_continue, running_clock
 from app.simulation.faults import read_script
-from app.simulation.provider_simulators import CLOCK_VARIABLE, KNOWN_FAULTS, MODEL_PATH
+from app.simulation.provider_simulators import (
+    CLOCK_VARIABLE,
+    KNOWN_FAULTS,
+    MODEL_PATH,
+    PER_DAY,
+)
 from app.store import rehearsed
 from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
@@ -306,6 +311,10 @@ def _simulators_command(
     command = [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends"]
     command += ["--log", str(log), "--closed", closed_days]
     command += ["--timestamp-root", str(log.parent / _ROOT_FILE_NAME)]
+    # The simulated key allows what the settings say, as a paid one does; it never allows less than
+    # a free one, so that only the service's own count makes requests scarce.
+    per_day = max(settings.alpha_vantage_per_day, PER_DAY)
+    command += ["--per-day", str(per_day)]
     if odd:
         command += ["--odd", odd]
     elif not calm:

@@ -92,7 +92,7 @@ def test_serve_refuses_with_one_line(commanded, settings, says):
     assert says in one_line(done.error)
 
 
-@pytest.mark.parametrize("command", ["serve", "work"])
+@pytest.mark.parametrize("command", ["serve", "work", "rehearse"])
 def test_closes_that_do_not_fit(commanded, tmp_path, command):
     """Five series need 31 requests a day, four need 25; the control counts like a model."""
     names = ["one", "two", "three", "four"]
