@@ -14,9 +14,11 @@ from random import Random
 from typing import Any
 
 import psycopg
+import storm_series
 from installation import MAX_DRAIN, Installation, ServiceProcess
 from process import NOT_STARTED
 
+from app.domain import calendar
 from app.simulation import faults, timestamp_calendar
 from app.simulation.rehearsal import RehearsalSpan
 
@@ -278,6 +280,38 @@ def slow_provider_rules(rng: Random, first: date) -> list[dict[str, Any]]:
         if rng.random() < 0.15:
             fault = rng.choice(("hang", "slow", "cut"))
             rules.append({"provider": "openai", "fault": fault, **window})
+    return rules
+
+
+# The faults with which the server of one model fails a whole Monday: it hangs, it answers nonsense,
+# it refuses the key, and it does not have the model any more.
+MONDAY_FAULTS = ("hang", "prose", "bad_key", "unknown_model")
+# How long such a fault lasts, from the midnight (in New York) with which the Monday begins: as long
+# as a question of the Monday may be asked, and a little longer.
+_MONDAY_FAULT_LASTS = timedelta(hours=30)
+
+
+def broken_series_rules(rng: Random, first: date) -> list[dict[str, Any]]:
+    """
+    Return a fault script of a year, for the simulators of the models.
+
+    On every third Monday or so, the server of one model fails all day. The other series must have
+    their batches.
+    """
+    rules: list[dict[str, Any]] = []
+    for week in range(53):
+        midnight = calendar.from_new_york(first + timedelta(weeks=week), clock_time(0))
+        series = rng.choice(storm_series.MODELS)
+        fault = rng.choice(MONDAY_FAULTS)
+        if rng.random() < 0.35:
+            rule = {
+                "provider": "openai",
+                "function": series.model,
+                "fault": fault,
+                "since": midnight.isoformat(),
+                "until": (midnight + _MONDAY_FAULT_LASTS).isoformat(),
+            }
+            rules.append(rule)
     return rules
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import process
 import psycopg
+import storm_series
 from psycopg.sql import SQL
 
 from app.database import sessions
@@ -124,7 +125,8 @@ class Installation:
     """
     Everything that is harmed, in one folder.
 
-    `hostile` is the seed of the simulators' random faults, `rules` their fault script.
+    `hostile` is the seed of the simulators' random faults and of the keys, `rules` are the
+    simulators' fault script. `keys` are all keys of the service: nothing may ever show one.
     """
 
     def __init__(self, folder: Path, hostile: str, rules: list[dict[str, Any]]) -> None:
@@ -137,13 +139,19 @@ class Installation:
         self.simulators = self._start_simulators(hostile, rules)
         assert self.simulators.stdout
         base_url = self.simulators.stdout.readline().decode().strip()
+        file_of_series = folder / storm_series.FILE_NAME
+        storm_series.write_file(file_of_series, base_url, process.PROVIDER_TIMEOUT)
+        keys = {
+            **storm_series.make_keys(hostile),
+            "ALPHA_VANTAGE_API_KEY": storm_series.make_key(hostile, "prices"),
+        }
+        self.keys = list(keys.values())
         self.environment = {
             "DATABASE_URL": self.address,
             "PORT": "0",
-            "OPENAI_BASE_URL": f"{base_url}/v1",
-            "OPENAI_API_KEY": "nobodys",
+            "SERIES_FILE": str(file_of_series),
             "ALPHA_VANTAGE_BASE_URL": base_url,
-            "ALPHA_VANTAGE_API_KEY": "nobodys",
+            **keys,
             "TIMESTAMP_URLS": f"{base_url}/timestamp",
             "TIMESTAMP_ROOTS": str(self.root_file),
             "OTS_CALENDARS": f"{base_url}{timestamp_calendar.PATH}",
@@ -152,6 +160,11 @@ class Installation:
             ServiceProcess(number, folder, self.environment) for number in range(1, PROCESSES + 1)
         ]
         self.conn: psycopg.Connection[Any] | None = None
+
+    @property
+    def url(self) -> str:
+        """Return the address of the first process."""
+        return f"http://127.0.0.1:{self.processes[0].port}"
 
     def _start_simulators(
         self, hostile: str, rules: list[dict[str, Any]]
@@ -204,7 +217,7 @@ class Installation:
         if source == "database":
             command += ["--rehearsal"]
         else:
-            command += ["--from", f"http://127.0.0.1:{self.processes[0].port}"]
+            command += ["--from", self.url]
         return subprocess.run(
             command,
             env=self.environment,

@@ -23,7 +23,7 @@ import psycopg
 import rfc3161_client  # noqa: F401
 
 from app.commands import server
-from app.core import logging, settings
+from app.core import logging, series_file, settings
 from app.database import pools, sessions
 from app.errors import ConfigurationError
 from app.main import create_app
@@ -91,9 +91,12 @@ def serve(
     alpha_vantage._TIME_LIMIT = PROVIDER_TIMEOUT
     timestamp_authority.TIMEOUT_SECONDS = STAMP_TIMEOUT
     timestamp_calendar.TIMEOUT_SECONDS = STAMP_TIMEOUT
-    configuration = settings.load({**environment, "OPENAI_TIMEOUT": str(PROVIDER_TIMEOUT)})
+    # The keys of the series are read from the environment itself.
+    os.environ.update(environment)
+    configuration = settings.load(environment)
     clock: RealClock | simulated.SimulatedClock = RealClock()
-    logging.configure("INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=output)
+    secrets = series_file.secret_texts(configuration)
+    logging.configure("INFO", lambda: clock.now(), secrets=secrets, to=output)
 
     @asynccontextmanager
     async def open_clock(pool: pools.Pool, queue: Queue) -> AsyncIterator[simulated.SimulatedClock]:

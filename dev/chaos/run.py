@@ -1,11 +1,12 @@
 """
 Chaos: the service runs for some Mondays while it is harmed at random; then invariants are checked.
 
-Three processes of the real service share one Postgres, in simulated time. The providers send wrong
-answers or none, and so do a time-stamping authority and a calendar of OpenTimestamps. Drawn from a
-seed, processes are killed, stopped and suspended; Postgres and its connections are killed; jobs and
-workers are deleted. After some calm days the record, its timestamps, the queue and the providers'
-log must be as if nothing had happened.
+Three processes of the real service share one Postgres, in simulated time. They have three series:
+two models and a control. The providers send wrong answers or none, and so do a time-stamping
+authority and a calendar of OpenTimestamps; on some Mondays, the server of one model fails all day.
+Drawn from a seed, processes are killed, stopped and suspended; Postgres and its connections are
+killed; jobs and workers are deleted. After some calm days the record of every series, its
+timestamps, the queue and the providers' log must be as if nothing had happened.
 
     python dev/chaos/run.py --seed 7 --faults 200
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import psycopg
 from checker import InvariantBroken, InvariantChecker, Observations, count_faults
-from harm import Storm, failing_stamp_rules, slow_provider_rules
+from harm import Storm, broken_series_rules, failing_stamp_rules, slow_provider_rules
 from installation import Installation
 
 from app.database import migrations
@@ -49,27 +50,33 @@ _JOB_AT_WORK = (
 
 
 class ChaosRun:
-    """One storm, from its seed to the verdict. `calm` is simulated time, `pause` real seconds."""
+    """
+    One storm, from its seed to the verdict.
+
+    `duration` and `calm` are simulated time, `pause` is in real seconds.
+    """
 
     def __init__(
         self,
         *,
         seed: int,
         faults: int,
-        mondays: int,
+        duration: timedelta,
         calm: timedelta,
         pause: float,
         folder: Path,
     ) -> None:
         self.faults = faults
-        self.mondays = mondays
+        self.duration = duration
         self.calm = calm
         self.pause = pause
         self.rng = random.Random(seed)
         first = EARLIEST_MONDAY + timedelta(weeks=self.rng.randrange(100))
         self.span = RehearsalSpan(calendar.due_at(first) - timedelta(minutes=1), None)
-        rules = slow_provider_rules(self.rng, first)
-        # These have a generator of their own, so that their number does not change the storm.
+        # These have generators of their own, so that their number does not change the storm. Of all
+        # rules that match a request, the first one counts.
+        rules = broken_series_rules(random.Random(f"series {seed}"), first)
+        rules += slow_provider_rules(self.rng, first)
         rules += failing_stamp_rules(random.Random(f"stamps {seed}"), first)
         self.installation = Installation(folder, str(seed), rules)
         self.storm = Storm(
@@ -94,7 +101,7 @@ class ChaosRun:
         while not self.installation.fetch_rows(has_clock):
             time.sleep(0.1)
         next_strike = time.monotonic() + 2
-        end = self.span.begin + timedelta(weeks=self.mondays)
+        end = self.span.begin + self.duration
         while not self.storm.is_over or self.simulated_now < end:
             if time.monotonic() >= next_strike and self._is_harm_due():
                 self.storm.strike()
@@ -109,7 +116,7 @@ class ChaosRun:
         The harm is spread over simulated time. On a slow machine all of it would otherwise happen
         within one day.
         """
-        share = (self.simulated_now - self.span.begin) / timedelta(weeks=self.mondays)
+        share = (self.simulated_now - self.span.begin) / self.duration
         is_behind = self.storm.done.total() < 5 + share * self.faults
         return bool(self.storm.remaining) and is_behind
 
@@ -184,6 +191,8 @@ class ChaosRun:
             harm=self.storm.done,
             problems=self.storm.problems,
             verify=self.installation.verify,
+            url=self.installation.url,
+            keys=self.installation.keys,
             timestamp_root=self.installation.root_file.read_bytes(),
         )
         checker = InvariantChecker(
@@ -219,6 +228,9 @@ def _parse_options() -> argparse.Namespace:
         "--mondays", type=int, default=10, help="the number of Mondays, at least (10)"
     )
     parser.add_argument(
+        "--days", type=int, help="days of simulated time for the storm, instead of whole weeks"
+    )
+    parser.add_argument(
         "--calm", type=int, default=3, help="days of simulated time for the recovery (3)"
     )
     parser.add_argument(
@@ -246,10 +258,13 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"Seed {seed}. Logs: {folder}", flush=True)
+    duration = timedelta(weeks=options.mondays)
+    if options.days:
+        duration = timedelta(days=options.days)
     run = ChaosRun(
         seed=seed,
         faults=options.faults,
-        mondays=options.mondays,
+        duration=duration,
         calm=timedelta(days=options.calm),
         pause=options.pause,
         folder=folder,
