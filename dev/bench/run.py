@@ -8,6 +8,10 @@ are stored in .alpha-monday/bench (some 3 GB), so that only the first run writes
 With --beside, the server of another checkout of this project (a worktree in which
 `make .venv/.ready` has run) is measured in the same rounds, on the same database: so two versions
 are compared.
+
+With --series, the record has several series with so many batches each. The queries ask for `main`.
+The other checkout of --beside then gets the record with one series: with `--beside .`, this shows
+what the other series cost.
 """
 
 import argparse
@@ -201,15 +205,23 @@ class ServerGroup:
     """
     All servers of a run, started in the context of `stack`.
 
-    `node` is the path of Node, empty without peers; `beside` is another checkout.
+    `node` is the path of Node, empty without peers; `beside` is another checkout. The records have
+    so many `series`; those of the other checkout have one.
     """
 
     def __init__(
-        self, stack: ExitStack, postgres: EmbeddedPostgres, *, node: str, beside: Path | None
+        self,
+        stack: ExitStack,
+        postgres: EmbeddedPostgres,
+        *,
+        node: str,
+        beside: Path | None,
+        series: int,
     ) -> None:
         self.stack = stack
         self.postgres = postgres
         self.node = node
+        self.series = series
         self.other = server_command(beside) if beside else []
         self.servers: list[BenchServer] = []
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="am-bench-"))
@@ -217,13 +229,13 @@ class ServerGroup:
 
     def start_for(self, batches: int) -> None:
         """Start every server on the record with so many batches."""
-        address = data.ensure_database(self.postgres, batches, report)
-        name = address.split("dbname=")[1].split()[0]
-        url = f"postgresql:///{name}?host={self.postgres.socket}&user=postgres"
+        url = self._record_url(batches, self.series)
         python = [sys.executable, str(HERE / "serve.py"), "--port", "PORT"]
         ours = self._start(OURS, batches, [*python, "--uncached"], DATABASE_URL=url)
+        url_of_other = ""
         if self.other:
-            self._start(OTHER, batches, [*self.other, "--uncached"], DATABASE_URL=url)
+            url_of_other = self._record_url(batches, series=1)
+            self._start(OTHER, batches, [*self.other, "--uncached"], DATABASE_URL=url_of_other)
         environment = {"DATABASE": url, "NODE_ENV": "production", "GRAPHILE_ENV": "production"}
         mercurius = [self.node, str(PEERS / "mercurius.js")]
         if self.node:
@@ -236,13 +248,19 @@ class ServerGroup:
         if importlib.util.find_spec("api.cache"):
             self._start(OURS_CACHED, batches, python, DATABASE_URL=url)
         if self.other:
-            self._start(OTHER_CACHED, batches, self.other, DATABASE_URL=url)
+            self._start(OTHER_CACHED, batches, self.other, DATABASE_URL=url_of_other)
         if self.node:
             self._start(MERCURIUS_CACHED, batches, mercurius, **environment, CACHE="true")
         raw = [sys.executable, str(HERE / "raw.py"), "--port", "PORT"]
         for query in QUERIES:
             raw.append(f"{query.replace(' ', '-')}={ours.address(query)},{ours.requests[query]}")
         self._start(RAW, batches, raw)
+
+    def _record_url(self, batches: int, series: int) -> str:
+        """Return the address of the record with so many batches of each of so many series."""
+        address = data.ensure_database(self.postgres, batches, report, series)
+        name = address.split("dbname=")[1].split()[0]
+        return f"postgresql:///{name}?host={self.postgres.socket}&user=postgres"
 
     def _start(
         self, name: str, batches: int, command: Sequence[str], **environment: str
@@ -456,7 +474,8 @@ def _parse_options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Examples:\n  make bench\n  make bench ARGS=--quick\n"
         '  make bench ARGS="--rounds 12"\n'
-        '  make bench ARGS="--no-peers --beside ../before"',
+        '  make bench ARGS="--no-peers --beside ../before"\n'
+        '  make bench ARGS="--no-peers --quick --series 8 --beside ../before"',
     )
     parser.add_argument(
         "--quick", action="store_true", help="three short rounds with 520 and 5,200 batches"
@@ -475,6 +494,9 @@ def _parse_options() -> argparse.Namespace:
         "--no-peers", action="store_true", help="leave PostGraphile and Mercurius out"
     )
     parser.add_argument(
+        "--series", type=int, default=1, help="how many series the record has (default: 1)"
+    )
+    parser.add_argument(
         "--beside", type=Path, metavar="FOLDER", help="also measure the server of another checkout"
     )
     parser.add_argument(
@@ -483,6 +505,8 @@ def _parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 6)
     options.seconds = options.seconds or (1 if options.quick else 2)
+    if options.series < 1:
+        parser.error("--series must be at least 1.")
     if options.beside:
         options.beside = options.beside.absolute()
         # Refused before anything is started.
@@ -538,6 +562,9 @@ def make_result(
     if options.beside:
         this, other = describe_version(HERE.parents[1]), describe_version(options.beside)
         parts.append(f"{OURS} is {this}, {OTHER} is {other}.")
+    if options.series > 1:
+        beside = f"; that of {OTHER} has one" if options.beside else ""
+        parts.append(f"The records have {options.series} series{beside}.")
     parts.append(measured.make_table(samples, OURS))
     if why_no_peers:
         parts.append(f"PostGraphile and Mercurius are left out: {why_no_peers}.")
@@ -568,7 +595,9 @@ def main() -> None:
         report(f"The peers are left out: {why_no_peers}.")
     with EmbeddedPostgres(FOLDER, POSTGRES) as postgres, ExitStack() as stack:
         assert postgres.process, "another run of the bench is going on"
-        group = ServerGroup(stack, postgres, node=node, beside=options.beside)
+        group = ServerGroup(
+            stack, postgres, node=node, beside=options.beside, series=options.series
+        )
         for batches in (SHORT, long):
             group.start_for(batches)
         # Only servers with the same answers can be compared. Checked again at the end, because a

@@ -3,7 +3,9 @@
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 BENCH = Path(__file__).parents[2] / "dev" / "bench"
@@ -247,3 +249,33 @@ def test_peers_are_pinned_without_addresses():
     lock = (BENCH / "peers" / "package-lock.json").read_text()
     assert lock.count('"integrity": "sha512-') > 200
     assert '"resolved"' not in lock
+
+
+# The record
+
+
+def test_a_record_of_several_series(database):
+    """Each series has as many batches. Those of `main` are the same as without other series."""
+    data = module("data")
+
+    def rows_of_main(series: int) -> list[tuple[Any, ...]]:
+        with psycopg.connect(database, autocommit=True) as conn:
+            data.write(conn, 3, series=series)
+            counts = conn.execute("SELECT series, count(*) FROM batches GROUP BY 1 ORDER BY 1")
+            expected = [("main", 3), ("model-1", 3), ("model-2", 3)][:series]
+            assert counts.fetchall() == expected
+            rows = conn.execute(
+                "SELECT b.*, p.*, c.*, m.* FROM batches b JOIN picks p ON p.batch_id = b.id "
+                "JOIN checkpoints c ON c.batch_id = b.id LEFT JOIN pick_checkpoint_metrics m "
+                "ON m.checkpoint_id = c.id AND m.pick_id = p.id WHERE b.series = 'main' "
+                "ORDER BY b.run_date, p.position, c.day"
+            ).fetchall()
+            conn.execute(
+                "TRUNCATE batches, picks, checkpoints, pick_checkpoint_metrics, closes, "
+                "generations, journal CASCADE"
+            )
+            return rows
+
+    alone = rows_of_main(1)
+    assert len(alone) == 3 * 3 * 15
+    assert rows_of_main(3) == alone
