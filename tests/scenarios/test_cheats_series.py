@@ -42,6 +42,7 @@ MONDAYS = (FIRST, NEXT, LAST)
 ADDED_LATER = "No entry of the journal mentions a batch of third of Monday 2026-10-26"
 NO_DECLARATION = "no SERIES entry declares its series, second. (rule: profile)"
 NO_BATCHES = "No entry of the journal mentions a batch of second of Monday 2026-11-02"
+RETIRED_AFTERWARDS = "holds_from is 2026-11-02, before the week of its entry, 2026-11-09"
 OTHER_DRAWS = ", but the draws of that Monday give "
 TOO_SOON = "a new profile of a control is declared 28 days before it holds"
 NO_PROVIDER = "its answer follows the rules, but was refused: The model refused: "
@@ -133,6 +134,11 @@ CHEATS = {
     "a series is retired after its answer": Cheat(
         commit=series.retired_after_its_answer, verify=NO_BATCHES, rule="every-monday"
     ),
+    "a series is retired afterwards": Cheat(
+        commit=series.declared("second", 1, holds_from=NEXT),
+        verify=RETIRED_AFTERWARDS,
+        rule="series",
+    ),
     "another model is asked": Cheat(
         commit=series.question("second", NEXT, requested_model="cheap-model"),
         verify=ANOTHER_MODEL,
@@ -169,7 +175,7 @@ CHECKS = {
         verify=" is held before ",
         rule="check",
     ),
-    "a bad series is retired for a week, and tested": Cheat(
+    "a series stops until the check, and is tested": Cheat(
         commit=checks.hidden_retirement, verify=SERIES_OF_CHECK, rule="check"
     ),
     "other rules are journaled": Cheat(
@@ -271,6 +277,7 @@ QUOTED = (
     ADDED_LATER,
     NO_DECLARATION,
     NO_BATCHES,
+    RETIRED_AFTERWARDS,
     OTHER_DRAWS,
     TOO_SOON,
     NO_PROVIDER,

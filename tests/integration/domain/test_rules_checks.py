@@ -142,22 +142,29 @@ def missed(contents: list[Content], week: int) -> Content:
     return {"kind": "FAILURE", "at": at, "batch": batch}
 
 
-def retired_for_a_week(contents: list[Content]) -> list[Content]:
-    """Append a check, and before it declarations that retire `main` for one Monday."""
-    at = held(contents)[-1]["at"]
+def retired_until_the_check(contents: list[Content]) -> list[Content]:
+    """Retire `main` after its last Monday, and let it come back on the day of its check."""
     series = [one["series"] for one in contents if "series" in one][-1]
     last = max(one["batch"]["run_date"] for one in contents if "batch" in one)
-    monday = date.fromisoformat(last) + timedelta(weeks=1)
-    declared = [
-        {**series, "holds_from": str(monday), "retired": "true"},
-        {**series, "holds_from": str(monday + timedelta(weeks=1))},
-    ]
-    entries = [{"kind": "SERIES", "at": at, "series": one} for one in declared]
-    return held([*contents, *entries])
+    retired = {
+        "kind": "SERIES",
+        "at": contents[-1]["at"],
+        "series": {
+            **series,
+            "holds_from": str(date.fromisoformat(last) + timedelta(weeks=1)),
+            "retired": "true",
+        },
+    }
+    contents = [*contents[:-1], retired, contents[-1]]
+    at = held(contents)[-1]["at"]
+    held_on = date.fromisoformat(at[:10])
+    monday = held_on - timedelta(days=held_on.weekday())
+    back = {"kind": "SERIES", "at": at, "series": {**series, "holds_from": str(monday)}}
+    return held([*contents, back])
 
 
 def hidden_retirement(contents: list[Content]) -> list[Content]:
-    contents = retired_for_a_week(contents)
+    contents = retired_until_the_check(contents)
     (series,) = contents[-1]["check"]["series"]
     assert series["reason"] == "RETIRED"
     series["reason"] = "TOO_FEW_WEEKS"
@@ -194,7 +201,7 @@ FORGERIES = [
         ("check", "more weeks", of_main(weeks="30")),
         ("check", "a gap", of_main(imputed="1")),
         ("check", "another reason", of_main(reason="RETIRED")),
-        ("check", "retired for a week", hidden_retirement),
+        ("check", "retired until it", hidden_retirement),
         ("check", "tested", of_main(tested="true")),
         ("check", "another mean", of_main("better", mean_pct="9.000000")),
         ("check", "another beta", of_main("worse", beta="9.000000")),
@@ -221,9 +228,9 @@ async def test_a_check_that_fits(as_recorded, create):
 
 
 async def test_a_check_after_a_retirement_fits(as_recorded, create):
-    """A series that was retired for a week is not tested."""
+    """A series that was retired until its check is not tested."""
     copy = copy_of(as_recorded, create)
-    forge(copy, retired_for_a_week)
+    forge(copy, retired_until_the_check)
     assert await discrepancies_of(copy) == []
 
 

@@ -208,8 +208,14 @@ def refused_at_once(answer: str | None, refusal: str):
 
 
 def retired_after_its_answer(contents):
-    """Retire a series afterwards, from a Monday on which it was asked."""
-    declared("second", 1, holds_from=NEXT)(contents)
+    """Retire a series on a Monday on which it was asked."""
+    retirement = declarations_of(contents, "second")[1]
+    retirement["series"]["holds_from"] = NEXT
+    contents.remove(retirement)
+    question = questions_of(contents, "second", NEXT)[-1]
+    place = contents.index(question) + 1
+    retirement["at"] = contents[place]["at"]
+    contents.insert(place, retirement)
     batch = str(batch_id("second", date.fromisoformat(NEXT)))
     return [one for one in contents if "generation" in one or entry_batch_id(one) != batch]
 
@@ -263,6 +269,7 @@ def small(**more: str):
 FORGERIES = [
     pytest.param(rule, change, id=f"{rule}: {name}")
     for rule, name, change in [
+        ("series", "retired afterwards", declared("second", 1, holds_from=NEXT)),
         ("series", "retired and unknown", declared("third", retired="true")),
         ("series", "another kind", inserted("dice", LAST, name="main", **small())),
         ("series", "a universe at once", inserted("dice", LAST, holds_from=LAST, **small())),

@@ -189,11 +189,14 @@ def check_next_series(entry: Entry, series: dict, before: dict) -> None:
     require(fits, "series", f"{entry.where} has another kind than before")
     fits = series["holds_from"] >= before["holds_from"]
     require(fits, "series", f"{entry.where} holds from an earlier Monday than before")
+    today = new_york_day(entry.at)
+    fits = series["holds_from"] >= str(today - today.weekday() * DAY)
+    require(fits, "series", f"{entry.where} holds from before its own week")
     same_profile = series["profile_sha256"] == before["profile_sha256"]
     differs = any(series.get(name) != before.get(name) for name in ("label", "retired"))
     require(differs or not same_profile, "series", f"{entry.where} declares nothing new")
     fits = same_profile or "retired" not in series
     require(fits, "series", f"{entry.where} retires with another profile")
     if series["kind"] == "random" and not same_profile:
-        notice = date.fromisoformat(series["holds_from"]) - new_york_day(entry.at)
+        notice = date.fromisoformat(series["holds_from"]) - today
         require(notice >= 28 * DAY, "series", f"{entry.where} holds {notice} later")

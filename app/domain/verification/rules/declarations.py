@@ -7,7 +7,7 @@ the state, and the rules that are checked next use them.
 """
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from app.domain.calendar import new_york_date
 from app.domain.control import REQUESTED_MODEL, UNIVERSE_NOTICE
@@ -284,6 +284,11 @@ def _succession_problem(
         return f"kind is {declared_kind(series)}, but was {declared_kind(former)}"
     if series.holds_from < former.holds_from:
         return f"holds_from is {series.holds_from}, before {former.holds_from} of the entry before"
+    # A series changes when its next question is asked. Otherwise an operator could retire it
+    # afterwards, from a Monday that it has missed.
+    declared_on = new_york_date(at)
+    if series.holds_from < declared_on - timedelta(days=declared_on.weekday()):
+        return f"holds_from is {series.holds_from}, before the week of its entry, {declared_on}"
     if series.terms == former.terms:
         return "it is equal to the newest declaration of that series"
     is_same_profile = series.profile_sha256 == former.profile_sha256
@@ -291,7 +296,7 @@ def _succession_problem(
         return "it is retired, but its profile differs from that of the entry before"
     if isinstance(series, ModelDeclaration) or is_same_profile:
         return None
-    notice_ends = new_york_date(at) + UNIVERSE_NOTICE
+    notice_ends = declared_on + UNIVERSE_NOTICE
     if series.holds_from < notice_ends:
         return (
             f"holds_from is {series.holds_from}, but a new profile of a control is declared "
