@@ -19,7 +19,7 @@ from typing import Any
 from procrastinate.periodic import PeriodicDeferrer
 
 from app.commands import server
-from app.core import logging, settings
+from app.core import logging, series_file, settings
 from app.database import pools
 from app.main import create_app
 from app.simulation import clock as simulated
@@ -83,9 +83,8 @@ def main() -> None:
     clock: Any = RealClock()
     AttackClock.jump_file = options.leap_until
     simulated.SimulatedClock = AttackClock  # type: ignore[misc]
-    logging.configure(
-        "INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=sys.stdout
-    )
+    secrets = series_file.secret_texts(configuration)
+    logging.configure("INFO", lambda: clock.now(), secrets=secrets, to=sys.stdout)
 
     @asynccontextmanager
     async def open_clock(pool: pools.Pool, queue: Queue) -> AsyncIterator[simulated.SimulatedClock]:

@@ -95,7 +95,7 @@ def serve(
     os.environ.update(environment)
     configuration = settings.load(environment)
     clock: RealClock | simulated.SimulatedClock = RealClock()
-    secrets = series_file.secret_texts(configuration)
+    secrets = series_file.secret_texts(configuration, environment)
     logging.configure("INFO", lambda: clock.now(), secrets=secrets, to=output)
 
     @asynccontextmanager
