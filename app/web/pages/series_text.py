@@ -209,13 +209,15 @@ def leaderboard(all_series: Sequence[Node]) -> list[Node]:
     """
     Return the series in the order of the leaderboard.
 
-    Only a finding of a yearly check changes the order, which is otherwise that of the names: an
-    order by results would show luck as if it were skill.
+    Only a finding of a yearly check changes the order, which is otherwise that of the labels,
+    because readers see these: an order by results would show luck as if it were skill.
     """
-    return sorted(
-        all_series,
-        key=lambda row: (_FINDING_ORDER[row["trackRecord"]["verdict"]["finding"]], row["name"]),
-    )
+
+    def place(row: Node) -> tuple[int, str]:
+        finding = row["trackRecord"]["verdict"]["finding"]
+        return _FINDING_ORDER[finding], row["label"].casefold()
+
+    return sorted(all_series, key=place)
 
 
 def check_lines(series: Node) -> list[str]:

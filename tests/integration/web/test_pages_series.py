@@ -180,7 +180,7 @@ async def test_a_control_without_picks(browser, database):
 
 
 async def test_the_leaderboard(browser, database):
-    """Every series has a row, sorted by name, and the page says why."""
+    """Every series has a row, sorted by the name that readers see, and the page says why."""
     write(database, write_nine_series)
     tree = parse_page(await browser.get("/record"))
     main = visible_text(find_one(tree, "main"))
@@ -372,11 +372,22 @@ def test_an_order_by_findings():
     """A finding of a check changes the order of the leaderboard, and results do not."""
 
     def row(name: str, finding: str | None) -> dict[str, object]:
-        return {"name": name, "trackRecord": {"verdict": {"finding": finding}}}
+        return {"name": name, "label": name, "trackRecord": {"verdict": {"finding": finding}}}
 
     rows = [row("a", "WORSE"), row("b", None), row("c", "UNDECIDED"), row("d", "BETTER")]
     assert [one["name"] for one in series_text.leaderboard(rows)] == ["d", "b", "c", "a"]
     assert series_text.any_finding(rows)
+
+
+def test_an_order_by_labels():
+    """Without a finding, the leaderboard has the order of the labels, small letters or not."""
+    nothing = {"verdict": {"finding": None}}
+    rows = [
+        {"name": name, "label": label, "trackRecord": nothing}
+        for name, label in {"dice": "Dice", "main": "gpt", "second": "Claude"}.items()
+    ]
+    ordered = [one["label"] for one in series_text.leaderboard(rows)]
+    assert ordered == ["Claude", "Dice", "gpt"]
     assert not series_text.any_finding(rows[1:3])
 
 
