@@ -142,8 +142,8 @@ class Look(Struct, frozen=True, kw_only=True):
     failed_mondays: Annotated[
         int,
         Meta(
-            description="The number of failed Mondays of the series since the check before, or "
-            "since the record's first Monday."
+            description="The number of failed and late Mondays of the series since the check "
+            "before, or since the record's first Monday."
         ),
     ]
     probability: Annotated[
@@ -332,7 +332,7 @@ _REASONS = {
     Untested.TOOLS: "the model has tools, so it may know prices of Monday",
     Untested.RETIRED: "the series was retired",
     Untested.FAILED_MONDAYS: (
-        f"more than {MAX_FAILED_MONDAYS} Mondays had failed since the check before"
+        f"more than {MAX_FAILED_MONDAYS} Mondays had failed or were late since the check before"
     ),
     Untested.TOO_FEW_WEEKS: f"fewer than {MIN_WEEKS} weeks were without a gap",
     Untested.NO_PROBABILITY: (

@@ -712,7 +712,7 @@ RECORDS = [
     ),
     pytest.param(
         years(110),
-        [*checks_of(1, chooser=1.0), *checks_of(2, is_retired=True)],
+        [*checks_of(1, chooser=1.0), *checks_of(2, was_retired=True)],
         "the series was retired. The earlier finding stands.",
         id="retired",
     ),

@@ -51,7 +51,7 @@ UNTESTED_REASONS = {
     "CONTROL": "a control",
     "TOOLS": "its model has tools or a search",
     "RETIRED": "retired",
-    "FAILED_MONDAYS": "more than four failed Mondays since the check before",
+    "FAILED_MONDAYS": "more than four failed or late Mondays since the check before",
     "TOO_FEW_WEEKS": f"fewer than {MIN_WEEKS} weeks without a gap",
     "NO_PROBABILITY": "a price of the benchmark or a rate was missing, or the weeks did not differ "
     "enough",

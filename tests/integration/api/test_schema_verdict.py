@@ -48,7 +48,7 @@ async def verdicts(pool: Any) -> dict[str, Any]:
 def standings(main: float = 0.0) -> list[Any]:
     """Return the series of `write_three_series` on the day of a check."""
     return [
-        standing("claude", 1.0, has_tools=True, is_retired=True),
+        standing("claude", 1.0, has_tools=True, was_retired=True),
         standing("dice", 1.0, is_control=True),
         standing("main", main),
     ]
@@ -117,7 +117,7 @@ async def test_a_retired_series_keeps_its_finding(database, pool):
 
     def two_checks(record: Record) -> None:
         write_check(record, 1, standing("claude", 1.0), standing("main"))
-        write_check(record, 2, standing("claude", 1.0, is_retired=True), standing("main"))
+        write_check(record, 2, standing("claude", 1.0, was_retired=True), standing("main"))
 
     write(database, write_three_series, two_checks)
     verdict = (await verdicts(pool))["claude"]

@@ -222,7 +222,7 @@ async def test_the_leaderboard_after_a_check(browser, database):
     found, claude, dice, late = (visible_text(row[-1]) for row in rows)
     assert found == (
         "Better than luck explains.Found by the check of Mon 4 Jan 2027.Shown, not tested on "
-        "Mon 3 Jan 2028: more than four failed Mondays since the check before."
+        "Mon 3 Jan 2028: more than four failed or late Mondays since the check before."
     )
     assert claude == "Shown, not tested on Mon 3 Jan 2028: its model has tools or a search."
     assert dice == "Shown, not tested on Mon 3 Jan 2028: a control."

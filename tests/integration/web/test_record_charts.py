@@ -125,7 +125,7 @@ async def test_a_series_that_was_not_tested(browser, database):
     assert visible_text(first[3]) == "524 with gaps"
     assert visible_text(second[7]) == "–"
     assert visible_text(second[2]) == (
-        "not tested: more than four failed Mondays since the check before"
+        "not tested: more than four failed or late Mondays since the check before"
     )
 
 

@@ -140,7 +140,7 @@ UNTESTED = {
     Untested.LATE: {},
     Untested.CONTROL: {"is_control": True},
     Untested.TOOLS: {"has_tools": True},
-    Untested.RETIRED: {"is_retired": True},
+    Untested.RETIRED: {"was_retired": True},
     Untested.FAILED_MONDAYS: {"failed_mondays": MAX_FAILED_MONDAYS + 1},
     Untested.TOO_FEW_WEEKS: {"weeks": 29},
     Untested.NO_PROBABILITY: {},
