@@ -47,8 +47,8 @@ _MAX_WAIT_FOR_OTHERS = timedelta(minutes=5)
 
 # Seconds between two checks of whether other checkpoints are still being taken: for the job whose
 # turn is next, and how many more for each other job ahead.
-_POLL_INTERVAL = 0.5
-_POLL_INTERVAL_PER_JOB = 0.25
+_POLL_INTERVAL = 1.0
+_POLL_INTERVAL_PER_JOB = 2.0
 
 # For how long a job may use readings after it has begun to read them. Meanwhile, another process
 # may store a newer reading of the same price. If a figure does not use the newer reading, the
