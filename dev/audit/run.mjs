@@ -51,7 +51,7 @@ try {
   const { origin, stop } = await rehearsed(folder, 2, dated(until));
   for (const name of AUDITS) {
     console.log(`${name}:`);
-    const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, livesOnUntil], { stdio: "inherit", timeout: 300_000 });
+    const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, livesOnUntil], { stdio: "inherit", timeout: 600_000 });
     if (status !== 0) failed.push(name);
   }
   await stop();
