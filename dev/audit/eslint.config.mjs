@@ -14,15 +14,15 @@ export default [
     plugins,
     rules: {
       ...graphql.configs["flat/schema-recommended"].rules,
-      // A split is known by its ticker and date; pages, the service and what is worked out are nothing that could be
-      // looked up.
+      // A split is known by its ticker and date, a rate by its date, and a series by its name; pages, the service and what
+      // is worked out are nothing that could be looked up.
       "@graphql-eslint/strict-id-in-types": ["error", {
         acceptedIdNames: ["id", "seq"],
         acceptedIdTypes: ["ID", "String"],
         exceptions: {
           types: [
             "Split", "PageInfo", "Service", "TrackRecord", "ResultFigures", "Average", "Interval", "CurvePoint",
-            "WeeklyExcess", "Week", "RandomActions", "Bin", "Verdict", "Look",
+            "WeeklyExcess", "Week", "RandomActions", "Bin", "Verdict", "Look", "Rate", "Series", "Comparison",
           ],
           suffixes: ["Connection", "Edge", "Counts"],
         },
