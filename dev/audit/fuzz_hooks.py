@@ -7,6 +7,7 @@ schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.m
 - `after` is a cursor of the same list;
 - a text contains no NUL;
 - an id, a ticker, a series or a Monday is one that the record could have;
+- two series that are compared are different ones;
 - `from` is not later than `to`;
 - an answer has at most 25,000 values and 250 long texts, and no list except a page is longer than
   20: pages are made smaller accordingly.
@@ -50,6 +51,7 @@ INTS = range(-(2**31), 2**31)
 RECORD = """{
     batches { edges { cursor node { id series runDate picks { id ticker } } } }
     journal { edges { cursor } }
+    series { name }
 }"""
 LISTS = """query($ticker: String!) {
     picks(ticker: $ticker) { edges { cursor } }
@@ -123,18 +125,33 @@ class ArgumentReplacer(Visitor):
         self.record = record
 
     def enter_field(self, node: FieldNode, *_: object) -> FieldNode | None:
-        """Swap the ends of a range that ends before it begins."""
-        by_name = {argument.name.value: argument for argument in node.arguments or ()}
+        """Swap the ends of a range that ends before it begins, and compare two series."""
+        by_name = {argument.name.value: argument.value for argument in node.arguments or ()}
+        if node.name.value == "comparison":
+            return self._with_arguments(node, self._choose_pair(by_name))
         first, last = by_name.get("from"), by_name.get("to")
         if first is None or last is None:
             return None
-        values = (first.value, last.value)
-        texts = [value.value for value in values if isinstance(value, StringValueNode)]
+        texts = [value.value for value in (first, last) if isinstance(value, StringValueNode)]
         if texts == sorted(texts):
             return None
-        swapped = {"from": last.value, "to": first.value}
+        return self._with_arguments(node, {"from": last, "to": first})
+
+    def _choose_pair(self, by_name: dict[str, ValueNode]) -> dict[str, ValueNode]:
+        """Return two series of the record for `a` and `b`, if both are texts."""
+        texts = [value.value for value in by_name.values() if isinstance(value, StringValueNode)]
+        known = self.record["series"]
+        if len(texts) != len(known[:2]):
+            return {}
+        first = crc32("".join(texts).encode()) % len(known)
+        other = (first + 1) % len(known)
+        return {"a": nodes.String(known[first]), "b": nodes.String(known[other])}
+
+    @staticmethod
+    def _with_arguments(node: FieldNode, values: dict[str, ValueNode]) -> FieldNode:
+        """Return a field with other values for some of its arguments."""
         arguments = [
-            ArgumentNode(name=argument.name, value=swapped.get(argument.name.value, argument.value))
+            ArgumentNode(name=argument.name, value=values.get(argument.name.value, argument.value))
             for argument in node.arguments or ()
         ]
         return FieldNode(
@@ -180,11 +197,13 @@ def read_record(url: str) -> dict[str, list[str]]:
     for batch in batches:
         picks += batch["picks"]
     tickers = sorted({pick["ticker"] for pick in picks})
+    series = [one["name"] for one in data["series"]]
     answers = [data, *(fetch(url, LISTS, ticker=ticker) for ticker in tickers)]
     return {
         "batch.id": [batch["id"] for batch in batches],
         "pick.id": [pick["id"] for pick in picks],
-        "series": sorted({batch["series"] for batch in batches}),
+        "series": series,
+        "seriesNamed.name": series,
         "runDate": [batch["runDate"] for batch in batches],
         "ticker": tickers,
         **{

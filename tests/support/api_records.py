@@ -14,7 +14,7 @@ from itertools import count
 from uuid import UUID
 
 import psycopg
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from api.engine import Engine
 from api.schema import Facts, schema
@@ -389,9 +389,10 @@ def _running(record: Record) -> None:
         record.checkpoint(batch, picks, day)
 
 
-def engine_on(pool: pools.Pool, facts: Facts = FACTS) -> Engine:
-    """Return an engine as the service creates it."""
-    return Engine(schema, pool_fetcher(pool), facts)
+def engine_on(pool: pools.Pool, facts: Facts | None = None) -> Engine:
+    """Return an engine as the service creates it. It adds to the `series` of its facts."""
+    own = facts or replace(FACTS, series=set(FACTS.series))
+    return Engine(schema, pool_fetcher(pool), own)
 
 
 def plant_years(address: str, mondays: int = 400) -> None:

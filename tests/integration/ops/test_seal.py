@@ -157,7 +157,9 @@ async def test_an_open_question_is_adopted(older, database):
     await older.begin()
     assert (await older.batch(SECOND)).status == "active"
     assert await older.rows(
-        "SELECT attempt, profile_sha256 IS NULL FROM generations WHERE run_date = %s", SECOND
+        "SELECT attempt, profile_sha256 IS NULL FROM generations WHERE run_date = %s "
+        "ORDER BY attempt",
+        SECOND,
     ) == [(1, True), (2, False)]
     await verified(database)
 
