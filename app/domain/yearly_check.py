@@ -54,7 +54,6 @@ _RATE_AGE = timedelta(days=7)
 _DAYS_PER_YEAR = 365
 
 _WEEK = timedelta(weeks=1)
-_FORTNIGHT = 2 * _WEEK
 
 
 class PickResult(Struct, frozen=True):
@@ -305,41 +304,3 @@ def risk_free_pct(rate: Rate, first_session: date, last_session: date) -> Decima
     """
     with decimal.localcontext(DECIMAL_CONTEXT):
         return rate.value_pct * (last_session - first_session).days / _DAYS_PER_YEAR
-
-
-def counted_batches(batches: Iterable[BatchResult], on: date) -> list[BatchResult]:
-    """Return the batches whose fortnight is over on the date of a check."""
-    return [batch for batch in batches if batch.monday <= on - _FORTNIGHT]
-
-
-class HeldCheck(Struct, frozen=True, kw_only=True):
-    """A check that was held: the evaluation of each series, and Holm's order of those compared."""
-
-    number: int
-    on: date
-    evaluations: Mapping[str, SeriesEvaluation]
-    steps: Sequence[HolmStep]
-
-    def finding(self, series: str) -> Side | None:
-        """Return what was found about a series; None if nothing was."""
-        for step in self.steps:
-            if step.series == series and step.is_found:
-                return self.evaluations[series].side
-        return None
-
-
-def hold_check(number: int, on: date, tested: Mapping[str, Sequence[BatchResult]]) -> HeldCheck:
-    """
-    Hold a check on its date: evaluate each series, and compare them by Holm's procedure.
-
-    `tested` has the batches of each series that is tested; the caller leaves out the others. A
-    series without enough weeks, or without a probability, is evaluated and not compared.
-    """
-    evaluations = {name: evaluate(counted_batches(batches, on)) for name, batches in tested.items()}
-    p_values = {
-        name: one.p_value
-        for name, one in evaluations.items()
-        if one.has_enough_weeks and one.p_value is not None
-    }
-    steps = holm(p_values, risk_of_check(number), untested=len(tested) - len(p_values))
-    return HeldCheck(number=number, on=on, evaluations=evaluations, steps=steps)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
+from simulated_checks import content_of, findings_of
 
 from app.domain import yearly_check
 from app.domain.yearly_check import BatchResult, PickResult, Side
@@ -141,9 +142,9 @@ def test_a_week_without_the_benchmark():
     evaluation = yearly_check.evaluate(batches)
     assert evaluation.p_value is None
     assert evaluation.side is None
-    held = yearly_check.hold_check(2, yearly_check.check_date(MONDAY, 2), {"main": batches})
-    assert held.steps == []
-    assert held.finding("main") is None
+    check = content_of(2, MONDAY, {"main": batches})
+    assert check["order"] == []
+    assert check["findings"] == []
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
@@ -170,26 +171,14 @@ def varied(count: int, *, alpha: float) -> list[BatchResult]:
 @pytest.mark.parametrize(("alpha", "side"), [(1.0, Side.BETTER), (-1.0, Side.WORSE)])
 def test_a_series_that_is_found(alpha, side):
     """Better and worse, at the first check."""
-    on = yearly_check.check_date(MONDAY, 1)
-    held = yearly_check.hold_check(1, on, {"main": varied(52, alpha=alpha)})
-    assert held.finding("main") is side
+    assert findings_of(1, MONDAY, {"main": varied(52, alpha=alpha)}) == {"main": side}
 
 
 @pytest.mark.parametrize(("weeks", "is_compared"), [(28, False), (29, True), (30, True)])
 def test_thirty_complete_weeks_are_needed(weeks, is_compared):
     """N batches on consecutive Mondays have N + 1 weeks; a gap takes two of them away."""
-    on = yearly_check.check_date(MONDAY, 1)
-    held = yearly_check.hold_check(1, on, {"main": varied(weeks, alpha=1.0)})
-    assert bool(held.steps) == is_compared
+    batches = varied(weeks, alpha=1.0)
+    assert bool(content_of(1, MONDAY, {"main": batches})["order"]) == is_compared
     gap = batch(weeks, (None, None), (1, 2), (1, 2))
-    held = yearly_check.hold_check(1, on, {"main": [*varied(weeks, alpha=1.0), gap]})
-    assert bool(held.steps) == (weeks >= 30)
-
-
-def test_only_batches_that_are_over_are_counted():
-    """The last one began at least 14 days before the check."""
-    on = yearly_check.check_date(MONDAY, 1)
-    counted = yearly_check.counted_batches(varied(60, alpha=1.0), on)
-    assert on == date(2028, 2, 28)
-    assert counted[-1].monday == date(2028, 2, 14)
-    assert len(counted) == 51
+    with_gap = content_of(1, MONDAY, {"main": [*batches, gap]})
+    assert bool(with_gap["order"]) == (weeks >= 30)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from simulated_checks import findings_of
 from simulated_series import FIRST, SimulatedSeries, Withhold, simulate, withhold_nothing
 
 from app.domain import yearly_check
@@ -33,11 +34,8 @@ def first_findings(
     named = {str(place): one for place, one in enumerate(batches)}
     found: dict[int, tuple[int, Side]] = {}
     for number in range(1, years + 1):
-        held = yearly_check.hold_check(number, yearly_check.check_date(FIRST, number), named)
-        for place in range(len(series)):
-            side = held.finding(str(place))
-            if side:
-                found.setdefault(place, (number, side))
+        for name, side in findings_of(number, FIRST, named).items():
+            found.setdefault(int(name), (number, side))
     return found
 
 
