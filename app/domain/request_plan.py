@@ -119,16 +119,6 @@ def closes_on_weekday(series_count: int) -> int:
     return 1 + ACTIVE_BATCHES * PICKS_PER_BATCH * series_count
 
 
-def closes_on_monday(series_count: int) -> int:
-    """Return how many closes the baselines of a Monday need at most."""
-    return 1 + PICKS_PER_BATCH * series_count
-
-
-def splits_of_week(series_count: int) -> int:
-    """Return for how many tickers a week requests the splits at most."""
-    return 1 + len(SPLIT_DAYS) * PICKS_PER_BATCH * series_count
-
-
 def explain_misfit(series_count: int, per_day: int, benchmark: str) -> str | None:
     """
     Return why the closes of so many series do not fit in `per_day` requests, and what to set.

@@ -241,12 +241,6 @@ async def get_newest_run_date(conn: Conn) -> date | None:
     return run_date
 
 
-async def list_run_dates(conn: Conn, series: str) -> set[date]:
-    """Return the run dates for which a series has a batch, with any status."""
-    cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))
-    return {run_date for (run_date,) in await cursor.fetchall()}
-
-
 async def first_run_date(conn: Conn) -> date | None:
     """Return the earliest Monday of all batches; None without a batch."""
     cursor = await conn.execute("SELECT min(run_date) FROM batches")

@@ -50,7 +50,6 @@ WAS_READ = "it states that a close was missing, but the record had the closes of
 ANOTHER_MODEL = "requested_model is cheap-model, but its profile has another-model. (rule: profile)"
 WITHHELD = "No entry of the journal holds check 1, of 2027-10-04, in time"
 NOT_WHAT_IT_GIVES = "findings of its check is not what the entries before it give. (rule: check)"
-NO_NUMBER_ONE = "number of its check is not what the entries before it give. (rule: check)"
 SERIES_OF_CHECK = "series of its check is not what the entries before it give. (rule: check)"
 OTHER_RULES = "its rules are not version 1 with the SHA-256"
 RULES_TWICE = "the journal already has these rules. (rule: rules)"

@@ -232,7 +232,7 @@ async def test_a_batch_is_stored_as_it_is(pool):
         assert await batches.get_by_run_date(conn, "main", MONDAY) == batch
         assert await batches.get_by_run_date(conn, "other", MONDAY) is None
         assert await batches.get_newest(conn, "main") == batch
-        assert await batches.list_run_dates(conn, "main") == {MONDAY}
+        assert await batches.list_mondays(conn) == [("main", MONDAY)]
         assert await batches.get_oldest_active_baseline(conn) == FRIDAY
         assert await batches.list_picks(conn, batch.id) == picks
         assert await checkpoints.list_for_batch(conn, batch.id) == [day_zero]

@@ -183,14 +183,18 @@ def test_the_week_of_splits(day):
     assert request_plan.split_sunday(SUNDAY + timedelta(days=day)) == SUNDAY
 
 
-def test_the_sums_are_those_of_the_plan():
-    """The three formulas say what the plan has in a week in which no two picks are the same."""
+def test_a_week_in_which_no_two_picks_are_the_same():
+    """
+    For each series: three closes on Monday, and six on the other days.
+
+    The splits of a week are those of four batches, so of twelve picks. SPY is one more each time.
+    """
     for count in range(1, 9):
         plan = make_plan(count, 1000)
-        assert plan.days[1].closes == request_plan.closes_on_monday(count)
-        assert {day.closes for day in plan.days[2:7]} == {request_plan.closes_on_weekday(count)}
-        assert plan.most_closes == request_plan.closes_on_weekday(count)
-        assert plan.days[0].splits == request_plan.splits_of_week(count)
+        assert plan.days[1].closes == 1 + 3 * count
+        assert {day.closes for day in plan.days[2:7]} == {1 + 6 * count}
+        assert request_plan.closes_on_weekday(count) == plan.most_closes == 1 + 6 * count
+        assert plan.days[0].splits == 1 + 12 * count
 
 
 def test_what_does_not_fit():
