@@ -479,9 +479,10 @@ async def _report_alternating_settings(conn: Conn, context: Context) -> int:
     now = context.now()
     found = [find_alternation(await declarations.list_settings(conn, _DECLARATIONS), now)]
     has_file = len(context.series) > 1
-    for one in context.in_force.series:
-        series = await declarations.list_series(conn, one.name, _DECLARATIONS)
-        found.append(find_alternation(series, now, has_file=has_file))
+    # All series are read at once: a search for each of them would read the same entries each time.
+    recent = await declarations.list_recent_series(conn, _DECLARATIONS)
+    for name in context.series:
+        found.append(find_alternation(recent.get(name, []), now, has_file=has_file))
     alternations = [one for one in found if one]
     if alternations:
         await alerts.report_alternating_settings(conn, context, alternations)

@@ -38,10 +38,11 @@ Declaration = tuple[JournalKind, dict[str, object]]
 
 
 class StoredDeclaration(NamedTuple):
-    """A declaration of a series, with the hash of its entry."""
+    """A declaration of a series, with the hash and the time of its entry."""
 
     value: AnyDeclaration
     hash: str
+    at: datetime
 
 
 # Postgres refuses a question, a reading or an entry in a sealed record, unless its transaction has
@@ -138,8 +139,23 @@ async def list_all_series(conn: Conn) -> list[StoredDeclaration]:
     for entry in entries:
         series = read_member(entry, "series", dict[str, object])
         if is_known_kind(series):
-            declared.append(StoredDeclaration(_read_series(entry), entry.hash))
+            one = StoredDeclaration(_read_series(entry), hash=entry.hash, at=entry.at)
+            declared.append(one)
     return declared
+
+
+async def list_recent_series(conn: Conn, count: int) -> dict[str, list[Declared[AnyDeclaration]]]:
+    """
+    Return the newest declarations of each series with their times, the newest one first.
+
+    There are at most `count` of each. Raises RecordDamaged if a SERIES entry cannot be read.
+    """
+    recent: dict[str, list[Declared[AnyDeclaration]]] = {}
+    for one in reversed(await list_all_series(conn)):
+        of_series = recent.setdefault(one.value.name, [])
+        if len(of_series) < count:
+            of_series.append(Declared(one.at, one.value))
+    return recent
 
 
 def _read_series(entry: JournalEntry) -> AnyDeclaration:

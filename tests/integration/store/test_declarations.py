@@ -378,6 +378,8 @@ async def test_a_series_among_many_others(pool):
         (main,) = await declarations.list_series(conn, "main", 9)
         others = await declarations.list_series(conn, "other", 55)
         assert await declarations.list_series(conn, "a third", 1) == []
+        recent = await declarations.list_recent_series(conn, 55)
+    assert recent == {"main": [main], "other": others}
     assert main.value.label == "gpt-5.4-mini"
     assert [one.value.label for one in others] == [f"model {number}" for number in range(59, 4, -1)]
 
