@@ -63,7 +63,7 @@ async def test_the_query_for_tokens(database, pool):
 @pytest.mark.parametrize(
     "sentence",
     [
-        f"first Monday that is at least {control.UNIVERSE_NOTICE.days} days later",
+        f"the control draws from it {control.UNIVERSE_NOTICE.days} days after that Monday",
         f"{PICKS_PER_BATCH} closes for the picks of a new batch on Monday",
         f"two models and a control: {PICKS_PER_BATCH} × {PICKS_PER_BATCH * CHECKPOINT_DAYS // 7} "
         f"+ 1 = {PICKS_PER_BATCH * PICKS_PER_BATCH * CHECKPOINT_DAYS // 7 + 1} closes",
