@@ -505,7 +505,10 @@ def _notes_on_series(state: OperatorSnapshot) -> Iterator[str]:
         if one.joins and one.retired:
             yield f"The series {one.name} is configured again: it is asked again {next_run}."
         elif one.joins:
-            yield f"The series {one.name} is configured and new: it is asked first {next_run}."
+            yield (
+                f"The series {one.name} is configured and new: it is asked for the first time "
+                f"{next_run}."
+            )
         elif one.leaves:
             yield (
                 f"The series {one.name} is declared in the journal and not configured here. If no "

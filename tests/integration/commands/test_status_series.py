@@ -186,8 +186,8 @@ async def test_joining_and_leaving(harness, tmp_path):
         (CLAUDE, False, True, False, True),
     ]
     assert list(status.notes(state)) == [
-        "The series dice is configured and new: it is asked first Monday, 2026-11-02 09:00 in New "
-        "York.",
+        "The series dice is configured and new: it is asked for the first time Monday, 2026-11-02 "
+        "09:00 in New York.",
         "The series claude is declared in the journal and not configured here. If no process that "
         "works has it, the first question of the next Monday retires it.",
     ]
