@@ -247,7 +247,8 @@ async def _count_ahead(context: Context, batch: Batch, day: int) -> int:
     turns = request_plan.in_turn(names, calendar.new_york_date(context.now()))
 
     def place(series: str, run_date: date, day: int) -> tuple[date, int, int]:
-        # Series without a batch of this Monday are in other places of the order anyway.
+        # A series without a batch of this Monday takes a checkpoint of another Monday. Then the run
+        # dates differ, and the turn decides nothing.
         turn = turns.index(series) if series in turns else 0
         return run_date, day, turn
 

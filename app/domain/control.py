@@ -1,12 +1,11 @@
 """
 The draws of a control: a series without a model, whose picks are random and can be recomputed.
 
-A control answers the question whether chance alone does as well as a model. So nobody may choose
-its draws, not even the operator:
+A control answers the question whether chance alone does as well as a model. So its operator must
+not be able to choose its draws:
 
 - The **seed** of a Monday depends on the hash of the control's first SERIES entry in the journal
-  and on the Monday. The entry was there before the first Monday, so nobody knew the prices that
-  the draws would meet.
+  and on the Monday. The entry is written before the prices of the first Monday are known.
 - The **universe**, the list of tickers to draw from, is stated by a SERIES entry, at least
   `UNIVERSE_NOTICE` before it holds. The first one holds at once, because no seed existed before it.
 - The draws follow from the seed and the universe alone, without a choice. A ticker that cannot be

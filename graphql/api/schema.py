@@ -1925,7 +1925,7 @@ class Query:
         "All series of the record, sorted by name, with the retired ones and the controls. The "
         "list is empty while the record has neither a batch nor a `SERIES` entry.",
         order="series.name",
-        # More series than can run at the same time only exist after some of them are retired.
+        # A record has more series than this only if some of them are retired.
         usual_length=model.MAX_SERIES,
     )
     series_named: Series | None = related(

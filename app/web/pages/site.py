@@ -1,5 +1,6 @@
 """
-The pages: each one is a document of `graphql/operations` and a template.
+The pages: each one is a document of `graphql/operations/pages` and a template. The page of a series
+also shows the comparison of `graphql/operations/Comparison.graphql`, if the record has a control.
 
 The engine of the API executes the document, in one statement. Before it, another document asks for
 the series of the record: with several series, pages name them. So a page shows exactly what the API
