@@ -389,19 +389,17 @@ async def _find_mondays_without_job(conn: Conn, context: Context) -> list[tuple[
     run_date = calendar.run_date(context.now() - _TICK_GRACE)
     if run_date is None:
         return []
+    # Only the names are read: a damaged batch of one series must not stop the Monday of another.
+    with_batch = await batches.list_series_on(conn, run_date)
     without_job = []
     for series in context.series:
-        if await batches.get_by_run_date(conn, series, run_date):
-            continue
-        if not await weekly.list_live_jobs(conn, series, run_date):
+        if series not in with_batch and not await weekly.list_live_jobs(conn, series, run_date):
             without_job.append((series, run_date))
     return without_job
 
 
 async def _start_monday(conn: Conn, context: Context) -> int:
-    """
-    Defer a weekly job for each series whose job of this Monday was lost. Return how many.
-    """
+    """Defer a weekly job for each series whose job of this Monday was lost. Return how many."""
     begun = 0
     for series, run_date in await _find_mondays_without_job(conn, context):
         if await weekly.list_jobs(conn, series, run_date, statuses=["failed"]):

@@ -192,14 +192,15 @@ async def list_by_run_date(conn: Conn, run_date: date) -> list[Batch]:
     )
 
 
+async def list_series_on(conn: Conn, run_date: date) -> set[str]:
+    """Return the series that have a row of the Monday `run_date`, failed or damaged ones too."""
+    cursor = await conn.execute("SELECT series FROM batches WHERE run_date = %s", (run_date,))
+    return {series for (series,) in await cursor.fetchall()}
+
+
 async def have_all(conn: Conn, series: Sequence[str], run_date: date) -> bool:
     """Return whether each of these series has a row of the Monday `run_date`, failed or not."""
-    cursor = await conn.execute(
-        "SELECT count(*) FROM batches WHERE run_date = %s AND series = ANY(%s)",
-        (run_date, list(series)),
-    )
-    (count,) = await cursor.fetchone() or (0,)
-    return bool(count == len(series))
+    return await list_series_on(conn, run_date) >= set(series)
 
 
 async def list_mondays(conn: Conn) -> list[tuple[str, date]]:
