@@ -125,11 +125,11 @@ async def open_process(
             await rehearsed.refuse_rehearsal(pool)
         binding = job_queue.bind_context(queue, settings, pool=pool, clock=clock)
         context = await stack.enter_async_context(binding)
-        if work and not open_clock:
-            await start_checks.require_series(pool, settings, context.in_force)
         worker = None
         if work and not open_clock:
-            model_ends.log_end_warning(settings.openai_model, calendar.new_york_date(clock.now()))
+            await start_checks.require_series(pool, settings, context.in_force)
+            today = calendar.new_york_date(clock.now())
+            model_ends.log_end_warnings(context.model_clients, today)
             await _log_request_plan(settings, context)
         if work:
             options = clock.worker_options if open_clock else dict

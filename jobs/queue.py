@@ -266,7 +266,7 @@ class Queue(procrastinate.App):
         ):
             await rehearsed.refuse_rehearsal(pool)
             await start_checks.require_series(pool, configuration, context.in_force)
-            model_ends.log_end_warning(configuration.openai_model, new_york_date(self.now()))
+            model_ends.log_end_warnings(context.model_clients, new_york_date(self.now()))
             await super().run_worker_async(**options)
 
 

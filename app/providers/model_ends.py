@@ -9,10 +9,13 @@ of the library shows which dates have changed.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import date, timedelta
 
 import structlog
 from msgspec import Struct
+
+from app.providers.llm import ModelClient
 
 # A warning starts this long before a model ends.
 WARNING_PERIOD = timedelta(days=60)
@@ -149,9 +152,19 @@ def end_warning(model: str, today: date, setting: str = "OPENAI_MODEL") -> str |
     return end.warning(today)
 
 
-def log_end_warning(model: str, today: date, setting: str = "OPENAI_MODEL") -> None:
-    """Log a warning if the announced end of a model is near, or over."""
-    if advice := end_warning(model, today, setting):
-        log.warning(
-            "OpenAI retires the model", model=model, end=str(announced_end(model)), advice=advice
-        )
+def log_end_warnings(clients: Mapping[str, ModelClient], today: date) -> None:
+    """
+    Log a warning for each series whose model's announced end is near, or over.
+
+    `clients` are the clients of the models by the names of their series.
+    """
+    for series, client in clients.items():
+        advice = end_warning(client.model, today, client.model_setting)
+        if advice:
+            log.warning(
+                "OpenAI retires the model",
+                series=series,
+                model=client.model,
+                end=str(announced_end(client.model)),
+                advice=advice,
+            )

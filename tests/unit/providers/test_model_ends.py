@@ -9,9 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.core import settings
-from app.providers.model_ends import ANNOUNCED_ENDS, announced_end, end_warning
+from app.providers.llm import ModelClient, ModelOptions
+from app.providers.model_ends import (
+    ANNOUNCED_ENDS,
+    announced_end,
+    end_warning,
+    log_end_warnings,
+)
 
 ENTRY = re.compile(
     r'^- ((?:"[^"]+",?\s+)*"[^"]+"): Announced shutdown date: (\d{4}-\d\d-\d\d)\.', re.MULTILINE
@@ -126,3 +133,25 @@ def test_names(model, end):
 def test_warnings(model, today, warning):
     """The warning begins 60 days before the model's end, and does not stop."""
     assert end_warning(model, today) == warning
+
+
+def test_the_warnings_at_the_start():
+    """One for each series whose model ends, with the setting of the series."""
+    clients = {
+        series: ModelClient("", ModelOptions(model=model), model_setting=f"model of [{series}]")
+        for series, model in (("main", "gpt-5.4-mini"), ("old", "o1"), ("soon", "gpt-5.1"))
+    }
+    with capture_logs() as lines:
+        log_end_warnings(clients, date(2027, 3, 1))
+    assert [(line["series"], line["end"], line["advice"]) for line in lines] == [
+        (
+            "old",
+            "2026-10-23",
+            "OpenAI ended o1 on 2026-10-23: set model of [old] to another model.",
+        ),
+        (
+            "soon",
+            "2027-04-01",
+            "OpenAI ends gpt-5.1 on 2027-04-01: set model of [soon] to another model.",
+        ),
+    ]
