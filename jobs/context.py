@@ -70,6 +70,7 @@ class Context:
     - `timestamps`: the clients of the services that stamp the journal; there may be none
     - `head_repository`: the repository to which the journal's head is pushed; it may be off
     - `series`: the names of the series that this process runs, in the configured order
+    - `has_series_file`: whether they come from SERIES_FILE; messages then name its options
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
@@ -84,6 +85,7 @@ class Context:
     head_repository: HeadRepository
     timestamps: TimestampServices = field(default_factory=TimestampServices)
     series: tuple[str, ...] = (SERIES,)
+    has_series_file: bool = False
 
     def now(self) -> datetime:
         """

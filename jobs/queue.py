@@ -594,6 +594,7 @@ async def bind_context(
         benchmark=settings.benchmark_symbol,
         in_force=declared,
         series=tuple(one.name for one in declared.series),
+        has_series_file=bool(settings.series_file),
         clock=clock,
         alerts=WebhookReceiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
         heartbeat=WebhookReceiver("HEARTBEAT_URL", settings.heartbeat_url, clock),

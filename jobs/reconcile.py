@@ -476,11 +476,11 @@ async def _report_alternating_settings(conn: Conn, context: Context) -> int:
     """Store an alert if processes record with different settings. Return 0: nothing is repaired."""
     now = context.now()
     found = [find_alternation(await declarations.list_settings(conn, _DECLARATIONS), now)]
-    has_file = len(context.series) > 1
     # All series are read at once: a search for each of them would read the same entries each time.
     recent = await declarations.list_recent_series(conn, _DECLARATIONS)
     for name in context.series:
-        found.append(find_alternation(recent.get(name, []), now, has_file=has_file))
+        of_series = recent.get(name, [])
+        found.append(find_alternation(of_series, now, has_file=context.has_series_file))
     alternations = [one for one in found if one]
     if alternations:
         await alerts.report_alternating_settings(conn, context, alternations)
