@@ -11,7 +11,7 @@ nothing, because its models are simulated and never end.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime, timedelta
 
 import structlog
@@ -238,17 +238,18 @@ async def _store(
 
 
 def known_ends(
-    stored: Sequence[StoredEnd], *, model: str, has_series_file: bool
-) -> Iterable[ModelEnd]:
+    stored: Sequence[StoredEnd], *, series: Collection[str], model: str, has_series_file: bool
+) -> list[ModelEnd]:
     """
     Return the ends of the series' models, for `alpha-monday status`.
 
-    `model` is that of OPENAI_MODEL. Without a file of series, it is the model of `main`: if its
-    server was not asked yet, the announced day counts.
+    `series` are the names of the configured series: what is stored about one that was taken out is
+    no news. `model` is that of OPENAI_MODEL. Without a file of series, it is the model of `main`:
+    if its server was not asked yet, the announced day counts.
     """
     ends = {one.series: one.end for one in stored}
     if has_series_file:
-        return ends.values()
+        return [end for name, end in ends.items() if name in series]
     end = ends.get(SERIES)
     if end is None or end.model != model:
         end = ModelEnd(series=SERIES, model=model, ends_on=announced_end(model))

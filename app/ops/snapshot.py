@@ -515,13 +515,12 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             is_behind_real_time=simulated_time is not None,
             publishes_heads=bool(settings.head_repository),
             model=ModelState(settings.openai_model, announced_end(settings.openai_model)),
-            model_ends=[
-                *model_ends.known_ends(
-                    await model_ends.list_stored(conn),
-                    model=settings.openai_model,
-                    has_series_file=bool(settings.series_file),
-                )
-            ],
+            model_ends=model_ends.known_ends(
+                await model_ends.list_stored(conn),
+                series=known.names,
+                model=settings.openai_model,
+                has_series_file=bool(settings.series_file),
+            ),
             series=_series_states(known, record, past),
             series_problem=known.problem,
             work=await _read_work(

@@ -21,6 +21,7 @@ from app.providers.rate_limiter import RequestLedger, alpha_vantage_limits
 from app.store.rehearsed import CREATE_CLOCK_TABLE
 from app.web.metric_families import snapshot_families
 from jobs import model_ends, reconcile, request_budget
+from jobs.model_ends import StoredEnd, known_ends
 
 MODEL = "gpt-5.4-mini"
 END = date(2027, 3, 1)
@@ -297,3 +298,21 @@ async def run_rounds(harness, count):
         await asyncio.sleep(0.005)
     rounds.cancel()
     await asyncio.gather(rounds, return_exceptions=True)
+
+
+def test_a_series_that_was_taken_out():
+    """What is still stored about its model is no news."""
+    rows = [
+        StoredEnd(
+            series=series,
+            model="m",
+            setting=f"model of [{series}] in SERIES_FILE",
+            ends_on=BEFORE,
+            is_gone=False,
+            checked_at=new_york(BEFORE),
+            answered_at=None,
+        )
+        for series in ("claude", "gone")
+    ]
+    known = known_ends(rows, series=["claude", "dice"], model="", has_series_file=True)
+    assert [end.series for end in known] == ["claude"]
