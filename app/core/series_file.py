@@ -56,6 +56,12 @@ _MAX_TIMEOUT_SECONDS = 1800
 _MIN_TOKENS, _MAX_TOKENS = 256, 1_000_000
 # In characters, of `extra_body` as JSON: the journal states it.
 _MAX_EXTRA_BODY_LENGTH = 10_000
+# How many tables and lists may stand within each other in `extra_body`.
+_MAX_EXTRA_BODY_DEPTH = 20
+# Whole numbers of TOML have 64 bits. Python reads longer ones, which other programs round.
+_MAX_WHOLE_NUMBER = 2**63
+# In characters. A longer address cannot be sent by every client.
+_MAX_ADDRESS_LENGTH = 500
 
 # Members of a request that the service itself sends. `extra_body` must not replace them: the record
 # would then not show what was asked.
@@ -98,6 +104,11 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(
     r"\b(sk|pk|rk|gsk|xai|key|ghp|AIza|Bearer)[-_ ][A-Za-z0-9_-]{8,}|"
     r"(?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Za-z])[A-Za-z0-9_-]{32,}"
+)
+# The beginnings of keys that no name of a model and no path of an address has. Both may have long
+# texts of letters and digits.
+_KNOWN_KEY = re.compile(
+    r"\b((sk|rk|gsk|xai)[-_][A-Za-z0-9_-]{12,}|AIza[A-Za-z0-9_-]{20,}|gh[opsu]_[A-Za-z0-9]{20,})"
 )
 
 
@@ -245,12 +256,14 @@ class _FileReader:
         series = [self._read_series(name, table) for name, table in tables.items()]
         labels: dict[str, str] = {}
         for one in series:
-            if one.label in labels:
+            # Two labels that differ in capital letters alone look the same to a reader.
+            label = one.label.casefold()
+            if label in labels:
                 raise self._error(
-                    f"[{one.name}] label is that of [{labels[one.label]}], too: readers could not "
+                    f"[{one.name}] label is that of [{labels[label]}], too: readers could not "
                     "tell them apart. Change one of the two."
                 )
-            labels[one.label] = one.name
+            labels[label] = one.name
         return series
 
     def _error(self, problem: str) -> ConfigurationError:
@@ -283,9 +296,10 @@ class _FileReader:
 
     def _read_bytes(self) -> bytes:
         path = Path(self._path)
-        if path.exists() and not path.is_file():
-            raise self._error("it is no file. Set SERIES_FILE to the path of a TOML file.")
         try:
+            # A folder that may not be searched, and a name that is too long, raise an OSError here.
+            if path.exists() and not path.is_file():
+                raise self._error("it is no file. Set SERIES_FILE to the path of a TOML file.")
             with path.open("rb") as file:
                 content = file.read(_MAX_FILE_BYTES + 1)
         except OSError as error:
@@ -314,6 +328,9 @@ class _FileReader:
             if _SECRET_VALUE.search(reason):
                 reason = "a value is no TOML"
             raise self._error(f"it is no TOML: {reason}") from None
+        except ValueError:
+            # Python itself refuses to read a whole number of more than 4,300 digits.
+            raise self._error("it has a number with too many digits.") from None
 
     def _read_series(self, name: str, table: dict[str, Any]) -> SeriesSettings:
         kind = self._read(name, table, "kind", read=_read_kind, default="model")
@@ -447,7 +464,9 @@ def _shown(name: str) -> str:
 def _read_text(value: Any, example: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Mistake(f"must be a text, for example {example}.")
-    if _SECRET_VALUE.search(value) and "/" not in value:
+    # A text with a slash may be the long name of a model.
+    looks_like_key = _KNOWN_KEY if "/" in value else _SECRET_VALUE
+    if looks_like_key.search(value):
         raise _Mistake(
             f"looks like a key. A key does not belong into the file, for example {example}."
         )
@@ -492,12 +511,13 @@ def _read_model_name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Mistake(f"must be a text, for example {example}.")
     text = value.strip()
-    if re.match(r"sk[-_]", text):
+    if re.match(r"sk[-_]", text) or _KNOWN_KEY.search(text):
         raise _Mistake(f"looks like a key. It must be a model's name, for example {example}.")
-    if len(text) > _MAX_MODEL_LENGTH or re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text):
+    # A series without a label has the name of its model as its label.
+    if len(text) > _MAX_MODEL_LENGTH or not text.isprintable():
         raise _Mistake(
             "must be a model's name, on one line and of at most "
-            f"{_MAX_MODEL_LENGTH} characters, for example {example}."
+            f"{_MAX_MODEL_LENGTH} printable characters, for example {example}."
         )
     return text
 
@@ -527,16 +547,33 @@ def _read_address(value: Any) -> str:
             f"must have no user name, no password, no ? and no #: it is shown to every reader, "
             f"{example}."
         )
-    return value.strip()
+    if _KNOWN_KEY.search(value):
+        raise _Mistake(
+            "has a text that looks like a key. It is shown to every reader: use key_from, "
+            f"{example}."
+        )
+    text = value.strip()
+    if len(text) > _MAX_ADDRESS_LENGTH or not text.isprintable():
+        raise _Mistake(
+            f"must be an address of at most {_MAX_ADDRESS_LENGTH:,} printable characters, "
+            f"{example}."
+        )
+    return text
 
 
 def _number(value: Any) -> float | None:
-    """Return a number of the file; None for another value, also for true, inf and nan."""
+    """
+    Return a number of the file; None for another value, also for true, inf and nan.
+
+    A whole number that is too great for a float is as good as inf.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
         return None
-    return float(value)
+    return number if math.isfinite(number) else None
 
 
 def _read_temperature(value: Any) -> float:
@@ -583,8 +620,14 @@ def _read_extra_body(value: Any) -> dict[str, Any]:
     return value
 
 
-def _refuse_secrets(value: Any) -> None:
-    """Raise _Mistake for a member that may be a key, and for a value that JSON does not have."""
+def _refuse_secrets(value: Any, depth: int = 0) -> None:
+    """
+    Raise _Mistake for a member that may be a key, and for a value that JSON does not have.
+
+    `depth` is the number of tables and lists around the value. A dotted name can have thousands.
+    """
+    if depth > _MAX_EXTRA_BODY_DEPTH:
+        raise _Mistake(f"has more than {_MAX_EXTRA_BODY_DEPTH} tables or lists within each other.")
     match value:
         case dict():
             for name, inner in value.items():
@@ -593,16 +636,18 @@ def _refuse_secrets(value: Any) -> None:
                         f"has the member {_shown(name)}, which may be a key. A key does not belong "
                         "into the file, and the journal would state it. Use key_from."
                     )
-                _refuse_secrets(inner)
+                _refuse_secrets(inner, depth + 1)
         case list():
             for inner in value:
-                _refuse_secrets(inner)
+                _refuse_secrets(inner, depth + 1)
         case str():
             if _SECRET_VALUE.search(value):
                 raise _Mistake(
                     "has a text that looks like a key. A key does not belong into the file, and "
                     "the journal would state it. Use key_from."
                 )
+        case int() if not -_MAX_WHOLE_NUMBER <= value < _MAX_WHOLE_NUMBER:
+            raise _Mistake("has a whole number of more than 64 bits.")
         case float() if not math.isfinite(value):
             raise _Mistake("has inf or nan, which JSON does not have.")
         case date() | datetime() | time():

@@ -212,14 +212,7 @@ class ModelClient:
         # nothing needs the library before the first question.
         openai = await asyncio.to_thread(importlib.import_module, "openai")
         if self._client is None:
-            openai_client = importlib.import_module("app.providers.openai_client")
-            self._client = openai_client.make_client(
-                key=self.key,
-                base_url=self.base_url,
-                timeout=self.timeout,
-                max_bytes=MAX_BODY_BYTES,
-                sender=_SENDER,
-            )
+            self._client = self._make_client()
         try:
             async with asyncio.timeout(self.timeout):
                 response = await self._create_completion(system, user)
@@ -240,6 +233,25 @@ class ModelClient:
                 f"The model's provider cannot be read ({type(error).__name__})."
             ) from None
         return parse_completion(response.content, response.headers.get("x-request-id"), self.key)
+
+    def _make_client(self) -> Any:
+        """Return a client of the library. Raises ConfigurationError for an unusable address."""
+        openai_client = importlib.import_module("app.providers.openai_client")
+        try:
+            return openai_client.make_client(
+                key=self.key,
+                base_url=self.base_url,
+                timeout=self.timeout,
+                max_bytes=MAX_BODY_BYTES,
+                sender=_SENDER,
+            )
+        except Exception as error:
+            # The library reads the address with a package of its own, whose errors it does not
+            # wrap.
+            raise ConfigurationError(
+                "No request can be sent to the address of the model's provider "
+                f"({type(error).__name__}): check base_url, or OPENAI_BASE_URL."
+            ) from None
 
     async def _create_completion(self, system: str, user: str) -> Any:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]

@@ -47,15 +47,16 @@ SYSTEM = 2 * len(prompt.CURRENT.system_prompt)
 # A question contains the reasons for which up to two earlier answers were refused.
 USER_PROMPT = 1_000 + 2 * REASON
 MODEL_ANSWER = prompt.MAX_ANSWER_BYTES
-# What a SERIES entry states. A label has at most 60 characters, a model's name 200, and the further
-# members of a request 10,000 characters of JSON (app/core/series_file.py). JSON writes a quote in a
-# text as two characters.
-LABEL = 60 * BYTES_PER_CHARACTER
-ADDRESS = 2_000
+# What a SERIES entry states. A model's name has at most 200 characters, and it is the label of a
+# series that has no other one. An address has 500 characters, and the further members of a request
+# have 10,000 characters of JSON (app/core/series_file.py). JSON writes a quote in a text as two
+# characters.
+LABEL = 200 * BYTES_PER_CHARACTER
+ADDRESS = 500 * BYTES_PER_CHARACTER
 EXTRA_BODY = 10_000 * BYTES_PER_CHARACTER
 ANSWER_SCHEMA = 8_000
 UNIVERSE = 8_000
-PROFILE = 2 * (EXTRA_BODY + ANSWER_SCHEMA) + UNIVERSE
+PROFILE = 2 * (EXTRA_BODY + ANSWER_SCHEMA + ADDRESS) + UNIVERSE
 # The operator's reason for a correction.
 STATEMENT = MAX_STATEMENT_LENGTH * BYTES_PER_CHARACTER
 # A journal entry that records a model's answer contains it as JSON, which writes a quote or a line

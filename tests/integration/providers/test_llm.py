@@ -952,3 +952,14 @@ async def test_one_client_asks_many_times(picker, provider):
     with pytest.raises(ProviderUnavailable):
         await client.ask("system", "user")
     assert (await client.ask("system", "user")).text == "two"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://[v1.x]/v1", "http://a.example/\0", f"http://a.example/{'x' * 70_000}"],
+    ids=["no IPv6", "a control character", "too long"],
+)
+async def test_an_address_that_the_library_does_not_read(picker, address):
+    """It is a mistake of the settings, so no second question is sent."""
+    with pytest.raises(ConfigurationError, match="check base_url, or OPENAI_BASE_URL"):
+        await picker(base_url=address).ask("system", "user")

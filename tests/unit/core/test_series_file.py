@@ -139,6 +139,10 @@ MISTAKES = {
     "UTF-16": ('[main]\nmodel = "m"'.encode("utf-16"), "it is not UTF-8"),
     "too deep": ("[main]\nextra_body = " + "[" * 5000 + "]" * 5000, "it is "),
     "too long": ("#" * 1_000_001, "it is longer than"),
+    "a number that Python refuses": (
+        A_MODEL + f"max_tokens = {'1' * 5000}",
+        "it has a number with too",
+    ),
     "too many": (
         "".join(f'[s{n}]\nkind = "random"\nlabel = "{n}"\n' for n in range(33)),
         "it has 33 series; at most 32",
@@ -164,6 +168,7 @@ MISTAKES = {
     "no model": ('[main]\nlabel = "x"', "[main] model is missing"),
     "an empty model": ('[main]\nmodel = " "', "[main] model must be a text"),
     "a model of two lines": ('[main]\nmodel = "a\\nb"', "[main] model must be a model's name"),
+    "a model that turns": ('[main]\nmodel = "a\\u202eb"', "[main] model must be a model's name"),
     "a long model": (f'[main]\nmodel = "{"m" * 201}"', "[main] model must be a model's name"),
     "a number as a model": ("[main]\nmodel = 4", "[main] model must be a text"),
     "an unknown kind": ('[main]\nkind = "dice"', '[main] kind must be "model" or "random".'),
@@ -174,6 +179,10 @@ MISTAKES = {
     "a label that turns": (A_MODEL + 'label = "a\\u202eb"', "[main] label must be a text on one l"),
     "a label twice": (
         '[a]\nmodel = "m"\n[b]\nmodel = "n"\nlabel = "m"',
+        "[b] label is that of [a], too",
+    ),
+    "a label in other capitals": (
+        '[a]\nmodel = "m"\n[b]\nmodel = "n"\nlabel = "M"',
         "[b] label is that of [a], too",
     ),
     "a model of a control": (
@@ -192,12 +201,29 @@ MISTAKES = {
     "a query": (A_MODEL + 'base_url = "https://a.b/v1?key=x"', "[main] base_url must have no user"),
     "an empty query": (A_MODEL + 'base_url = "https://a.b/v1?"', "[main] base_url must have no us"),
     "a fragment": (A_MODEL + 'base_url = "https://a.b/v1#x"', "[main] base_url must have no user"),
+    "a control character": (
+        A_MODEL + 'base_url = "http://a.b/\\u0000"',
+        "[main] base_url must be an",
+    ),
+    "an address that turns": (
+        A_MODEL + 'base_url = "http://a/\\u202e"',
+        "[main] base_url must be an",
+    ),
+    "a long address": (
+        A_MODEL + f'base_url = "http://a/{"x" * 2000}"',
+        "[main] base_url must be an",
+    ),
     "a lower variable": (A_MODEL + 'key_from = "my_key"', "[main] key_from must be the name of an"),
     "a variable's value": (A_MODEL + 'key_from = "$A_KEY"', "[main] key_from must be the name of"),
     "an unknown format": (A_MODEL + 'response_format = "xml"', "[main] response_format must be"),
     "an unknown effort": (A_MODEL + 'reasoning_effort = "huge"', "[main] reasoning_effort must be"),
     "an effort that is no text": (A_MODEL + "reasoning_effort = 3", "[main] reasoning_effort must"),
     "too hot": (A_MODEL + "temperature = 2.1", "[main] temperature must be a number from 0 to 2"),
+    "a huge temperature": (
+        A_MODEL + f"temperature = {'1' * 400}",
+        "[main] temperature must be a num",
+    ),
+    "a huge time": (A_MODEL + f"timeout_seconds = {'1' * 400}", "[main] timeout_seconds must be a"),
     "a temperature in quotes": (A_MODEL + 'temperature = "1"', "[main] temperature must be a numb"),
     "nan": (A_MODEL + "temperature = nan", "[main] temperature must be a number from 0 to 2"),
     "true as a number": (A_MODEL + "temperature = true", "[main] temperature must be a number"),
@@ -227,6 +253,14 @@ MISTAKES = {
     "a body with a date": (
         A_MODEL + "extra_body = { a = 2027-01-01 }",
         "[main] extra_body has a date",
+    ),
+    "a body with a long number": (
+        A_MODEL + f"extra_body = {{ a = 0x{'f' * 5000} }}",
+        "[main] extra_body has a whole number of more",
+    ),
+    "a body that is deep": (
+        A_MODEL + f"extra_body{'.a' * 3000} = 1",
+        "[main] extra_body has more than 20",
     ),
     "a long body": (
         A_MODEL + f"extra_body = {{ a = [{'1, ' * 5000}] }}",
@@ -272,6 +306,9 @@ def test_a_mistake(tmp_path, text, message):
         f'{A_MODEL}base_url = "{KEY}"',
         f'{A_MODEL}base_url = "https://{KEY}@a.b/v1"',
         f'{A_MODEL}base_url = "https://a.b/v1?key={KEY}"',
+        f'{A_MODEL}base_url = "https://a.b/{KEY}/v1"',
+        f'{A_MODEL}label = "a/{KEY}"',
+        f'[main]\nmodel = "a/{KEY}"',
         f'{A_MODEL}extra_body = {{ api_key = "{KEY}" }}',
         f'{A_MODEL}extra_body = {{ headers = {{ Authorization = "Bearer {KEY}" }} }}',
         f'{A_MODEL}extra_body = {{ user = ["{KEY}"] }}',
@@ -290,7 +327,11 @@ def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path, text):
     assert "abcdefgh1234" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["missing.toml", "", "a\0b"], ids=["missing", "a folder", "NUL"])
+@pytest.mark.parametrize(
+    "name",
+    ["missing.toml", "", "a\0b", "a" * 300],
+    ids=["missing", "a folder", "NUL", "too long a name"],
+)
 def test_a_path_without_a_file(tmp_path, name):
     """One line that names the path."""
     with pytest.raises(ConfigurationError, match=r"^SERIES_FILE"):
@@ -311,6 +352,7 @@ def test_declared_tools_are_accepted(tmp_path):
         "hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M",
         "meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8",
         "accounts/fireworks/models/deepseek-v3p1-terminus-0925-instruct",
+        "xai-org/grok-2-reasoning-1212",
     ],
 )
 def test_long_names_of_models_are_no_keys(tmp_path, model):
