@@ -6,9 +6,11 @@ retirement that is a mistake of the operator, or the record would have series th
 declares.
 """
 
+from collections.abc import Mapping
+
 from app.core.settings import Settings
 from app.database.pools import Pool
-from app.domain.declarations import InForce, find_renamed
+from app.domain.declarations import AnyDeclaration, InForce, find_renamed
 from app.domain.model import SERIES
 from app.errors import ConfigurationError, RecordDamaged
 from app.store import declarations
@@ -19,12 +21,18 @@ async def require_series(pool: Pool, settings: Settings, in_force: InForce) -> N
     """
     Raise ConfigurationError if this process must not record with its configured series.
 
-    There are two such cases: a series seems to be renamed, and a record that is not sealed would
-    get a series that it cannot declare.
+    There are three such cases: a series seems to be renamed, SERIES_FILE seems to be forgotten, and
+    a record that is not sealed would get a series that it cannot declare.
     """
     async with pool.connection() as conn:
         await _require_sealed_record(conn, in_force)
-        await _refuse_renamed(conn, settings, in_force)
+        try:
+            newest = await declarations.list_newest_series(conn)
+        except RecordDamaged:
+            # The jobs that need the damaged entry name it. The other jobs must go on.
+            return
+    _refuse_renamed(settings, in_force, newest)
+    _refuse_forgotten_file(settings, newest)
 
 
 async def _require_sealed_record(conn: Conn, in_force: InForce) -> None:
@@ -39,12 +47,9 @@ async def _require_sealed_record(conn: Conn, in_force: InForce) -> None:
     )
 
 
-async def _refuse_renamed(conn: Conn, settings: Settings, in_force: InForce) -> None:
-    try:
-        newest = await declarations.list_newest_series(conn)
-    except RecordDamaged:
-        # The jobs that need the damaged entry name it. The other jobs must go on.
-        return
+def _refuse_renamed(
+    settings: Settings, in_force: InForce, newest: Mapping[str, AnyDeclaration]
+) -> None:
     renamed = find_renamed(in_force.series, newest.values())
     if renamed is None:
         return
@@ -60,4 +65,24 @@ async def _refuse_renamed(conn: Conn, settings: Settings, in_force: InForce) -> 
         f"the journal asks, and [{old}] is missing. The name of a series lasts: call the table "
         f"[{old}] again. Its label can change. If {new} is another series, take {old} out first, "
         f"and add {new} after the next Monday."
+    )
+
+
+def _refuse_forgotten_file(settings: Settings, newest: Mapping[str, AnyDeclaration]) -> None:
+    """
+    Raise ConfigurationError if SERIES_FILE is not set, and the journal has further series.
+
+    Without the variable, the next question would journal all of them as retired, and the next
+    yearly check would not test them. A variable is easily lost when a service moves.
+    """
+    if settings.series_file:
+        return
+    active = [name for name, declared in newest.items() if not declared.retired]
+    lost = sorted(name for name in active if name != SERIES)
+    if not lost:
+        return
+    raise ConfigurationError(
+        f"SERIES_FILE is not set, and the journal has the series {', '.join(lost)}, which would "
+        f"be retired. Set SERIES_FILE to the file that has them. To retire all series except "
+        f"{SERIES}, set it to a file that has only [{SERIES}]."
     )

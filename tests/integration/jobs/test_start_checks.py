@@ -1,10 +1,11 @@
 """What a process refuses before it works: a renamed series, and series of an unsealed record."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from commands import command
-from job_context import ALPHA_VANTAGE_KEY, OPENAI_KEY, logged, run_attempt
+from job_context import ALPHA_VANTAGE_KEY, MONDAY, OPENAI_KEY, logged, new_york, run_attempt
 from job_context import clock as clock
 from provider_server import says
 from record_server import make_unreadable
@@ -57,6 +58,26 @@ async def test_usual_series(harness, tmp_path):
     text = "".join(TABLES.values()).replace("Claude", "Opus").replace("opus-5", "opus-6")
     changed.write_text(f'{text}[new]\nmodel = "another"\n')
     assert await refusal(harness, changed) == ""
+
+
+async def test_a_forgotten_file(harness, tmp_path):
+    """Without SERIES_FILE, a lost variable would retire every series except `main`."""
+    assert await refusal(harness) == ""
+    await harness.make_all()
+    assert await refusal(harness) == (
+        "SERIES_FILE is not set, and the journal has the series claude, dice, which would be "
+        "retired. Set SERIES_FILE to the file that has them. To retire all series except main, set "
+        "it to a file that has only [main]."
+    )
+    # A file with `main` alone retires the others on purpose, and then nothing can be lost.
+    alone = write_file(tmp_path, [MAIN])
+    assert await refusal(harness, alone) == ""
+    one = in_force.make(settings.load(variables(harness, alone)))
+    object.__setattr__(harness.context, "in_force", one)
+    object.__setattr__(harness.context, "series", (MAIN,))
+    harness.clock.time = new_york(MONDAY + timedelta(weeks=1))
+    await harness.run(MAIN)
+    assert await refusal(harness) == ""
 
 
 @pytest.mark.parametrize("old", [CLAUDE, DICE])
