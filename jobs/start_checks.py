@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from app.core.settings import Settings
 from app.database.pools import Pool
-from app.domain.declarations import AnyDeclaration, InForce, find_renamed
+from app.domain.declarations import AnyDeclaration, InForce, explain_other_kind, find_renamed
 from app.domain.model import SERIES
 from app.errors import ConfigurationError, RecordDamaged
 from app.store import declarations
@@ -21,8 +21,9 @@ async def require_series(pool: Pool, settings: Settings, in_force: InForce) -> N
     """
     Raise ConfigurationError if this process must not record with its configured series.
 
-    There are three such cases: a series seems to be renamed, SERIES_FILE seems to be forgotten, and
-    a record that is not sealed would get a series that it cannot declare.
+    There are four such cases: a series seems to be renamed, SERIES_FILE seems to be forgotten, a
+    series has the name of one of another kind, and a record that is not sealed would get a series
+    that it cannot declare.
     """
     async with pool.connection() as conn:
         await _require_sealed_record(conn, in_force)
@@ -33,6 +34,10 @@ async def require_series(pool: Pool, settings: Settings, in_force: InForce) -> N
             return
     _refuse_renamed(settings, in_force, newest)
     _refuse_forgotten_file(settings, newest)
+    for one in in_force.series:
+        # Without this check, the series would have a failed Monday before the operator learns it.
+        if problem := explain_other_kind(one, newest.get(one.name)):
+            raise ConfigurationError(problem)
 
 
 async def _require_sealed_record(conn: Conn, in_force: InForce) -> None:

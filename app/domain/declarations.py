@@ -373,6 +373,17 @@ def is_declared(series: SeriesInForce, newest: SeriesDeclaration | None) -> bool
     return newest.terms == (series.label, series.kind, series.profile.sha256, False)
 
 
+def explain_other_kind(series: SeriesInForce, newest: AnyDeclaration | None) -> str | None:
+    """Return why a series cannot be asked if the record has one of another kind; else None."""
+    if newest is None or declared_kind(newest) is series.kind:
+        return None
+    return (
+        f"SERIES_FILE: [{series.name}] is of the kind {series.kind}, but the record has a series "
+        f"of this name of the kind {declared_kind(newest)}. A name lasts: give the new series "
+        "another name."
+    )
+
+
 def changed_series(
     series: SeriesInForce, newest: AnyDeclaration | None, *, run_date: date, today: date
 ) -> AnyDeclaration | None:

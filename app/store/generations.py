@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.core.locks import Lock
-from app.domain.declarations import InForce, declared_kind
+from app.domain.declarations import InForce, explain_other_kind
 from app.domain.lost_answers import Question
 from app.domain.model import Generation, JournalKind, SeriesKind, batch_id
 from app.errors import ConfigurationError, TryAgainAt
@@ -133,12 +133,8 @@ async def _profile_sha256(conn: Conn, generation: Generation, in_force: InForce)
     series = in_force.series_named(generation.series)
     assert series is not None, "a process asks only the questions of its series"
     newest = await declarations.get_series(conn, series.name)
-    if newest is not None and declared_kind(newest) is not series.kind:
-        raise ConfigurationError(
-            f"SERIES_FILE: [{series.name}] is of the kind {series.kind}, but the record has a "
-            f"series of this name of the kind {declared_kind(newest)}. A name lasts: give the new "
-            "series another name."
-        )
+    if problem := explain_other_kind(series, newest):
+        raise ConfigurationError(problem)
     if series.kind is SeriesKind.RANDOM:
         # A new universe of a control is declared weeks before it holds. Until then, the one of
         # before is drawn from.

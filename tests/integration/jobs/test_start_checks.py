@@ -94,6 +94,20 @@ async def test_a_renamed_series(harness, tmp_path, old):
     )
 
 
+@pytest.mark.parametrize("name", [MAIN, DICE])
+async def test_another_kind(harness, tmp_path, name):
+    """A control cannot become a model, nor a model a control: the Monday would fail."""
+    await harness.make_all()
+    other = {MAIN: '[main]\nkind = "random"\n', DICE: '[dice]\nmodel = "a-new-model"\n'}
+    file = tmp_path / "other.toml"
+    file.write_text("".join({**TABLES, name: other[name]}.values()))
+    assert await refusal(harness, file) == (
+        f"SERIES_FILE: [{name}] is of the kind {'random' if name == MAIN else 'model'}, but the "
+        f"record has a series of this name of the kind {'model' if name == MAIN else 'random'}. A "
+        "name lasts: give the new series another name."
+    )
+
+
 async def test_main_renamed(harness, tmp_path):
     """An operator who makes the first file must call the only series main."""
     usual = in_force.make(settings.load(variables(harness)))
