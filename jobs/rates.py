@@ -71,7 +71,8 @@ async def refresh(context: Context, sunday: date) -> None:
         raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
     today = calendar.from_new_york(calendar.new_york_date(now), time())
     try:
-        answer = await context.prices.rates(since=begins_at, needed_since=today)
+        # Without the limit, five attempts would use up requests that tomorrow's closes need.
+        answer = await context.prices.rates(since=begins_at, needed_since=today, max_attempts=spare)
     except TryAgainAt:
         raise
     except AlphaMondayError as error:

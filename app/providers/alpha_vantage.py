@@ -234,12 +234,17 @@ class AlphaVantage:
         return SplitsAnswer(*answer)
 
     async def rates(
-        self, since: datetime, needed_since: datetime | None = None
+        self,
+        since: datetime,
+        needed_since: datetime | None = None,
+        *,
+        max_attempts: int | None = None,
     ) -> RatesAnswer | AlreadyAnswered:
         """
         Return the observations of the rate without risk; parameters and errors are those of `bars`.
 
-        It never raises UnknownTicker.
+        `max_attempts` is the maximum number of attempts if it is below that of this client. It
+        never raises UnknownTicker.
         """
         answer = await self._request(
             RATES,
@@ -247,6 +252,7 @@ class AlphaVantage:
             since=since,
             needed_since=needed_since or since,
             reader=read_rates,
+            max_attempts=max_attempts,
         )
         if isinstance(answer, AlreadyAnswered):
             return answer
@@ -260,7 +266,11 @@ class AlphaVantage:
         since: datetime,
         needed_since: datetime,
         reader: RowReader[T],
+        max_attempts: int | None = None,
     ) -> tuple[Grant, list[T], list[UnreadableRow], str] | AlreadyAnswered:
+        attempts = self.attempts
+        if max_attempts is not None:
+            attempts = min(attempts, max_attempts)
         while True:
             symbol = await self._choose_spelling(function, ticker, needed_since)
             grant = await self.ledger.acquire(function, ticker, since)
@@ -276,7 +286,7 @@ class AlphaVantage:
                 # The attempts are counted in the ledger, because the count must survive a wait for
                 # quota and the end of this process.
                 failures = await self.ledger.failures(function, ticker, needed_since)
-                if len(failures) >= self.attempts:
+                if len(failures) >= attempts:
                     raise _final_error(
                         function, ticker=ticker, failures=failures, error=error
                     ) from None

@@ -20,7 +20,7 @@ from app.ops.verify import open_database as record_at
 from app.ops.verify import verify
 from app.providers.rate_limiter import rate_limits
 from app.simulation.faults import PREMIUM
-from jobs import rates, reconcile
+from jobs import rates, reconcile, request_budget
 
 SUNDAY = MONDAY + timedelta(days=6)
 FRIDAY = MONDAY - timedelta(days=3)
@@ -118,6 +118,22 @@ async def test_the_quota_comes_first(harness):
     with pytest.raises(TryAgainAt):
         await rates.refresh(harness.context, SUNDAY)
     assert not requested(harness)
+
+
+@pytest.mark.parametrize("reply", [Reply(b"", status=500), says({})], ids=["down", "odd"])
+@pytest.mark.parametrize(("per_day", "attempts"), [(17, 1), (18, 2), (25, 5)])
+async def test_attempts_use_only_what_is_left(harness, reply, per_day, attempts):
+    """A provider that never returns rates must not cost the closes of the next morning."""
+    await harness.make_batch()
+    harness.world.instead = [reply] * 5
+    harness.clock.time = new_york(SUNDAY, 11)
+    harness.context.prices.ledger.limits = rate_limits(per_second=1, per_minute=5, per_day=per_day)
+    async with harness.context.pool.connection() as conn:
+        spare = await request_budget.count_spare(conn, harness.context)
+    assert min(spare, 5) == attempts
+    with pytest.raises(TryAgainAt):
+        await rates.refresh(harness.context, SUNDAY)
+    assert len(requested(harness)) == attempts
 
 
 async def test_a_week_that_is_over_is_not_made_up_for(harness):
