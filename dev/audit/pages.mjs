@@ -2,40 +2,12 @@
 // that stands still, and can be lived on until UNTIL. Leaves screenshots in `dev/audit/shots`, for a person to look at.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { chromium } from "playwright-core";
-import { clock } from "./rehearsed.mjs";
+import { accessible, browsing, SHOTS } from "./browsing.mjs";
+import { clock, HOUSE } from "./rehearsed.mjs";
 
-const HOUSE = new URL("../..", import.meta.url).pathname;
-const SHOTS = `${HOUSE}dev/audit/shots`;
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const [origin, folder, until] = process.argv.slice(2);
 const SCREENS = { phone: { width: 390, height: 844 }, desktop: { width: 1440, height: 900 } };
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
-    ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  ),
-});
-
-// A browser of its own. Any warning, error or request to another origin is a complaint.
-async function opened(options = {}, expected = []) {
-  const context = await browser.newContext({ viewport: SCREENS.desktop, ...options });
-  const page = await context.newPage();
-  const complaints = [];
-  page.on("console", (line) => ["error", "warning"].includes(line.type()) && complaints.push(line.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("request", (request) => new URL(request.url()).origin === origin || complaints.push(`foreign: ${request.url()}`));
-  page.setDefaultTimeout(15_000);
-  const close = async () => {
-    assert.deepEqual(complaints.filter((text) => !expected.some((known) => text.includes(known))), []);
-    assert.deepEqual(await context.cookies(), []);
-    await context.close();
-  };
-  return { page, close };
-}
+const { opened, fitEverywhere, fitMagnified, needNoJavaScript, close: closeBrowser } = await browsing(origin);
 
 const dates = await (async () => {
   const query = "{ batches(first: 2) { nodes { runDate } } }";
@@ -46,45 +18,8 @@ const PAGES = {
   front: "/", record: "/record", history: "/batches", running: `/batches/${dates[0]}`, before: `/batches/${dates[1]}`, about: "/about",
 };
 
-async function fits(page, name) {
-  const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert.ok(wide <= room, `${name}: ${wide} px wide in ${room}`);
-}
-
-async function accessible(page, name) {
-  await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => globalThis.axe.run());
-  const violated = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes[0].html}`);
-  assert.deepEqual(violated, [], `${name}: axe found\n${violated.join("\n")}`);
-}
-
-for (const colorScheme of ["light", "dark"]) {
-  for (const [screen, viewport] of Object.entries(SCREENS)) {
-    const { page, close } = await opened({ colorScheme, viewport });
-    for (const [name, path] of Object.entries(PAGES)) {
-      await page.goto(origin + path);
-      assert.match(await page.getByRole("note").textContent(), /made up/);
-      await fits(page, name);
-      await accessible(page, name);
-      await page.screenshot({ path: `${SHOTS}/page-${name}-${screen}-${colorScheme}.png`, fullPage: true });
-      for (const summary of await page.locator("summary").all()) await summary.click();
-      await fits(page, `${name}, opened`);
-      await accessible(page, `${name}, opened`);
-    }
-    await close();
-    console.log(`  pages, ${screen}, ${colorScheme}: ok`);
-  }
-}
-
-{
-  const { page, close } = await opened({ viewport: { width: 320, height: 640 }, reducedMotion: "reduce" });
-  for (const [name, path] of Object.entries(PAGES)) {
-    await page.goto(origin + path);
-    await fits(page, `${name}, 320 px`);
-  }
-  await close();
-  console.log("  pages, 320 px, which is 1280 at 400 %: ok");
-}
+await fitEverywhere(PAGES, SCREENS, "page");
+await fitMagnified(PAGES);
 
 {
   const { page, close } = await opened({}, ["404"]);
@@ -110,20 +45,7 @@ for (const colorScheme of ["light", "dark"]) {
   console.log("  navigation: ok");
 }
 
-{
-  const { page, close } = await opened({ javaScriptEnabled: false });
-  for (const path of Object.values(PAGES)) {
-    await page.goto(origin + path);
-    for (const part of await page.locator("h1, h2, main table caption, blockquote, .chart svg:visible").all()) {
-      const inside = await part.evaluate((element) => !element.closest("details:not([open])"));
-      assert.ok(!inside || (await part.isVisible()), `${path}: ${await part.textContent()}`);
-    }
-    for (const summary of await page.locator("summary").all()) await summary.click();
-    assert.ok(await page.locator("details").evaluateAll((all) => all.every((one) => one.open)));
-  }
-  await close();
-  console.log("  without JavaScript: ok");
-}
+await needNoJavaScript(PAGES);
 
 // Lives on in a process of its own, as a worker beside a server does.
 function livesOn() {
@@ -167,4 +89,4 @@ function livesOn() {
   console.log("  where no stream can be had, too: ok");
 }
 
-await browser.close();
+await closeBrowser();

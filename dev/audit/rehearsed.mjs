@@ -8,9 +8,10 @@ export const HOUSE = new URL("../..", import.meta.url).pathname;
 // What moves the clock of the service to another date; nothing unless run.mjs says so, which it does after this is loaded.
 export const clock = () => JSON.parse(process.env.SERVICE_CLOCK ?? "{}");
 
-// Calm, because a Monday that fails has no picks to show. Returns the address and what stops the service.
-export async function rehearsed(folder, weeks, until) {
-  const options = ["rehearse", "--single", "--calm", "--weeks", String(weeks), "--until", until];
+// Only one series and calm unless `kind` says otherwise: a Monday that fails has no picks to show. Returns the address and what
+// stops the service.
+export async function rehearsed(folder, weeks, until, kind = ["--single", "--calm"]) {
+  const options = ["rehearse", ...kind, "--weeks", String(weeks), "--until", until];
   const env = { PATH: process.env.PATH, PORT: "0", LOG_LEVEL: "ERROR", ...clock() };
   const service = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   const ended = new Promise((resolve) => service.on("exit", resolve));

@@ -1,5 +1,5 @@
 // `make audit`: rehearses two Mondays in a folder of its own, up to a session, serves them, and lets every audit look at
-// them; the last one lives on to the next morning, which brings that session's closes.
+// them; `pages` lives on to the next morning, which brings that session's closes. `series` rehearses several series of its own.
 //
 // Always the same weeks, so that the day on which it runs decides nothing. `make audit DATE=2026-12-02` takes the weeks
 // before that day, and lets the service believe that it is that day.
@@ -8,7 +8,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { HOUSE, rehearsed } from "./rehearsed.mjs";
 
-const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "java", "graphiql", "pages"];
+const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "java", "graphiql", "pages", "series"];
 const USUAL = "2026-10-24";
 const DAY = 24 * 3600 * 1000;
 const PYTHON = `${HOUSE}.venv/bin/python`;
