@@ -6,7 +6,7 @@ schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.m
 - `first` is 1 to 100;
 - `after` is a cursor of the same list;
 - a text contains no NUL;
-- an id, a ticker, a series or a Monday is one that the record could have;
+- an id, a ticker, a series, a profile or a Monday is one that the record could have;
 - two series that are compared are different ones;
 - `from` is not later than `to`;
 - an answer has at most 25,000 values and 250 long texts, and no list except a page is longer than
@@ -14,8 +14,8 @@ schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.m
 
 A value that breaks only one of these rules is replaced by one that keeps it. A value that breaks
 the schema itself (another type, too large for an Int, null or missing where a value is required)
-stays. An id, a ticker, a series or a Monday is replaced by one of the record, so that queries find
-something.
+stays. An id, a ticker, a series, a profile or a Monday is replaced by one of the record, so that
+queries find something.
 """
 
 import json
@@ -51,7 +51,7 @@ INTS = range(-(2**31), 2**31)
 RECORD = """{
     batches { edges { cursor node { id series runDate picks { id ticker } } } }
     journal { edges { cursor } }
-    series { name }
+    series { name profiles { sha256 } }
 }"""
 LISTS = """query($ticker: String!) {
     picks(ticker: $ticker) { edges { cursor } }
@@ -198,12 +198,16 @@ def read_record(url: str) -> dict[str, list[str]]:
         picks += batch["picks"]
     tickers = sorted({pick["ticker"] for pick in picks})
     series = [one["name"] for one in data["series"]]
+    profiles: list[str] = []
+    for one in data["series"]:
+        profiles += [profile["sha256"] for profile in one["profiles"]]
     answers = [data, *(fetch(url, LISTS, ticker=ticker) for ticker in tickers)]
     return {
         "batch.id": [batch["id"] for batch in batches],
         "pick.id": [pick["id"] for pick in picks],
         "series": series,
         "seriesNamed.name": series,
+        "profile": profiles,
         "runDate": [batch["runDate"] for batch in batches],
         "ticker": tickers,
         **{

@@ -1,5 +1,6 @@
 // `make audit`: rehearses two Mondays in a folder of its own, up to a session, serves them, and lets every audit look at
-// them; `pages` lives on to the next morning, which brings that session's closes. `series` rehearses several series of its own.
+// them; `pages` lives on to the next morning, which brings that session's closes. Most look at one series. `fuzz` and `graphiql`
+// get another rehearsal, of two models and a control, because the API compares series; `series` makes one of its own.
 //
 // Always the same weeks, so that the day on which it runs decides nothing. `make audit DATE=2026-12-02` takes the weeks
 // before that day, and lets the service believe that it is that day.
@@ -9,6 +10,7 @@ import { tmpdir } from "node:os";
 import { HOUSE, rehearsed } from "./rehearsed.mjs";
 
 const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "java", "graphiql", "pages", "series"];
+const OF_SEVERAL = ["fuzz", "graphiql"];
 const USUAL = "2026-10-24";
 const DAY = 24 * 3600 * 1000;
 const PYTHON = `${HOUSE}.venv/bin/python`;
@@ -45,18 +47,23 @@ function isSession(day) {
 const until = lastSession();
 const livesOnUntil = dated(new Date(until.getTime() + DAY));
 const folder = mkdtempSync(`${tmpdir()}/alpha-monday-audit-`);
+const folderOfSeveral = mkdtempSync(`${tmpdir()}/alpha-monday-audit-several-`);
 const failed = [];
 try {
   console.log(`Two Mondays up to ${dated(until)}${process.env.DATE ? `, on ${date}` : ""}.`);
-  const { origin, stop } = await rehearsed(folder, 2, dated(until));
+  const one = await rehearsed(folder, 2, dated(until));
+  const several = await rehearsed(folderOfSeveral, 2, dated(until), ["--calm"]);
   for (const name of AUDITS) {
     console.log(`${name}:`);
+    const { origin } = OF_SEVERAL.includes(name) ? several : one;
     const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, livesOnUntil], { stdio: "inherit", timeout: 600_000 });
     if (status !== 0) failed.push(name);
   }
-  await stop();
+  await one.stop();
+  await several.stop();
 } finally {
   rmSync(folder, { recursive: true, force: true });
+  rmSync(folderOfSeveral, { recursive: true, force: true });
 }
 console.log(failed.length > 0 ? `Failed: ${failed.join(", ")}.` : "All audits passed.");
 process.exitCode = failed.length > 0 ? 1 : 0;
