@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from app.core import settings as core_settings
 from app.core.settings import Settings
-from app.domain.model import MAX_SERIES, SERIES
+from app.domain.model import MAX_SERIES, SERIES, SERIES_PATTERN
 from app.domain.text import one_line
 from app.errors import ConfigurationError
 
@@ -39,8 +39,6 @@ RESPONSE_FORMATS = ("json_schema", "json_object", "text")
 TOKEN_LIMIT_OPTIONS = ("max_completion_tokens", "max_tokens", "none")
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
-# A name is a part of ids, links and exports, so it has no character that needs an escape.
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 # A key is sent in a header of a request.
 _KEY = re.compile(r"[!#-&(-_a-~]+")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
@@ -282,7 +280,7 @@ class _FileReader:
                     "the name of a table looks like a key. A key does not belong into the file: "
                     "use key_from."
                 )
-            if not _NAME.fullmatch(name):
+            if not re.fullmatch(SERIES_PATTERN, name):
                 raise self._error(
                     f"[{_shown(name)}] is no name of a series. A name has small letters, digits "
                     "and -, begins with a letter, and has at most 32 characters, for example "

@@ -15,11 +15,11 @@ from msgspec import Struct
 from api import paths
 from api.http import METHODS
 from app.domain.model import SERIES as DEFAULT_SERIES
+from app.domain.model import SERIES_PATTERN
 
 # The patterns of these path parameters, by name. Any other parameter matches text without a slash.
 RUN_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-SERIES_NAME = "[a-z][a-z0-9-]{0,31}"
-_PARAMETER_PATTERNS = {"run_date": RUN_DATE, "series": SERIES_NAME, "file": ".+"}
+_PARAMETER_PATTERNS = {"run_date": RUN_DATE, "series": SERIES_PATTERN, "file": ".+"}
 _PARAMETER = re.compile(r"{(\w+)}")
 _OTHER = "other"
 

@@ -26,14 +26,14 @@ from api.engine import Engine, error_result, unexpected_error_result
 from api.fields import api_error
 from api.schema import schema
 from app.domain.declarations import Origin
-from app.domain.model import SERIES
+from app.domain.model import SERIES, SERIES_PATTERN
 from app.web.charts import png, svg
 from app.web.charts.batch_chart import chart_of_batch, draw
 from app.web.charts.layout import LIGHT_COLOURS, Layout
 from app.web.documents import extended
 from app.web.formatting import TOO_LARGE_ERRORS, long_date, ticker_label
 from app.web.refusals import error_response, too_large_number_result
-from app.web.routes import BATCH_CHART, RUN_DATE, SERIES_BATCH_CHART, SERIES_NAME
+from app.web.routes import BATCH_CHART, RUN_DATE, SERIES_BATCH_CHART
 
 # The size of an image for previews of links, in pixels, as other sites require it.
 WIDTH, HEIGHT = 1200, 630
@@ -83,7 +83,7 @@ def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
         """Send the image of a Monday."""
         run_date = request.path_params["run_date"]
         series = request.path_params.get("series", SERIES)
-        if not re.fullmatch(RUN_DATE, run_date) or not re.fullmatch(SERIES_NAME, series):
+        if not re.fullmatch(RUN_DATE, run_date) or not re.fullmatch(SERIES_PATTERN, series):
             raise NotFoundException
         result = await engine.execute(DOCUMENT, {"runDate": run_date, "series": series})
         if result.damage or result.error_code not in (None, *_NO_SUCH_MONDAY):

@@ -24,14 +24,20 @@ from app.domain.declarations import (
     differing_fields,
     sha256_of,
 )
-from app.domain.model import SHA256_PATTERN, TICKER_PATTERN, Batch, Generation, JournalKind
+from app.domain.model import (
+    SERIES_PATTERN,
+    SHA256_PATTERN,
+    TICKER_PATTERN,
+    Batch,
+    Generation,
+    JournalKind,
+)
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.rules import declared_calendar
 from app.domain.verification.state import DeclaredSeries, JournalState, locate
 
 _RECORD_ID = r"[0-9a-f]{32}"
-_SERIES_NAME = r"[a-z][a-z0-9-]{0,31}"
 
 _MONDAY = 0
 
@@ -225,7 +231,7 @@ def _check_series(
 def _series_problem(
     series: AnyDeclaration, former: AnyDeclaration | None, *, at: datetime
 ) -> str | None:
-    if not re.fullmatch(_SERIES_NAME, series.name):
+    if not re.fullmatch(SERIES_PATTERN, series.name):
         return f"name is {series.name[:80]!r}, which is no name of a series"
     if not series.label.strip():
         return "label is empty"
