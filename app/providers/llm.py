@@ -320,7 +320,7 @@ def _error_text(openai: Any, error: Any) -> str:
     is_readable = not words.startswith("<") and "\ufffd" not in words
     if not words or words in text or not is_readable:
         return text
-    return f"{text} - {one_line(words)}"
+    return f"{text} - {_printable(words)}"
 
 
 # The members of an error's body that may have the server's words, in the order of their use.
@@ -486,7 +486,7 @@ def _describe_error(
     text = next(texts, None)
     if text:
         # The key is removed before the text is cut; otherwise a part of the key could remain.
-        shown = one_line(redact(text, [key]))[:MAX_REASON_LENGTH]
+        shown = _printable(redact(text, [key]))[:MAX_REASON_LENGTH]
         return f"The provider answered with an error: {shown}"
     if error:
         return "The provider answered with an error that it does not explain."
@@ -517,7 +517,8 @@ def _read_choice(choice: Any, body: bytes, key: str) -> _ChoiceContent:
     elif reason in _FILTERED:
         unusable_reason = "The provider's content filter stopped the answer."
     elif refusal and refusal.strip():
-        unusable_reason = f"The model refused: {redact(refusal, [key])[:MAX_REASON_LENGTH]}"
+        shown = _printable(redact(refusal, [key]))[:MAX_REASON_LENGTH]
+        unusable_reason = f"The model refused: {shown}"
     elif not text:
         if error := _describe_error(members, key):
             return _ChoiceContent(None, error, is_from_provider=True)
@@ -613,6 +614,11 @@ def _parse_name(value: Any, key: str) -> str | None:
     if not isinstance(value, str) or not value:
         return None
     return replace_unprintable(redact(value, [key])[:MAX_NAME_LENGTH], "\N{REPLACEMENT CHARACTER}")
+
+
+def _printable(text: str) -> str:
+    """Return a provider's words on one line, with what is not printable as in `_parse_name`."""
+    return replace_unprintable(one_line(text), "\N{REPLACEMENT CHARACTER}")
 
 
 def _token_count(usage: Any, names: Sequence[str]) -> int | None:

@@ -963,3 +963,26 @@ async def test_an_address_that_the_library_does_not_read(picker, address):
     """It is a mistake of the settings, so no second question is sent."""
     with pytest.raises(ConfigurationError, match="check base_url, or OPENAI_BASE_URL"):
         await picker(base_url=address).ask("system", "user")
+
+
+# The kind: words of a provider that become a part of our own sentence.
+@pytest.mark.parametrize("status", [400, 503, 200])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "no\x1b[31m\u202e\nway"},
+        {"message": {"detail": [{"msg": "no\x1b[31m\u202e\nway"}]}},
+        {"detail": "no\x1b[31m\u202e\nway"},
+        a_completion(content=None, refusal="no\x1b[31m\u202e\nway"),
+    ],
+    ids=["an error", "details", "a detail", "a refusal"],
+)
+async def test_words_that_are_not_printable(provider, picker, status, body):
+    """They stand in the record, on pages and on terminals."""
+    provider.answers = [says(body, status)]
+    try:
+        reason = (await picker().ask("system", "user")).unusable_reason
+    except AlphaMondayError as error:
+        reason = str(error)
+    assert reason
+    assert reason.isprintable(), reason
