@@ -7,7 +7,7 @@ this way builds its own context.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from math import inf
@@ -52,6 +52,9 @@ from jobs.context import Context, RealClock
 
 # Seconds without a heartbeat after which a worker's jobs are put back.
 STALLED_AFTER = 30.0
+
+# How many jobs a worker of one series runs at once.
+_CONCURRENCY = 8
 
 # Seconds between two heartbeats of a worker.
 HEARTBEAT_INTERVAL = 5.0
@@ -250,7 +253,7 @@ class Queue(procrastinate.App):
         the context is built first, with the settings of the environment.
         """
         if self.context:
-            await super().run_worker_async(**options)
+            await super().run_worker_async(**_with_concurrency(options, self.context))
             return
         configuration = settings.load()
         series_file.require_service_keys(configuration)
@@ -267,7 +270,7 @@ class Queue(procrastinate.App):
             await rehearsed.refuse_rehearsal(pool)
             await start_checks.require_series(pool, configuration, context.in_force)
             model_ends.log_end_warnings(context.model_clients, new_york_date(self.now()))
-            await super().run_worker_async(**options)
+            await super().run_worker_async(**_with_concurrency(options, context))
 
 
 class RetryPolicy(BaseRetryStrategy):
@@ -651,6 +654,16 @@ def _make_model_client(settings: Settings, series: SeriesSettings, clock: Clock)
     )
 
 
+def _with_concurrency(options: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """
+    Return the options of a worker, which runs one job more for each further series.
+
+    A job waits for the answer of its model. So the models of several series that hang, for example
+    those of one provider, must not use up the concurrency: the other series would be late.
+    """
+    return {"concurrency": _CONCURRENCY + len(context.series) - 1, **options}
+
+
 def current_context() -> Context:
     """Return the context of the job that is running."""
     assert app.context is not None, "a worker runs only with its context"
@@ -670,7 +683,7 @@ app = Queue(
         "jobs.published_heads",
     ],
     worker_defaults={
-        "concurrency": 8,
+        "concurrency": _CONCURRENCY,
         "fetch_job_polling_interval": 1.0,
         "update_heartbeat_interval": HEARTBEAT_INTERVAL,
         "stalled_worker_timeout": STALLED_AFTER,

@@ -7,7 +7,7 @@ The queue's worker, Postgres and the providers' protocols are real; the clock is
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -335,6 +335,38 @@ async def test_failures_of_four_series(several, clock):
     shown = str([lines, failures, alerts, sent, journal, to_dos, newest])
     for secret in (WRONG_KEY, SECOND_KEY):
         assert secret not in shown
+
+
+async def test_models_that_hang_together(several):
+    """
+    Nine models of one provider hang. Their jobs wait for answers, and still leave room for the
+    job of the series whose turn is last.
+    """
+    several.world.replies["hanging"] = [HANGING]
+    hanging = [
+        f'[h{number}]\nbase_url = "{{url}}/hanging"\nkey_from = "SECOND_KEY"\n'
+        f'model = "slow-{number}"\ntimeout_seconds = 6\n'
+        for number in range(9)
+    ]
+    order = [*hanging, SECOND]
+    # The order of the week begins with another series of the file.
+    first = order.index(weekly.rotate_by_week(order, MONDAY)[0])
+    in_file = [*order[-first:], *order[:-first]]
+    assert weekly.rotate_by_week(in_file, MONDAY)[-1] == SECOND
+    async with several.service(MAIN, *in_file) as harness:
+        several.clock.time = new_york(MONDAY)
+        await tick(harness)
+        worker = asyncio.create_task(
+            queue.app.run_worker_async(install_signal_handlers=False, listen_notify=False)
+        )
+        try:
+            async with asyncio.timeout(5.5):
+                while await outcomes(harness) != {"main": ACTIVE, "second": ACTIVE}:
+                    await asyncio.sleep(0.05)
+        finally:
+            worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await worker
 
 
 async def test_the_other_series_need_no_main(several):
