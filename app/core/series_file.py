@@ -92,8 +92,11 @@ _TOOL_MEMBERS = frozenset(
         "web_search_options",
     }
 )
-# Names of models that search the web: OpenRouter's suffix, and OpenAI's models for searches.
-_SEARCHING_MODEL = re.compile(r":online$|-search(-|$)")
+# Names of models that search the web: OpenRouter's suffix, the models for searches of OpenAI and
+# Perplexity, those for deep research of several providers, and Groq's systems with tools.
+_SEARCHING_MODEL = re.compile(
+    r":online$|-search(-|$)|-deep-research(-|$)|(^|/)sonar(-|$)|(^|/)compound(-|$)", re.I
+)
 
 _SECRET_NAME = re.compile(
     r"api[-_ ]?key|authorization|bearer|credential|passw(or)?d|secret|(^|[-_])(key|token)$", re.I

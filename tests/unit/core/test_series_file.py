@@ -278,6 +278,15 @@ MISTAKES = {
     ),
     "plugins": (A_MODEL + 'extra_body = { plugins = [{ id = "web" }] }', "[main] gives the model"),
     "a model that searches": ('[a]\nmodel = "x/y:online"', "[a] gives the model tools or a search"),
+    "Perplexity's models": (
+        '[a]\nmodel = "perplexity/sonar-pro"',
+        "[a] gives the model tools or a",
+    ),
+    "deep research": ('[a]\nmodel = "o4-mini-deep-research"', "[a] gives the model tools or a se"),
+    "a system with tools": (
+        '[a]\nmodel = "groq/compound-mini"',
+        "[a] gives the model tools or a s",
+    ),
     "another one": ('[a]\nmodel = "gpt-5-search-api"', "[a] gives the model tools or a search"),
 }
 
