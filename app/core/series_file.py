@@ -529,6 +529,11 @@ def _read_variable_name(value: Any) -> str:
             "must be the name of an environment variable, in capitals, and never the key itself, "
             'for example key_from = "ANTHROPIC_API_KEY".'
         )
+    if value != _USUAL_KEY and value.lower() in Settings.__struct_fields__:
+        raise _Mistake(
+            f"is {value}, a setting with another purpose: its value would be sent to the model's "
+            'provider. Use a variable of its own, for example key_from = "ANTHROPIC_API_KEY".'
+        )
     return value
 
 

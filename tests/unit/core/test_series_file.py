@@ -215,6 +215,14 @@ MISTAKES = {
     ),
     "a lower variable": (A_MODEL + 'key_from = "my_key"', "[main] key_from must be the name of an"),
     "a variable's value": (A_MODEL + 'key_from = "$A_KEY"', "[main] key_from must be the name of"),
+    "the key of the prices": (
+        A_MODEL + 'key_from = "ALPHA_VANTAGE_API_KEY"',
+        "[main] key_from is ALPHA_VANTAGE_API_KEY, a setting with another purpose",
+    ),
+    "the password of the database": (
+        A_MODEL + 'key_from = "DATABASE_URL"',
+        "[main] key_from is DATABASE_URL, a setting with another purpose",
+    ),
     "an unknown format": (A_MODEL + 'response_format = "xml"', "[main] response_format must be"),
     "an unknown effort": (A_MODEL + 'reasoning_effort = "huge"', "[main] reasoning_effort must be"),
     "an effort that is no text": (A_MODEL + "reasoning_effort = 3", "[main] reasoning_effort must"),
