@@ -196,7 +196,9 @@ def _table(series: SimulatedSeries, base_url: str) -> str:
     lines.append(f"base_url = {_toml(base_url + series.path)}")
     for option in _OPTIONS:
         value = getattr(settings, option)
-        if value is not None and value is not False:
+        # A model's name may be longer than a label, and is the label of a series without one.
+        is_default = option == "label" and value == settings.model
+        if value is not None and value is not False and not is_default:
             lines.append(f"{option} = {_toml(value)}")
     if settings.extra_body:
         lines.append(f"extra_body = {_toml(settings.extra_body)}")

@@ -82,6 +82,21 @@ def test_the_file_says_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "model",
+    ["deepseek-r1-distill-qwen-32b-instruct-20250101", "accounts/fireworks/models/" + "x" * 150],
+)
+def test_a_model_whose_name_is_no_label(tmp_path, model):
+    """A series without a label has the name of its model, which may be longer than a label."""
+    path, written = tmp_path / "series.toml", tmp_path / "series-1.toml"
+    path.write_text(f'[main]\nmodel = "{model}"\n')
+    loaded = settings.load({"SERIES_FILE": str(path)})
+    (phase,) = rehearsed_series.of_file(loaded)
+    rehearsed_series.write_file(written, phase.series, SIMULATORS)
+    (again,) = series_file.load(settings.load({"SERIES_FILE": str(written)}))
+    assert again.label == again.model == model
+
+
+@pytest.mark.parametrize(
     ("weeks", "phases"),
     [
         (25, [(["main", "second", "dice"], None)]),
