@@ -29,6 +29,7 @@ also for dependent tests. If a check finds nothing, no later check uses its shar
 """
 
 import decimal
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -236,8 +237,9 @@ def _points(batches: Sequence[BatchResult], fill: float) -> Points | None:
             held.extend((beyond_rate, alpha) for alpha in of_picks)
     points = Points()
     for _, held in sorted(weeks.items()):
-        x = sum(change for change, _ in held) / len(held)
-        y = sum(alpha for _, alpha in held) / len(held)
+        # `sum` adds floats in another way from Python 3.12 on; `fsum` is exact in all versions.
+        x = math.fsum(change for change, _ in held) / len(held)
+        y = math.fsum(alpha for _, alpha in held) / len(held)
         points = points.with_point(x, y)
     return points
 
