@@ -70,7 +70,7 @@ _TEXT_PARTS = ("text", "output_text")
 # Values of `finish_reason`, after `_normalized_reason`: a content filter stopped the answer, or it
 # was truncated.
 _FILTERED = ("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist")
-_TRUNCATED = ("length", "max_tokens", "max_output_tokens")
+_TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")
 # Statuses with which a content filter may refuse a question, and the words that it then uses.
 _FILTER_STATUSES = (400, 403, 422, 451)
 _FILTERED_QUESTION = re.compile(

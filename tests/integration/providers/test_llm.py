@@ -906,6 +906,7 @@ async def test_further_forms_of_a_good_answer(picker, provider, change):
         ("SAFETY", "content filter"),
         ("MAX_TOKENS", "truncated"),
         ("max_tokens", "truncated"),
+        ("model_length", "truncated"),
     ],
 )
 async def test_other_spellings_of_a_finish_reason(picker, provider, reason, words):
