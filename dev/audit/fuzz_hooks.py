@@ -45,7 +45,7 @@ from schemathesis.graphql import nodes
 MAX_PAGE, MAX_LIST, MAX_VALUES = 100, 20, 25_000
 # The fields whose texts may have more than 60 KB (graphql/api/lengths.py), and how many of them an
 # answer of 32 MB can hold.
-LONG_TEXTS = ("content", "answer", "proof", "chain")
+LONG_TEXTS = ("content", "answer", "proof", "chain", "text")
 MAX_LONG_TEXTS = 250
 INTS = range(-(2**31), 2**31)
 RECORD = """{
