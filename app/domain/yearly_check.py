@@ -237,7 +237,7 @@ def _points(batches: Sequence[BatchResult], fill: float) -> Points | None:
             held.extend((beyond_rate, alpha) for alpha in of_picks)
     points = Points()
     for _, held in sorted(weeks.items()):
-        # `sum` adds floats in another way from Python 3.12 on; `fsum` is exact in all versions.
+        # The sum of floats differs between Python 3.11 and 3.12; `math.fsum` is always exact.
         x = math.fsum(change for change, _ in held) / len(held)
         y = math.fsum(alpha for _, alpha in held) / len(held)
         points = points.with_point(x, y)
