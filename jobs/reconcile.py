@@ -33,7 +33,7 @@ from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar, request_plan
 from app.domain.alternation import find_alternation
-from app.domain.model import BatchStatus
+from app.domain.model import CHECKPOINT_DAYS, BatchStatus
 from app.errors import RecordDamaged, TryAgainAt
 from app.providers.alpha_vantage import earliest_session
 from app.store import batches, checkpoints, declarations
@@ -66,6 +66,8 @@ _INTERVAL = 30.0
 # For this long after 09:00, reconciliation does not start this Monday's run: the tick of the weekly
 # job may still start it.
 _TICK_GRACE = timedelta(minutes=1)
+
+_DAY = timedelta(days=1)
 
 # A job is given up after its process has died this often.
 MAX_DEATHS = 10
@@ -459,8 +461,11 @@ async def _select_completed(
     """
     today = calendar.new_york_date(context.now())
     earliest = earliest_session(context.calendar, today)
+    # The last session of an older batch is older, too.
+    since = earliest - CHECKPOINT_DAYS * _DAY
+    skipped = await checkpoints.list_skipped(conn, status=BatchStatus.COMPLETED, since=since)
     found: list[DueCheckpoint] = []
-    for due in await checkpoints.list_skipped(conn, status=BatchStatus.COMPLETED):
+    for due in skipped:
         session = context.calendar.trading_day(calendar.checkpoint_date(due.run_date, due.day))
         if session and session >= earliest:
             found.append(due)

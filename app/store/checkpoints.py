@@ -242,12 +242,13 @@ async def list_skipped(
     batch_id: UUID | None = None,
     *,
     status: BatchStatus = BatchStatus.ACTIVE,
+    since: date = date.min,
 ) -> list[DueCheckpoint]:
     """
     Return the checkpoints that were skipped although the exchange traded, oldest first.
 
     With `batch_id`, these are the checkpoints of that batch; otherwise, of all batches that have
-    the given status.
+    the given status and a Monday on or after `since`.
     """
     # On a day without a session there is nothing to retake, so MARKET_CLOSED is not listed.
     return await _select_due(
@@ -256,10 +257,11 @@ async def list_skipped(
         SELECT batches.id AS batch_id, batches.run_date, checkpoints.day
         FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
         WHERE checkpoints.status = 'skipped' AND checkpoints.skip_reason <> 'MARKET_CLOSED'
+            AND batches.run_date >= %s
             AND (batches.id = %s OR (%s::uuid IS NULL AND batches.status = %s))
         ORDER BY batches.run_date, checkpoints.day
         """,
-        values=(batch_id, batch_id, status),
+        values=(since, batch_id, batch_id, status),
     )
 
 

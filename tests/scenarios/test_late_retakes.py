@@ -6,14 +6,13 @@ and they use only the requests that nothing else needs.
 from datetime import date, timedelta
 
 import pytest
-from job_context import MONDAY, JobHarness, new_york, run_until_done
+from job_context import MONDAY, JobHarness, allow, new_york, run_until_done
 from job_context import clock as clock
 from job_context import harness as harness
 from record_server import check_record
 
 from app.domain.calendar import Calendar, due_at
 from app.domain.model import Batch
-from app.providers.rate_limiter import rate_limits
 from jobs import daily, reconcile
 
 # The sessions of days 11 and 12 have no price of AAPL, so the batch has no result.
@@ -58,13 +57,6 @@ async def retakes_at(harness: JobHarness, day: date, hour: int = 10) -> list[int
     harness.clock.time = new_york(day, hour)
     await reconcile.run_round(harness.context)
     return [row[0] for row in (await harness.rows(RETAKES))[before:]]
-
-
-def allow(harness: JobHarness, per_day: int) -> None:
-    """Let the key allow so many requests a day."""
-    harness.context.prices.ledger.limits = rate_limits(
-        per_second=100, per_minute=100, per_day=per_day
-    )
 
 
 async def test_the_result_arrives(harness, batch, database):

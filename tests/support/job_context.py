@@ -34,6 +34,7 @@ from app.domain.calendar import Calendar, new_york_date
 from app.domain.declarations import ProviderResponse, ResponseKind, sha256_of
 from app.domain.model import SERIES, Batch, Close, JournalEntry, Split
 from app.errors import TryAgainAt
+from app.providers.rate_limiter import rate_limits
 from app.simulation.faults import FaultRule, FaultScript
 from app.simulation.market import Market
 from app.simulation.provider_simulators import ProviderSimulators
@@ -270,6 +271,13 @@ async def store_reading(conn: Conn, context: Context, reading: Close | Split) ->
         closes=[] if is_split else [reading],
         splits=[reading] if is_split else [],
         in_force=context.in_force,
+    )
+
+
+def allow(harness: JobHarness, per_day: int) -> None:
+    """Let the key allow so many requests a day."""
+    harness.context.prices.ledger.limits = rate_limits(
+        per_second=100, per_minute=100, per_day=per_day
     )
 
 

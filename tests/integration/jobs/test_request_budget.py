@@ -7,7 +7,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from job_context import JobHarness, new_york
+from job_context import JobHarness, allow, new_york
 from job_context import clock as clock
 from job_context import harness as harness
 from msgspec.structs import replace
@@ -15,7 +15,6 @@ from scarce_series import FIRST_MONDAY, PRICE, SERIES, store_batches, tickers_of
 
 from app.domain.model import batch_id
 from app.domain.request_plan import in_turn
-from app.providers.rate_limiter import rate_limits
 from app.store import batches
 from jobs import daily, late_splits, request_budget
 
@@ -49,13 +48,6 @@ async def sunday(harness: JobHarness) -> JobHarness:
     harness.provider.requests.clear()
     harness.clock.time = new_york(SUNDAY)
     return harness
-
-
-def allow(harness: JobHarness, per_day: int) -> None:
-    """Let the key allow so many requests a day."""
-    harness.context.prices.ledger.limits = rate_limits(
-        per_second=100, per_minute=100, per_day=per_day
-    )
 
 
 async def with_room(harness: JobHarness) -> list[str]:
