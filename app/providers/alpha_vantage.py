@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -49,6 +49,7 @@ from app.providers.alpha_vantage_answers import (
 )
 from app.providers.rate_limiter import (
     COOLDOWN,
+    GRANT_LIFETIME,
     MAX_IN_FLIGHT,
     AlreadyAnswered,
     Grant,
@@ -69,11 +70,6 @@ SPLITS_SOURCE = f"{PRICE_SOURCE} SPLITS"
 RATES_SOURCE = f"{PRICE_SOURCE} TREASURY_YIELD 3month"
 # What the rates are about. In the ledger, and in messages, it takes the place of a ticker.
 MATURITY = "3month"
-
-# A grant is the ledger's permission to send one request now. A grant that is older than this
-# constant is not used: if the process was suspended after it got the grant, its request would
-# collide with requests that the ledger has granted since then.
-GRANT_LIFETIME_SECONDS = 1.0
 
 MAX_ATTEMPTS = 5
 _MAX_PAUSE_SECONDS = 60.0
@@ -369,7 +365,8 @@ class AlphaVantage:
                 )
                 # The age of the grant is checked directly before the request is sent, because the
                 # process may have been suspended at any point since the grant.
-                if monotonic() - grant.granted_at_monotonic > GRANT_LIFETIME_SECONDS:
+                age = timedelta(seconds=monotonic() - grant.granted_at_monotonic)
+                if age > GRANT_LIFETIME:
                     raise ProviderUnavailable(
                         "This process stood still between its leave to ask and the request."
                     )

@@ -44,6 +44,11 @@ MAX_WAIT = timedelta(seconds=62)
 # was set back.
 CUT_OFF_AFTER = timedelta(seconds=60)
 
+# A grant is the permission to send one request now. A grant that is older than this is not used. If
+# the process was suspended after it got the grant, its request would collide with requests that the
+# ledger has granted since then.
+GRANT_LIFETIME = timedelta(seconds=1)
+
 # The number of requests that may be open at once, in all processes. The client of each process
 # sends at most this many at once. If more requests were granted, some would have to wait in the
 # client. They would be sent too long after their grants, and several at once.
@@ -137,13 +142,18 @@ def rate_limits(per_second: int, per_minute: int, per_day: int) -> list[RateLimi
     """
     Return a provider's limits, the longest period last.
 
-    The periods are a little longer than a second, a minute and a day, because clocks and networks
-    are not exact.
+    The ledger stores when a request was granted, and the provider counts when it arrives. A request
+    is sent up to GRANT_LIFETIME after its grant, so two requests can arrive closer together than
+    their grants. Therefore each period is longer by GRANT_LIFETIME. The second is also longer by
+    0.1 s, because a request over a new connection takes longer than one over an open connection.
     """
+    second = timedelta(seconds=1.1)
+    minute = timedelta(minutes=1)
+    day = timedelta(days=1)
     return [
-        RateLimit(per_second, timedelta(seconds=1.1)),
-        RateLimit(per_minute, timedelta(seconds=61)),
-        RateLimit(per_day, timedelta(days=1, seconds=1)),
+        RateLimit(per_second, second + GRANT_LIFETIME),
+        RateLimit(per_minute, minute + GRANT_LIFETIME),
+        RateLimit(per_day, day + GRANT_LIFETIME),
     ]
 
 

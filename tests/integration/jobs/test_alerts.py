@@ -146,8 +146,8 @@ async def test_a_close_that_is_missing(harness, receiver):
         "2026-10-26",
         1,
     )
-    # Four requests, 1.1 seconds apart.
-    assert (alert["at"], alert["reason"]) == ("2026-10-28T00:30:03.300000Z", "MISSING_CLOSE")
+    # Four requests, 2.1 seconds apart.
+    assert (alert["at"], alert["reason"]) == ("2026-10-28T00:30:06.300000Z", "MISSING_CLOSE")
     assert alert["to_do"] == (
         "Reconciliation tries again once a day; "
         "`alpha-monday checkpoint retake 2026-10-26 1` tries at once."

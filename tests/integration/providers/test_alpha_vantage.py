@@ -31,12 +31,12 @@ from app.errors import (
 )
 from app.providers import alpha_vantage
 from app.providers.alpha_vantage import (
-    GRANT_LIFETIME_SECONDS,
     MAX_ATTEMPTS,
     AlphaVantage,
     BarsAnswer,
 )
 from app.providers.rate_limiter import (
+    GRANT_LIFETIME,
     AlreadyAnswered,
     RateLimit,
     RequestLedger,
@@ -593,7 +593,7 @@ async def test_an_expired_grant_is_not_used(client, provider, pool):
     """
     provider.play(GOOD)
     vendor = client()
-    build, stalls = vendor.http.build_request, [GRANT_LIFETIME_SECONDS + 0.1]
+    build, stalls = vendor.http.build_request, [GRANT_LIFETIME.total_seconds() + 0.1]
 
     def after_a_while(*arguments, **more):
         time.sleep(stalls.pop() if stalls else 0)

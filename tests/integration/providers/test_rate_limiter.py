@@ -17,6 +17,7 @@ from app.database import pools
 from app.errors import QuotaSpent
 from app.providers.rate_limiter import (
     COOLDOWN,
+    GRANT_LIFETIME,
     AlreadyAnswered,
     Grant,
     RateLimit,
@@ -38,7 +39,7 @@ def ago(*seconds: float) -> list[datetime]:
 def test_windows_have_a_margin():
     """A second, a minute and a day, each a little longer."""
     assert rate_limits(1, 5, 25) == [
-        RateLimit(1, timedelta(seconds=1, milliseconds=100)),
+        RateLimit(1, timedelta(seconds=2, milliseconds=100)),
         RateLimit(5, timedelta(seconds=61)),
         RateLimit(25, timedelta(hours=24, seconds=1)),
     ]
@@ -48,24 +49,24 @@ def test_windows_have_a_margin():
     ("times", "wait"),
     [
         pytest.param([], 0, id="no request yet"),
-        pytest.param(ago(0), 1.1, id="one at this moment"),
-        pytest.param(ago(0.4), 0.7, id="one a moment ago"),
-        pytest.param(ago(1.1), 0, id="one second and a tenth ago"),
-        pytest.param(ago(1.099999), 0.000001, id="a microsecond less than that"),
-        pytest.param(ago(2, 10, 20, 30), 0, id="four in the last minute"),
+        pytest.param(ago(0), 2.1, id="one at this moment"),
+        pytest.param(ago(0.4), 1.7, id="one a moment ago"),
+        pytest.param(ago(2.1), 0, id="two seconds and a tenth ago"),
+        pytest.param(ago(2.099999), 0.000001, id="a microsecond less than that"),
+        pytest.param(ago(3, 10, 20, 30), 0, id="four in the last minute"),
         pytest.param(
-            ago(2, 10, 20, 30, 40), 21, id="five in the last minute: when the first is 61 s old"
+            ago(3, 10, 20, 30, 40), 21, id="five in the last minute: when the first is 61 s old"
         ),
-        pytest.param(ago(2, 10, 20, 30, 61), 0, id="five, the first of them 61 s ago"),
-        pytest.param(ago(0.1, 10, 20, 30, 60.5), 1.0, id="the longest of two waits: the second's"),
+        pytest.param(ago(3, 10, 20, 30, 61), 0, id="five, the first of them 61 s ago"),
+        pytest.param(ago(0.1, 10, 20, 30, 60.5), 2.0, id="the longest of two waits: the second's"),
         pytest.param(ago(0.1, 10, 20, 30, 45), 16, id="the longest of two waits: the minute's"),
         pytest.param(
             ago(*range(3000, 75001, 3000)), 11401, id="25 today: a day and a second after the first"
         ),
         pytest.param(ago(*range(3000, 72001, 3000)), 0, id="24 today"),
         pytest.param(ago(*range(3456, 86401, 3456)), 1, id="25 in exactly a day: one second more"),
-        pytest.param(ago(-600), 601.1, id="one in the future, after the clock was set back"),
-        pytest.param(ago(-600, -500, -400, -300, -1), 601.1, id="five in the future"),
+        pytest.param(ago(-600), 602.1, id="one in the future, after the clock was set back"),
+        pytest.param(ago(-600, -500, -400, -300, -1), 602.1, id="five in the future"),
         pytest.param(ago(-30, 1, 2, 3, 4), 57, id="one of five in the future"),
     ],
 )
@@ -78,7 +79,7 @@ def test_several_in_a_second():
     """A paid key: five in a second."""
     limits = rate_limits(5, 75, 100_000)
     assert next_allowed_at(ago(0, 0.1, 0.2, 0.3), limits, NOW) == NOW
-    assert next_allowed_at(ago(0, 0.1, 0.2, 0.3, 0.6), limits, NOW) == NOW + timedelta(seconds=0.5)
+    assert next_allowed_at(ago(0, 0.1, 0.2, 0.3, 0.6), limits, NOW) == NOW + timedelta(seconds=1.5)
 
 
 def exceeded(times: list[datetime], limits: list[RateLimit]) -> list[tuple[datetime, RateLimit]]:
@@ -100,7 +101,7 @@ def exceeded(times: list[datetime], limits: list[RateLimit]) -> list[tuple[datet
 def test_windows_are_never_exceeded(gaps, sizes):
     """Requests are granted as soon as every limit allows it, and never earlier."""
     limits = [
-        RateLimit(n, timedelta(seconds=s)) for n, s in zip(sizes, (1.1, 10, 100), strict=True)
+        RateLimit(n, timedelta(seconds=s)) for n, s in zip(sizes, (2.1, 10, 100), strict=True)
     ]
     granted: list[datetime] = []
     now = NOW
@@ -108,6 +109,30 @@ def test_windows_are_never_exceeded(gaps, sizes):
         now = next_allowed_at(granted[::-1], limits, now + timedelta(seconds=gap))
         granted.append(now)
     assert exceeded(granted, limits) == []
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.floats(0, 30), max_size=60),
+    delays=st.lists(st.floats(0, GRANT_LIFETIME.total_seconds()), min_size=60, max_size=60),
+)
+def test_requests_that_are_sent_late_keep_the_providers_limits(gaps, delays):
+    """
+    Each request is sent up to GRANT_LIFETIME after its grant. Even then no second has two requests,
+    no minute more than five, and no day more than 25.
+    """
+    granted: list[datetime] = []
+    now = NOW
+    for gap in gaps:
+        now = next_allowed_at(granted[::-1], FREE, now + timedelta(seconds=gap))
+        granted.append(now)
+    sent = [at + timedelta(seconds=delay) for at, delay in zip(granted, delays, strict=False)]
+    provider = [
+        RateLimit(1, timedelta(seconds=1)),
+        RateLimit(5, timedelta(minutes=1)),
+        RateLimit(25, timedelta(days=1)),
+    ]
+    assert exceeded(sent, provider) == []
 
 
 @pytest.fixture
@@ -134,14 +159,14 @@ async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
 
 async def test_a_job_waits_by_itself(ledger, clock, pool):
     """
-    The first request goes at once, four more a second apart, the sixth a minute after the first.
+    The first request goes at once, four more 2.1 seconds apart, the sixth a minute after the first.
     """
     for symbol in ("SPY", "KO", "MSFT", "XOM", "IBM", "T"):
         grant = await ledger.acquire("DAILY", symbol)
         assert isinstance(grant, Grant)
         await ledger.store_failure(grant, RequestOutcome.FAILED)
-    assert [at for _, at, _ in await requests(pool)] == [0, 1.1, 2.2, 3.3, 4.4, 61]
-    assert clock.slept == [1.1, 1.1, 1.1, 1.1, 56.6]
+    assert [at for _, at, _ in await requests(pool)] == [0, 2.1, 4.2, 6.3, 8.4, 61]
+    assert clock.slept == [2.1, 2.1, 2.1, 2.1, 52.6]
 
 
 async def test_a_spent_quota(pool, clock):
@@ -269,7 +294,7 @@ async def test_a_failed_request_is_not_shared(ledger, clock, pool, outcome):
     await ledger.store_failure(grant, outcome)
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
     assert [stored for *_, stored in await requests(pool)] == [outcome, None]
-    assert clock.slept == [1.1], "a failed request counts as well"
+    assert clock.slept == [2.1], "a failed request counts as well"
 
 
 async def test_a_request_in_flight_is_waited_for(ledger, clock, pool):
@@ -358,16 +383,16 @@ async def test_a_clock_that_was_set_back(ledger, clock, pool):
     """
     for symbol in ("SPY", "KO", "MSFT", "AAPL", "NVDA"):
         await settle(ledger, await ledger.acquire("DAILY", symbol, NOW))
-        clock.forward(seconds=2)
+        clock.forward(seconds=3)
     clock.slept.clear()
     clock.time = NOW - timedelta(hours=3)
     with logged("WARNING", clock) as lines:
         await ledger.acquire("DAILY", "BRK.B")
         await ledger.acquire("DAILY", "UPS")
-    # The newest of five was sent at the latest just now, the first of them eight seconds before.
-    assert clock.slept == [pytest.approx(61 - 8), pytest.approx(2)]
+    # The newest of five was sent at the latest just now, the first of them twelve seconds before.
+    assert clock.slept == [pytest.approx(61 - 12), pytest.approx(3)]
     assert [(line["event"], line["by"]) for line in lines] == [
-        ("clock set back, ledger adjusted", "3:00:08")
+        ("clock set back, ledger adjusted", "3:00:12")
     ]
     assert all(at < 0 for _, at, _ in await requests(pool))
 
@@ -399,7 +424,7 @@ async def test_another_machines_clock(ledger, clock, pool):
     await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
     clock.forward(seconds=-30)
     await ledger.acquire("DAILY", "KO")
-    assert [at for _, at, _ in await requests(pool)] == [0, 1.1]
+    assert [at for _, at, _ in await requests(pool)] == [0, 2.1]
 
 
 async def test_a_clock_that_was_set_forward(ledger, clock):
