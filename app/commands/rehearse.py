@@ -97,6 +97,34 @@ def rehearse(
       alpha-monday rehearse --odd a-seed
       alpha-monday rehearse --series series.toml --weeks 2
     """
+    _refuse_contradictions(calm=calm, odd=odd, single=single, series_path=series_path)
+    configuration, phases = _read_series(settings.load(), series_path, single=single)
+    rehearsal.refuse_address_without_key(configuration)
+    _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
+    with _opened(configuration, no_serve=no_serve) as listener:
+        span = rehearsal.choose_span(
+            weeks=weeks,
+            until=until.date() if until else None,
+            now=clock.now(),
+            has_real_prices=bool(configuration.alpha_vantage_base_url),
+        )
+        address = _prepare_database(configuration, listener)
+        simulators = rehearsal.running_simulators(
+            configuration, address, calm=calm, odd=odd or "", faults=faults
+        )
+        with simulators as simulated:
+            if phases is None:
+                phases = rehearsed_series.several(simulated, span.begin, weeks)
+            plan = _plan(simulated, phases, span)
+            run_until_stopped(uvloop.run, lambda signals: _rehearse(plan, signals))
+            if listener:
+                _serve(plan[-1], listener)
+
+
+def _refuse_contradictions(
+    *, calm: bool, odd: str | None, single: bool, series_path: str | None
+) -> None:
+    """Raise UsageError for an empty seed, and for two options that contradict each other."""
     if odd is not None and not odd.strip():
         raise click.UsageError(
             "--odd needs a seed, a text of any kind such as a-seed; this one is empty."
@@ -107,46 +135,24 @@ def rehearse(
         raise click.UsageError(
             "--single and --series contradict each other: leave one of them out."
         )
-    configuration, phases = _read_series(settings.load(), series_path, single=single)
-    rehearsal.refuse_address_without_key(configuration)
-    _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
-    opening: AbstractContextManager[socket.socket | None] = nullcontext()
-    if not no_serve:
-        # These checks come before the weeks are simulated, so that a refusal comes at once. With
-        # `--no-serve`, a rehearsal is allowed while another one serves its record: the second one
-        # extends that record and ends by itself (dev/audit/pages.mjs uses this).
-        if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
-            raise _second_rehearsal_error()
-        opening = _listen(configuration)
-    with opening as listener:
-        span = rehearsal.choose_span(
-            weeks=weeks,
-            until=until.date() if until else None,
-            now=clock.now(),
-            has_real_prices=bool(configuration.alpha_vantage_base_url),
-        )
-        address = rehearsal.database_address(configuration)
-        # Checked once more: at the first check, another rehearsal may have been about to start its
-        # Postgres.
-        if listener and uses_server_of_another_process():
-            raise _second_rehearsal_error()
-        if listener:
-            _report_other_port(configuration, listener)
-        _prepare_database(configuration, address)
-        simulators = rehearsal.running_simulators(
-            configuration, address, calm=calm, odd=odd or "", faults=faults
-        )
-        with simulators as simulated:
-            if phases is None:
-                phases = rehearsed_series.several(simulated, span.begin, weeks)
-            plan = _plan(simulated, phases, span)
-            run_until_stopped(uvloop.run, lambda signals: _rehearse(plan, signals))
-            if listener:
-                terminal.configure_log(configuration)
-                newest = plan[-1].configuration
-                # A rehearsal that ended in the past has no jobs left to run.
-                app = create_app(newest, rehearsal.clock_factory(span), work=span.until is None)
-                server.run(app, listener)
+
+
+def _opened(
+    configuration: Settings, *, no_serve: bool
+) -> AbstractContextManager[socket.socket | None]:
+    """
+    Open the socket on which the record will be served; with `no_serve` there is none.
+
+    It is opened before the weeks are simulated, so that a refusal comes at once. Raises
+    ConfigurationError if another rehearsal of this folder is running.
+    """
+    if no_serve:
+        # This is allowed while another rehearsal serves its record: this one extends that record
+        # and ends by itself (dev/audit/pages.mjs uses this).
+        return nullcontext()
+    if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
+        raise _second_rehearsal_error()
+    return _listen(configuration)
 
 
 class _Stage(Struct, frozen=True):
@@ -198,13 +204,26 @@ def _plan(
     return stages
 
 
-def _prepare_database(configuration: Settings, address: str) -> None:
-    """Check and migrate the rehearsal's database."""
+def _prepare_database(configuration: Settings, listener: socket.socket | None) -> str:
+    """
+    Start the rehearsal's Postgres if it is the embedded one, check and migrate the database.
+
+    Return the address of the database. Raises ConfigurationError if the record is to be served and
+    another rehearsal of this folder is running.
+    """
+    address = rehearsal.database_address(configuration)
+    # Checked once more: at the first check, another rehearsal may have been about to start its
+    # Postgres.
+    if listener and uses_server_of_another_process():
+        raise _second_rehearsal_error()
+    if listener:
+        _report_other_port(configuration, listener)
     run_until_stopped(
         asyncio.run,
         lambda _: terminal.check_database(configuration, address, rehearsal=True),
     )
     run_until_stopped(asyncio.run, lambda _: _migrate(address))
+    return address
 
 
 async def _migrate(address: str) -> None:
@@ -281,6 +300,15 @@ def _report_other_port(configuration: Settings, listener: socket.socket) -> None
             f"Port {configuration.port} is in use: the rehearsal will be served on port {port} "
             "instead. Set PORT to choose another."
         )
+
+
+def _serve(stage: _Stage, listener: socket.socket) -> None:
+    """Serve the record with the settings of the last stage, until the process is stopped."""
+    terminal.configure_log(stage.configuration)
+    # A rehearsal that ended in the past has no jobs left to run.
+    works = stage.span.until is None
+    app = create_app(stage.configuration, rehearsal.clock_factory(stage.span), work=works)
+    server.run(app, listener)
 
 
 class _RehearsalProgress:

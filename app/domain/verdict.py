@@ -9,7 +9,7 @@ also if a later check does not find it again, or does not test the series any mo
 each value and each text: independent verifiers compare them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -234,6 +234,17 @@ class _OfSeries(Struct, frozen=True):
     reason: Untested | None = None
     p: Decimal | None = None
 
+    def require_consistency(self) -> None:
+        """Raise ValueError if a number is not possible, or if two members contradict each other."""
+        if self.tested != (self.reason is None):
+            raise ValueError("`tested` and `reason` contradict each other")
+        figures = [self.better.beyond_beta_pct, self.worse.beyond_beta_pct]
+        if self.tested and None in (self.p, *figures):
+            raise ValueError("a series was tested without a probability")
+        if not all(figure is None or figure.is_finite() for figure in figures):
+            raise ValueError("a figure is no number")
+        _require_probabilities([self.p, self.better.p, self.worse.p])
+
 
 class _Step(Struct, frozen=True):
     """A step of Holm's procedure in a CHECK entry."""
@@ -261,24 +272,20 @@ class _Check(Struct, frozen=True):
 
     def require_consistency(self) -> None:
         """Raise ValueError if a number is not possible, or if two members contradict each other."""
-        probabilities = [self.risk, *(step.bound for step in self.order)]
-        figures: list[Decimal | None] = []
+        _require_probabilities([self.risk, *(step.bound for step in self.order)])
         for one in self.series:
-            if one.tested != (one.reason is None):
-                raise ValueError("`tested` and `reason` contradict each other")
-            of_series = [one.better.beyond_beta_pct, one.worse.beyond_beta_pct]
-            if one.tested and None in (one.p, *of_series):
-                raise ValueError("a series was tested without a probability")
-            probabilities += [p for p in (one.p, one.better.p, one.worse.p) if p is not None]
-            figures += of_series
-        if not all(number.is_finite() and 0 <= number <= 1 for number in probabilities):
-            raise ValueError("a probability is not from 0 to 1")
-        if not all(figure is None or figure.is_finite() for figure in figures):
-            raise ValueError("a figure is no number")
+            one.require_consistency()
         if len(self.order) != sum(one.tested for one in self.series):
             raise ValueError("`order` and `series` contradict each other")
         if len(self.findings) != sum(step.found for step in self.order):
             raise ValueError("`findings` and `order` contradict each other")
+
+
+def _require_probabilities(numbers: Iterable[Decimal | None]) -> None:
+    """Raise ValueError if a number is not from 0 to 1. None is an absent number."""
+    for number in numbers:
+        if number is not None and not (number.is_finite() and 0 <= number <= 1):
+            raise ValueError("a probability is not from 0 to 1")
 
 
 class CheckEntry(Struct, frozen=True, array_like=True):
