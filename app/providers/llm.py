@@ -269,7 +269,8 @@ class ModelClient:
         The order of the checks matters: a content filter may use the statuses of a bad request, and
         spent credit has the status of a rate limit.
         """
-        text = redact_for_record(_error_text(openai, error), [self.key])[:_MAX_ERROR_LENGTH]
+        shown = redact_for_record(_error_text(openai, error, self.key), [self.key])
+        text = shown[:_MAX_ERROR_LENGTH]
         if _is_filtered_question(openai, error):
             return ProviderUnavailable(
                 f"The provider's content filter stopped the question: {text}"
@@ -305,7 +306,7 @@ class ModelClient:
         return ProviderUnavailable(message)
 
 
-def _error_text(openai: Any, error: Any) -> str:
+def _error_text(openai: Any, error: Any, key: str) -> str:
     """
     Return the text of an error, with the server's own words.
 
@@ -320,7 +321,7 @@ def _error_text(openai: Any, error: Any) -> str:
     is_readable = not words.startswith("<") and "\ufffd" not in words
     if not words or words in text or not is_readable:
         return text
-    return f"{text} - {_printable(words)}"
+    return f"{text} - {_printable(redact(words, [key]), _MAX_ERROR_LENGTH)}"
 
 
 # The members of an error's body that may have the server's words, in the order of their use.
@@ -486,7 +487,7 @@ def _describe_error(
     text = next(texts, None)
     if text:
         # The key is removed before the text is cut; otherwise a part of the key could remain.
-        shown = _printable(redact(text, [key]))[:MAX_REASON_LENGTH]
+        shown = _printable(redact(text, [key]), MAX_REASON_LENGTH)
         return f"The provider answered with an error: {shown}"
     if error:
         return "The provider answered with an error that it does not explain."
@@ -517,7 +518,7 @@ def _read_choice(choice: Any, body: bytes, key: str) -> _ChoiceContent:
     elif reason in _FILTERED:
         unusable_reason = "The provider's content filter stopped the answer."
     elif refusal and refusal.strip():
-        shown = _printable(redact(refusal, [key]))[:MAX_REASON_LENGTH]
+        shown = _printable(redact(refusal, [key]), MAX_REASON_LENGTH)
         unusable_reason = f"The model refused: {shown}"
     elif not text:
         if error := _describe_error(members, key):
@@ -616,9 +617,17 @@ def _parse_name(value: Any, key: str) -> str | None:
     return replace_unprintable(redact(value, [key])[:MAX_NAME_LENGTH], "\N{REPLACEMENT CHARACTER}")
 
 
-def _printable(text: str) -> str:
-    """Return a provider's words on one line, with what is not printable as in `_parse_name`."""
-    return replace_unprintable(one_line(text), "\N{REPLACEMENT CHARACTER}")
+def _printable(text: str, length: int) -> str:
+    """
+    Return at most `length` characters of a provider's words on one line.
+
+    What is not printable is replaced as in `_parse_name`. `text` has no secrets any more: a secret
+    that is cut could not be found.
+    """
+    # A hostile provider sends a megabyte. The steps below would need many times its memory, so it
+    # is cut first, and again after white space was collapsed.
+    beginning = text[: 10 * length]
+    return replace_unprintable(one_line(beginning)[:length], "\N{REPLACEMENT CHARACTER}")
 
 
 def _token_count(usage: Any, names: Sequence[str]) -> int | None:

@@ -299,6 +299,7 @@ def test_nothing_twice_and_within_the_quota(record):
         ("GENERATION", 16, 0),
         ("GENESIS", 1, 0),
         ("READINGS", read["count"], 0),
+        ("RULES", 1, 0),
         ("SERIES", 1, 0),
         ("SETTINGS", 1, 0),  # the calendar is extended in the new year
     ]

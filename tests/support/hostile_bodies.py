@@ -30,6 +30,16 @@ def plain(size: int, status: int = 200, fill: bytes = b" ", more: bytes = b"") -
     return sent(parts)
 
 
+def whole(body: bytes, status: int = 400) -> Reply:
+    """A body with its length."""
+
+    def parts() -> Iterator[bytes]:
+        yield HEAD % (status, b"") + b"Content-Length: %d\r\n\r\n" % len(body)
+        yield body
+
+    return sent(parts)
+
+
 def endless(status: int = 200, part: bytes = b" " * PART, more: bytes = b"") -> Reply:
     """A chunked body without an end, in chunks of `part`; `more` are headers."""
 

@@ -590,7 +590,7 @@ FORGERIES = [
         ("profile", "none", questions(profile_sha256=None)),
         ("profile", "another", questions(profile_sha256=EMPTY_HASH)),
         ("profile", "another model", questions(requested_model="gpt-9")),
-        ("profile", "another version", questions(prompt_version="2")),
+        ("profile", "another version", questions(prompt_version="1")),
         ("profile", "another prompt", questions(system_prompt="Choose well.")),
         ("profile", "a changed series", with_profile(model="gpt-9")),
         ("profile", "no series", lambda contents: [contents[0], *contents[2:]]),

@@ -26,6 +26,7 @@ from hostile_bodies import (
     of_charset,
     plain,
     trailers,
+    whole,
 )
 from provider_server import Reply, says
 from provider_server import provider as provider
@@ -44,9 +45,14 @@ CODED = "The model's provider compressed its answer in a way that was not asked 
 NO_CONNECTION = "The model's provider did not answer (APIConnectionError): Connection error."
 FAILED = "The model's provider did not answer (InternalServerError): Error code: 500"
 REFUSED = "The model's provider refused the request: Error code: 400"
+# The record keeps this many characters of a server's words.
+SHOWN = 300
+WITH_WORDS = f"The model's provider refused the request: {'Error code: 400 - a-'.ljust(SHOWN, 'b')}"
 
 # The most memory that a response may take, in bytes, whatever is sent.
 HELD = 6 * MB
+# The same for an error of almost a megabyte: its JSON is decoded, and secrets are redacted in it.
+HELD_OF_ERRORS = 10 * MB
 
 HOSTILE = [
     pytest.param(plain(LARGE), TOO_LONG, id="a plain body"),
@@ -101,13 +107,13 @@ HOSTILE = [
     ),
     pytest.param(
         of_charset(b"punycode", 900_000),
-        REFUSED,
+        WITH_WORDS,
         id="an error in a charset that takes long",
         marks=pytest.mark.long,
     ),
     pytest.param(
         of_charset(b"x" * 90_000, 1000),
-        REFUSED,
+        WITH_WORDS,
         id="an error in a charset with a long name",
         marks=pytest.mark.long,
     ),
@@ -151,6 +157,45 @@ async def test_a_hostile_provider(picker, provider, reply, error):
     provider.play(says(a_completion()))
     # the client still works
     assert (await model.ask("system", "user")).unusable_reason is None
+
+
+LONG_WORDS = {
+    "one word": "b" * 900_000,
+    "many words": "b " * 450_000,
+    "white space": " " * 450_000 + "b" * 450_000,
+    "controls": "\x07" * 150_000,
+    "beyond ASCII": "\u0431" * 150_000,
+    "beyond the plane": "\U0001d51f" * 75_000,
+}
+FORMS = {
+    "a text": lambda words: words,
+    "OpenAI's": lambda words: {"error": {"message": words}},
+    "xAI's": lambda words: {"error": words},
+    "Gemini's": lambda words: [{"error": {"message": words}}],
+    "Mistral's": lambda words: {"message": {"detail": [{"msg": words, "loc": ["body"]}]}},
+    "a place": lambda words: {"detail": [{"msg": "wrong", "loc": [words]}]},
+}
+
+
+@pytest.mark.parametrize("words", LONG_WORDS.values(), ids=LONG_WORDS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+async def test_long_words_of_an_error(picker, provider, form, words):
+    """The words of an error, in each form of an error, take little memory, too."""
+    model = picker()
+    provider.play(says(a_completion()))
+    await model.ask("system", "user")
+    reply = whole(json.dumps(form(words)).encode())
+    next(iter(reply.raw()))
+    provider.play(reply)
+    tracemalloc.start()
+    try:
+        error = await outcome(model.ask("system", "user"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.startswith(REFUSED)
+    assert len(error) < 400
+    assert peak < HELD_OF_ERRORS, f"{peak:,} bytes"
 
 
 async def test_no_compression_is_requested(picker, provider):
