@@ -7,6 +7,7 @@ process at a time, and the entry is written under the journal's lock.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 
@@ -21,6 +22,10 @@ from app.store import batches, declarations, journal, rates
 from app.store.rows import Conn, stream_rows
 from jobs.context import Context
 
+# To hold a check, the whole journal is read, which takes seconds in a record of years. While an
+# entry is damaged, that fails every time, and a round of reconciliation runs every half minute.
+RETRY_AFTER = timedelta(hours=1)
+
 log = structlog.get_logger()
 
 
@@ -28,7 +33,8 @@ async def hold_due(conn: Conn, context: Context) -> int:
     """
     Write the RULES entry if the record has picks, and a CHECK entry for each check that is due.
 
-    Return how many checks were held.
+    Return how many checks were held. After a damaged entry of the journal, a check is tried again
+    when RETRY_AFTER has passed.
     """
     now = context.now()
     first = await batches.first_run_date(conn)
@@ -41,10 +47,14 @@ async def hold_due(conn: Conn, context: Context) -> int:
     held = await journal.count_of_kind(conn, JournalKind.CHECK)
     if now < next_check(first, held).held_at:
         return 0
+    paused_until = context.check_pause.until
+    if paused_until and now < paused_until:
+        return 0
     try:
         return await _hold(conn, context)
     except Discrepancy as error:
-        # `alpha-monday verify` names it, too. The check is tried again in the next round.
+        # `alpha-monday verify` names it, too.
+        context.check_pause.until = now + RETRY_AFTER
         log.warning("yearly check not held: the journal cannot be read", reason=str(error))
         return 0
 

@@ -52,6 +52,13 @@ class RealClock:
         self._stopped.set()
 
 
+@dataclass
+class CheckPause:
+    """Until when no yearly check is tried, because the journal could not be read; None at first."""
+
+    until: datetime | None = None
+
+
 @dataclass(frozen=True)
 class Context:
     """
@@ -71,6 +78,7 @@ class Context:
     - `head_repository`: the repository to which the journal's head is pushed; it may be off
     - `series`: the names of the series that this process runs, in the configured order
     - `has_series_file`: whether they come from SERIES_FILE; messages then name its options
+    - `check_pause`: the pause of the yearly check after a failure
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
@@ -86,6 +94,7 @@ class Context:
     timestamps: TimestampServices = field(default_factory=TimestampServices)
     series: tuple[str, ...] = (SERIES,)
     has_series_file: bool = False
+    check_pause: CheckPause = field(default_factory=CheckPause)
 
     def now(self) -> datetime:
         """

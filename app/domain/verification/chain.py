@@ -309,24 +309,7 @@ class Verification:
 
     def _check_link(self, seq: int, entry: TextRow) -> dict[str, Any]:
         """Raise Discrepancy unless the entry follows entry `seq - 1`; return its members."""
-        place = f"Entry {seq} of the journal"
-        if entry["seq"] != str(seq):
-            raise discrepancy(
-                Rule.CHAIN, f"{place} is not there: after entry {seq - 1} comes {entry['seq']}."
-            )
-        if entry["previous"] != self.hash:
-            raise discrepancy(
-                Rule.CHAIN,
-                f"{place} follows the hash {entry['previous']}, but entry {seq - 1} has the hash "
-                f"{self.hash}. One of the two was changed, or entries between them were removed.",
-            )
-        expected = journal.entry_hash(self.hash, entry["content"])
-        if entry["hash"] != expected:
-            raise discrepancy(
-                Rule.CHAIN,
-                f"{place} has the hash {entry['hash']}, but its content gives {expected}. "
-                "It was changed after it was written.",
-            )
+        entries.check_link(seq, self.hash, entry)
         self._check_heads(seq, entry["hash"])
         return entries.parse_content(seq, entry["content"])
 

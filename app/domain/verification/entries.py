@@ -247,6 +247,32 @@ def check_complete(seq: int, entry: TextRow) -> None:
             raise discrepancy(Rule.COLUMNS, f"Entry {seq} of the journal: it has no {name}.")
 
 
+def check_link(seq: int, previous: str, entry: TextRow) -> None:
+    """
+    Raise Discrepancy unless the entry is entry `seq`, which follows entry `seq - 1`.
+
+    `previous` is the hash of entry `seq - 1`, or GENESIS_HASH for the first entry.
+    """
+    place = f"Entry {seq} of the journal"
+    if entry["seq"] != str(seq):
+        raise discrepancy(
+            Rule.CHAIN, f"{place} is not there: after entry {seq - 1} comes {entry['seq']}."
+        )
+    if entry["previous"] != previous:
+        raise discrepancy(
+            Rule.CHAIN,
+            f"{place} follows the hash {entry['previous']}, but entry {seq - 1} has the hash "
+            f"{previous}. One of the two was changed, or entries between them were removed.",
+        )
+    expected = journal.entry_hash(previous, entry["content"])
+    if entry["hash"] != expected:
+        raise discrepancy(
+            Rule.CHAIN,
+            f"{place} has the hash {entry['hash']}, but its content gives {expected}. "
+            "It was changed after it was written.",
+        )
+
+
 def check_columns(seq: int, entry: TextRow, content: Mapping[str, Any]) -> None:
     """Raise Discrepancy for an entry whose columns differ from its content."""
     batch_id = entry_batch_id(content)

@@ -1,11 +1,12 @@
 """
-What a journal has recorded, read without a check of its rules.
+What a journal has recorded: its chain is checked, its rules are not.
 
 The service reads its own journal in this way before it holds a yearly check. `alpha-monday verify`
-checks the rules.
+also checks the rules.
 """
 
 from app.domain.calendar import Calendar
+from app.domain.journal import GENESIS_HASH
 from app.domain.model import JournalHead, JournalKind
 from app.domain.verification import entries
 from app.domain.verification.entries import ParsedEntry, TextRow
@@ -24,8 +25,16 @@ class JournalReplay:
         self.head: JournalHead | None = None
 
     def add(self, entry: TextRow) -> None:
-        """Add the next entry. Raises Discrepancy if its content does not have its form."""
-        seq = int(entry["seq"])
+        """
+        Add the next entry.
+
+        Raises Discrepancy if it does not follow the entry before it, or if its content does not
+        have its form.
+        """
+        seq, previous = 1, GENESIS_HASH
+        if self.head:
+            seq, previous = self.head.seq + 1, self.head.hash
+        entries.check_link(seq, previous, entry)
         content = entries.parse_content(seq, entry["content"])
         at = entries.entry_time(seq, content)
         self.head = JournalHead(seq, entry["hash"], at)

@@ -27,8 +27,9 @@ def replayed(contents: list[Content]) -> JournalReplay:
     replay, previous = JournalReplay(), journal.GENESIS_HASH
     for seq, content in enumerate(contents, 1):
         text = journal.canonical_json({**content, "seq": str(seq)})
-        previous = journal.entry_hash(previous, text)
-        replay.add({"seq": str(seq), "content": text, "hash": previous})
+        digest = journal.entry_hash(previous, text)
+        replay.add({"seq": str(seq), "content": text, "previous": previous, "hash": digest})
+        previous = digest
     return replay
 
 

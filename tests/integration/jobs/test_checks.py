@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from api_records import engine_on
-from job_context import BASELINE, CHOSEN, MONDAY, JobHarness, new_york, run_until_done
+from job_context import BASELINE, CHOSEN, MONDAY, JobHarness, logged, new_york, run_until_done
 from job_context import clock as clock
 from job_context import harness as harness
 from sealing import unseal
@@ -54,9 +54,21 @@ async def a_fortnight(
 async def hold(harness: JobHarness, hour: int = 9, day=HELD) -> int:
     """Hold what is due at a time, as a round of the reconciliation does."""
     harness.clock.time = new_york(day, hour)
+    return await hold_now(harness)
+
+
+async def hold_now(harness: JobHarness) -> int:
     async with harness.context.pool.connection() as conn, conn.transaction():
         await weekly.record_missed_mondays(conn, harness.context)
         return await checks.hold_due(conn, harness.context)
+
+
+async def rewrite(harness: JobHarness, change: str) -> None:
+    """Change entries of the journal, as an owner of the database can."""
+    async with harness.context.pool.connection() as conn, conn.transaction():
+        await conn.execute("ALTER TABLE journal DISABLE TRIGGER USER")
+        await conn.execute(change.encode())
+        await conn.execute("ALTER TABLE journal ENABLE TRIGGER USER")
 
 
 async def contents(harness: JobHarness, kind: str) -> list[dict]:
@@ -200,6 +212,26 @@ async def test_only_the_pick_without_a_close_has_a_gap(harness, database, missin
         # The second week of each pick undoes its first: the highest weekly alpha is 10, of the
         # SELL that falls back. So all weeks together have a mean of 0 on both sides.
         assert series["better"]["mean_pct"] == series["worse"]["mean_pct"] == "0.000000"
+    await check_record(database)
+
+
+async def test_a_damaged_journal_is_read_once_an_hour(harness, database):
+    """While an entry is damaged, no check is held; an hour after its repair, the check is held."""
+    await a_fortnight(harness)
+    damage = "UPDATE journal SET seq = -3 WHERE seq = 3"
+    repair = "UPDATE journal SET seq = 3 WHERE seq = -3"
+    await rewrite(harness, damage)
+    with logged("WARNING", harness.clock) as lines:
+        assert await hold(harness, 9) == 0
+        harness.clock.forward(minutes=30)
+        assert await hold_now(harness) == 0
+    (line,) = [line for line in lines if line["event"].startswith("yearly check not held")]
+    assert "Entry 3 of the journal is not there: after entry 2 comes 4." in line["reason"]
+    await rewrite(harness, repair)
+    harness.clock.forward(minutes=29)
+    assert await hold_now(harness) == 0
+    harness.clock.forward(minutes=1)
+    assert await hold_now(harness) == 1
     await check_record(database)
 
 
