@@ -1,5 +1,6 @@
 // `make screenshots`: rehearses a fixed span, serves it, and writes the pictures of the README to docs/images. The span
 // ends on a fixed day and nothing goes wrong in it, so that another run shows the same picks, prices and charts.
+// Only the draws of the control are others, because they depend on the journal's hashes.
 import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { chromium } from "playwright-core";
@@ -11,15 +12,15 @@ const UNTIL = "2026-11-20"; // a Friday: the newest Monday has four mornings beh
 const MONDAY = "2026-11-02"; // its fortnight is over, so the page has a result and a whole chart
 const WIDTH = 1100;
 const MARGIN = 16; // below that element
-// Each page is shown from its top to the end of an element: the picks with their reasons, and the chart.
+// Each page is shown from its top to the end of an element: the picks of all series, and the chart.
 const PAGES = {
-  home: { path: "/", last: "section[aria-labelledby=picks]" },
+  home: { path: "/", last: ".side-by-side" },
   monday: { path: `/batches/${MONDAY}`, last: "figure.chart" },
 };
 
 const folder = mkdtempSync(`${tmpdir()}/alpha-monday-screenshots-`);
 try {
-  const { origin, stop } = await rehearsed(folder, WEEKS, UNTIL);
+  const { origin, stop } = await rehearsed(folder, WEEKS, UNTIL, ["--calm"]);
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM,
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],

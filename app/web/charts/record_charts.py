@@ -287,7 +287,7 @@ def draw_intervals(
     rows: Sequence[IntervalRow], *, luck: float, layout: Layout, name: str, title: str
 ) -> str:
     """
-    Draw values as dots on their intervals, with a dark line at `luck`.
+    Draw values as dots on their intervals, with a strong line at `luck`.
 
     `luck` is the value that mere luck would have: 0 points, or 50 % of the calls.
     """

@@ -205,7 +205,7 @@ def drawn(text_: str) -> ElementTree.Element:
 
 @pytest.mark.parametrize("shape", LAYOUTS)
 def test_intervals(shape):
-    """The dot is the value, the bar is its interval, and the dark line is mere luck."""
+    """The dot is the value, the bar is its interval, and the strong line is mere luck."""
     layout = LAYOUTS[shape]
     rows = [
         IntervalRow(name="Hits", value="60", low="45", high="75"),
