@@ -4,7 +4,7 @@ import asyncio
 import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,7 @@ from app.domain.calendar import NEW_YORK, Clock
 from app.domain.text import pluralize
 from app.errors import ConfigurationError
 from app.main import create_app, open_process
-from app.simulation import provider_simulators, rehearsal, rehearsed_series
+from app.simulation import provider_simulators, rehearsal, rehearsed_record, rehearsed_series
 from app.simulation.clock import SimulatedClock
 from app.simulation.rehearsed_series import SeriesPhase
 
@@ -98,7 +98,9 @@ def rehearse(
       alpha-monday rehearse --series series.toml --weeks 2
     """
     _refuse_contradictions(calm=calm, odd=odd, single=single, series_path=series_path)
-    configuration, phases = _read_series(settings.load(), series_path, single=single)
+    configuration = settings.load()
+    file = None if single else series_path or configuration.series_file or None
+    configuration, phases = _read_series(configuration, series_path, single=single)
     rehearsal.refuse_address_without_key(configuration)
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     with _opened(configuration, no_serve=no_serve) as listener:
@@ -116,7 +118,7 @@ def rehearse(
             if phases is None:
                 phases = rehearsed_series.several(simulated, span.begin, weeks)
             plan = _plan(simulated, phases, span)
-            run_until_stopped(uvloop.run, lambda signals: _rehearse(plan, signals))
+            run_until_stopped(uvloop.run, lambda signals: _rehearse(plan, file, signals))
             if listener:
                 _serve(plan[-1], listener)
 
@@ -351,9 +353,14 @@ class _RehearsalProgress:
             report(f"Rehearsing the week of {monday}")
 
 
-async def _rehearse(plan: list[_Stage], signals: StopSignals) -> None:
-    """Run the service in simulated time until the end of the plan, and print a summary."""
+async def _rehearse(plan: list[_Stage], file: str | None, signals: StopSignals) -> None:
+    """
+    Run the service in simulated time until the end of the plan, and print a summary.
+
+    `file` is the operator's file of series, or None.
+    """
     configuration, span = plan[-1].configuration, plan[-1].span
+    before = await _check_record(configuration, file)
     _LOG.parent.mkdir(exist_ok=True)
     # Opened to append, because a rehearsal may continue an earlier one.
     with _LOG.open("a") as log, terminal.make_progress() as bar:
@@ -374,20 +381,34 @@ async def _rehearse(plan: list[_Stage], signals: StopSignals) -> None:
                 log_clock = process.clock
                 simulated_clock = cast(SimulatedClock, process.clock)
                 await rehearsal.wait_for_end(simulated_clock, stage.span, progress.update)
-                count, first, last = await _mondays(process.pool)
-    if first and first < calendar.new_york_date(span.begin):
+                results = await rehearsed_record.list_results(process.pool)
+                after = await rehearsed_record.get_span(process.pool)
+    # The bar is gone now, so that it does not mix with these lines.
+    for result in results:
+        report(result.describe())
+    if before.batches:
         report("This continued an earlier rehearsal; `alpha-monday db reset` deletes it.")
-    mondays = pluralize(count, "Monday")
-    report(f"Rehearsed: {mondays}, {first} to {last}. All of it is made up. Log: {_LOG}")
+    if before.batches == after.batches:
+        report("It had all of these Mondays already: no model was asked.")
+    mondays = pluralize(after.mondays, "Monday")
+    report(
+        f"Rehearsed: {mondays}, {after.first} to {after.last}. All of it is made up. Log: {_LOG}"
+    )
 
 
-async def _mondays(pool: pools.Pool) -> tuple[int, date | None, date | None]:
-    """Return the number of Mondays in the record, the first one and the last one."""
-    async with pool.connection() as conn:
-        cursor = await conn.execute(
-            "SELECT count(DISTINCT run_date), min(run_date), max(run_date) FROM batches"
-        )
-        return await cursor.fetchone() or (0, None, None)
+async def _check_record(
+    configuration: Settings, file: str | None
+) -> rehearsed_record.RehearsedSpan:
+    """
+    Check the series against those of the rehearsal that is continued.
+
+    Return the Mondays that it has already. Raises ConfigurationError if a series would be retired
+    by mistake.
+    """
+    async with pools.opened(pools.make_pool(configuration.database_url)) as pool:
+        for name in await rehearsed_record.check_series(pool, configuration, file):
+            report(f"The file has no [{name}]: this series retires now.")
+        return await rehearsed_record.get_span(pool)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

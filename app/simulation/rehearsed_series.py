@@ -34,6 +34,10 @@ _JOINS_AT = 13
 # The change is made at this time on the day before the Monday.
 _TIME_OF_CHANGE = time(18)
 
+# The names of a rehearsal's own series.
+_MAIN, _SECOND, _THIRD, _DICE = "main", "second", "third", "dice"
+OWN_NAMES = frozenset({_MAIN, _SECOND, _THIRD, _DICE})
+
 _OPENAI = "openai"
 # The kinds of servers by the end of their host's name, and those on one's own machine by their
 # usual port.
@@ -91,10 +95,10 @@ def several(settings: Settings, first_monday: datetime, weeks: int) -> list[Seri
     weeks, the second model retires, and a third one joins.
     """
     main, dice = _main(settings), _control()
-    second = _model(settings, name="second", label="Claude Opus 4.8", kind="anthropic")
+    second = _model(settings, name=_SECOND, label="Claude Opus 4.8", kind="anthropic")
     if weeks < WEEKS_WITH_CHANGES:
         return [SeriesPhase(series=[main, second, dice])]
-    third = _model(settings, name="third", label="Magistral Medium", kind="mistral")
+    third = _model(settings, name=_THIRD, label="Magistral Medium", kind="mistral")
     return [
         SeriesPhase(series=[main, second, dice], until=_change_before(first_monday, _RETIRES_AT)),
         SeriesPhase(series=[main, dice], until=_change_before(first_monday, _JOINS_AT)),
@@ -162,7 +166,7 @@ def _main(settings: Settings) -> SimulatedSeries:
 
 
 def _control() -> SimulatedSeries:
-    return SimulatedSeries(settings=SeriesSettings(name="dice", label="Dice", kind="random"))
+    return SimulatedSeries(settings=SeriesSettings(name=_DICE, label="Dice", kind="random"))
 
 
 def _model(settings: Settings, *, name: str, label: str, kind: str) -> SimulatedSeries:
