@@ -126,7 +126,9 @@ def rehearse(
 def _refuse_contradictions(
     *, calm: bool, odd: str | None, single: bool, series_path: str | None
 ) -> None:
-    """Raise UsageError for an empty seed, and for two options that contradict each other."""
+    """
+    Raise UsageError for an empty seed or path, and for two options that contradict each other.
+    """
     if odd is not None and not odd.strip():
         raise click.UsageError(
             "--odd needs a seed, a text of any kind such as a-seed; this one is empty."
@@ -137,6 +139,8 @@ def _refuse_contradictions(
         raise click.UsageError(
             "--single and --series contradict each other: leave one of them out."
         )
+    if series_path is not None and not series_path.strip():
+        raise click.UsageError("--series needs the path of a TOML file; this one is empty.")
 
 
 def _opened(
@@ -176,16 +180,18 @@ def _read_series(
 
     Without a file, the phases are None, or empty if only `main` is played.
     """
+    source = series_file.SETTING
     if series_path is not None:
+        source = "--series"
         configuration = msgspec.structs.replace(configuration, series_file=series_path)
     if single or not (configuration.series_file or series_path is not None):
         configuration = msgspec.structs.replace(configuration, series_file="")
         is_alone = single or bool(configuration.openai_base_url)
         return configuration, [] if is_alone else None
-    phases = rehearsed_series.of_file(configuration)
+    phases = rehearsed_series.of_file(configuration, source=source)
     # The rehearsal has the same count of requests as the service. Without this check, it would skip
     # mornings of a configuration with which the service does not start.
-    request_quota.require_room_for_closes(configuration)
+    request_quota.require_room_for_closes(configuration, source=source)
     # The models of the file are simulated, whatever address the settings have.
     simulated = msgspec.structs.replace(configuration, openai_base_url="", series_file="")
     return simulated, phases

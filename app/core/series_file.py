@@ -10,12 +10,13 @@ shown, and kept in a repository. Every mistake is a ConfigurationError with one 
 the file, the series and the option. A value that may be a key is never shown.
 """
 
+import ast
 import json
 import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,6 +43,13 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # A key is sent in a header of a request.
 _KEY = re.compile(r"[!#-&(-_a-~]+")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+
+# A reference to a variable, as users write one in place of the key. A text without _ is more likely
+# to be a key in capitals.
+_REFERENCE = re.compile(r"(?=.*_)(\$\{?)?[A-Z][A-Z0-9_]{0,99}\}?")
+
+# The setting with the path of the file.
+SETTING = "SERIES_FILE"
 
 # The variable with the key of a series that names no other.
 _USUAL_KEY = "OPENAI_API_KEY"
@@ -147,18 +155,24 @@ class SeriesSettings(Struct, frozen=True, kw_only=True):
         return f"SeriesSettings(name={self.name!r})"  # without the key
 
 
-def load(settings: Settings, environment: Mapping[str, str] | None = None) -> list[SeriesSettings]:
+def load(
+    settings: Settings,
+    environment: Mapping[str, str] | None = None,
+    *,
+    source: str = SETTING,
+) -> list[SeriesSettings]:
     """
     Return the configured series, in the order of the file.
 
-    If `environment` is given, it is used instead of os.environ. Raises ConfigurationError for the
-    first mistake.
+    If `environment` is given, it is used instead of os.environ. `source` is what has the path of
+    the file: a setting, or an option of a command. Raises ConfigurationError for the first mistake;
+    its message names `source`.
     """
     if environment is None:
         environment = os.environ
     if not settings.series_file:
         return [_main_series(settings)]
-    return _FileReader(settings, environment).read()
+    return _FileReader(settings, environment, source).read()
 
 
 def require_keys(series: Iterable[SeriesSettings]) -> None:
@@ -245,11 +259,16 @@ class _Mistake(ValueError):
 
 
 class _FileReader:
-    """Reads the file of SERIES_FILE. Each mistake is a ConfigurationError with one line."""
+    """
+    Reads the file of series. Each mistake is a ConfigurationError with one line.
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    `source` is the setting, or the option of a command, that has the path of the file.
+    """
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], source: str) -> None:
         self._settings = settings
         self._environment = environment
+        self._source = source
         self._path = settings.series_file
 
     def read(self) -> list[SeriesSettings]:
@@ -268,11 +287,16 @@ class _FileReader:
         return series
 
     def _error(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"SERIES_FILE ({self._path}): {problem}")
+        return ConfigurationError(f"{self._source} ({self._path}): {problem}")
 
     def _read_tables(self) -> dict[str, dict[str, Any]]:
         content = self._parse(self._read_bytes())
         for name, table in content.items():
+            if _is_list_of_tables(table):
+                raise self._error(
+                    f"[[{_shown(name)}]] is a list of tables. Write [{_shown(name)}], with one "
+                    "pair of brackets."
+                )
             if not isinstance(table, dict):
                 raise self._error(
                     f"{_shown(name)} stands outside of a table. Put it below the name of its "
@@ -297,32 +321,33 @@ class _FileReader:
 
     def _read_bytes(self) -> bytes:
         path = Path(self._path)
+        advice = f"Set {self._source} to the path of a TOML file."
         try:
             # A folder that may not be searched, and a name that is too long, raise an OSError here.
             if path.exists() and not path.is_file():
-                raise self._error("it is no file. Set SERIES_FILE to the path of a TOML file.")
+                raise self._error(f"it is no file. {advice}")
             with path.open("rb") as file:
                 content = file.read(_MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise self._error(
-                f"it cannot be read ({error.strerror}). Set SERIES_FILE to the path of a TOML file."
-            ) from None
+            raise self._error(f"it cannot be read ({error.strerror}). {advice}") from None
         except ValueError:
-            raise self._error(
-                "it is no path. Set SERIES_FILE to the path of a TOML file."
-            ) from None
+            raise self._error(f"it is no path. {advice}") from None
         if len(content) > _MAX_FILE_BYTES:
             raise self._error(f"it is longer than {_MAX_FILE_BYTES:,} bytes.")
         return content
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         try:
-            return tomllib.loads(content.decode("utf-8-sig"))
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise self._error("it is not UTF-8. Save it as UTF-8.") from None
+        try:
+            return tomllib.loads(text)
         except RecursionError:
             raise self._error("it is nested too deeply.") from None
         except tomllib.TOMLDecodeError as error:
+            if repeated := _repeated_name(str(error), text):
+                raise self._error(repeated) from None
             # The error has the place and the kind of the mistake, and a name at most. It may quote
             # a part of a line that is no TOML, so it is not shown if it looks like a key.
             reason = one_line(error)
@@ -336,9 +361,13 @@ class _FileReader:
     def _read_series(self, name: str, table: dict[str, Any]) -> SeriesSettings:
         kind = self._read(name, table, "kind", read=_read_kind, default="model")
         known = _OPTIONS_OF_CONTROL if kind == "random" else _OPTIONS_OF_MODEL
-        for option in table:
-            if option not in known:
-                raise self._error(f"[{name}] {_unknown_option(option, kind, known)}")
+        for option, value in table.items():
+            if option in known:
+                continue
+            problem = _unknown_table(name, option, value)
+            if not problem:
+                problem = _unknown_option(option, value, kind=kind, known=known)
+            raise self._error(f"[{name}] {problem}")
         label = self._read(name, table, "label", read=_read_label, default="")
         if kind == "random":
             return SeriesSettings(name=name, label=label or name, kind="random")
@@ -436,19 +465,132 @@ _OPTIONS_OF_MODEL = (
 )
 
 
-def _unknown_option(option: str, kind: Kind, known: Iterable[str]) -> str:
+def _unknown_table(series: str, option: str, value: Any) -> str:
+    """
+    Return what is wrong with a table within the table of a series.
+
+    The user may have meant a name with a dot, such as [gpt-5.4], or members of a request. Return an
+    empty text if the value is no table, or if the name is that of a key or similar to an option.
+    """
+    is_table = isinstance(value, dict) or _is_list_of_tables(value)
+    if not is_table or option in _OPTIONS_OF_MODEL or _may_name_key(option):
+        return ""
+    if get_close_matches(option, ["extra_body"]):
+        return ""
+    name = re.sub("[^a-z0-9]", "-", f"{series}-{option}".lower())
+    if not re.fullmatch(SERIES_PATTERN, name) or _SECRET_VALUE.search(name):
+        name = "claude-opus"
+    return (
+        f"{_shown(option)} is no option, and the name of a series has no dot. Write a series as "
+        f"[{name}], for example, and members of a request in extra_body."
+    )
+
+
+def _unknown_option(option: str, value: Any, *, kind: Kind, known: Sequence[str]) -> str:
     """Return what is wrong with an option that a series of this kind does not have."""
-    if _SECRET_NAME.search(option):
-        return (
-            f"{_shown(option)}: a key does not belong into the file. Set it as an environment "
-            'variable, and name the variable, for example key_from = "ANTHROPIC_API_KEY".'
-        )
     if kind == "random" and option in _OPTIONS_OF_MODEL:
         return f"{option} is an option of a model, and this series is a control: remove it."
-    similar = get_close_matches(option, list(known), n=1)
+    similar = _similar_option(option, value, known)
     if similar:
-        return f"{_shown(option)} is no option. Did you mean {similar[0]}?"
+        return f"{_shown(option)} is no option. Did you mean {similar}?"
+    if _may_be_key(option, value):
+        return _key_in_file(option, value, kind)
     return f"{_shown(option)} is no option. The options: {', '.join(known)}."
+
+
+def _similar_option(option: str, value: Any, known: Sequence[str]) -> str:
+    """Return the option that the user probably meant; empty if there is none, or for a key."""
+    if _has_known_key(value):
+        return ""
+    # A misspelled max_tokens may end like the name of a key, so its value decides. A number is
+    # never a key. A text may be one, so the name must then be very similar to an option.
+    cutoff = 0.6
+    if _may_name_key(option) and not _is_number(value):
+        if not isinstance(value, str) or _SECRET_VALUE.search(value):
+            return ""
+        cutoff = 0.8
+    similar = get_close_matches(option.lower(), known, n=1, cutoff=cutoff)
+    return similar[0] if similar else ""
+
+
+def _may_name_key(option: str) -> bool:
+    return bool(_SECRET_NAME.search(option) or _SECRET_VALUE.search(option))
+
+
+def _may_be_key(option: str, value: Any) -> bool:
+    """Return whether an option that does not exist may have a key, or the name of its variable."""
+    if _is_number(value):
+        return False
+    names_variable = "key" in option.lower() and _is_reference(value)
+    return _may_name_key(option) or names_variable or _has_known_key(value)
+
+
+def _key_in_file(option: str, value: Any, kind: Kind) -> str:
+    """Return what to do about a key, or about the name of its variable. The value is not shown."""
+    if kind == "random":
+        return f"{_shown(option)}: a control needs no key, and a key does not belong into the file."
+    if _is_reference(value):
+        return (
+            f"{_shown(option)} is no option. The option that names the variable with the key is "
+            'key_from, for example key_from = "ANTHROPIC_API_KEY".'
+        )
+    return (
+        f"{_shown(option)}: a key does not belong into the file. Set it as an environment "
+        'variable, and name the variable, for example key_from = "ANTHROPIC_API_KEY".'
+    )
+
+
+def _is_reference(value: Any) -> bool:
+    """Return whether a value is the name of a variable, also as $NAME or ${NAME}."""
+    if not isinstance(value, str) or _SECRET_VALUE.search(value):
+        return False
+    return bool(_REFERENCE.fullmatch(value.strip()))
+
+
+def _has_known_key(value: Any) -> bool:
+    return isinstance(value, str) and bool(_KNOWN_KEY.search(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_list_of_tables(value: Any) -> bool:
+    """Return whether a value comes from a name in two pairs of brackets."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+# What tomllib says about a name that stands twice in a table: a list of names, one name, or none.
+_REPEATED_TABLE = re.compile(
+    r"Cannot (?:declare|mutate immutable namespace|redefine namespace) (\(.*\))(?: twice)? \(at "
+)
+_REPEATED_MEMBER = re.compile(r"Duplicate inline table key (.*) \(at ")
+_REPEATED_OPTION = re.compile(r"Cannot overwrite a value \(at ")
+# In characters, of a name with many parts.
+_MAX_SHOWN_LENGTH = 100
+_LINE = re.compile(r"\(at line ([0-9]+), column [0-9]+\)$")
+
+
+def _repeated_name(reason: str, text: str) -> str:
+    """Return in plain words that a file has a name twice; empty if that is not the reason."""
+    if found := _REPEATED_TABLE.match(reason):
+        names = [_shown(name) for name in ast.literal_eval(found[1])]
+        repeated = f"the series {names[0]}"
+        if len(names) > 1:
+            repeated = f"the table {'.'.join(names)[:_MAX_SHOWN_LENGTH]}"
+    elif found := _REPEATED_MEMBER.match(reason):
+        repeated = f"the member {_shown(ast.literal_eval(found[1]))}"
+    elif _REPEATED_OPTION.match(reason):
+        repeated = "a name"
+    else:
+        return ""
+    # At the end of the file, tomllib does not state the line.
+    line = _LINE.search(reason)
+    number = line[1] if line else text.count("\n") + 1
+    return (
+        f"it has {repeated} twice, the second time in line {number}. Remove one of the two, or "
+        "give it another name."
+    )
 
 
 def _shown(name: str) -> str:
@@ -545,9 +687,19 @@ def _read_address(value: Any) -> str:
         parts = urlsplit(value.strip())
         port = parts.port
     except ValueError:
-        raise _Mistake(f"must be an http or https address, {example}.") from None
+        parts, port = None, None
+    if (parts is None or port == 0) and core_settings.has_wrong_port(value.strip()):
+        raise _Mistake(f"has a port that is not a number from 1 to 65535, {example}.")
+    if parts is None:
+        raise _Mistake(f"must be an http or https address, {example}.")
     if not parts.hostname or port == 0:
         raise _Mistake(f"must be an http or https address with a host, {example}.")
+    # This is before the check for a query: a whole address of an endpoint may have one.
+    if endpoint := core_settings.find_endpoint(value.strip()):
+        raise _Mistake(
+            f"must end before {endpoint}: the service itself adds /chat/completions, "
+            f"{_corrected(value.strip(), example)}."
+        )
     if "@" in parts.netloc or parts.query or parts.fragment or re.search("[?#]", value):
         raise _Mistake(
             f"must have no user name, no password, no ? and no #: it is shown to every reader, "
@@ -565,6 +717,19 @@ def _read_address(value: Any) -> str:
             f"{example}."
         )
     return text
+
+
+def _corrected(address: str, example: str) -> str:
+    """
+    Return an address without its endpoint, as an example of an option.
+
+    If the address may have a key or a password, return `example` instead.
+    """
+    corrected = core_settings.without_endpoint(address)
+    is_shown = re.fullmatch(r"[A-Za-z0-9:/\[\]._~-]{1,100}", corrected)
+    if not is_shown or _SECRET_VALUE.search(corrected):
+        return example
+    return f'for example base_url = "{corrected}"'
 
 
 def _number(value: Any) -> float | None:

@@ -33,6 +33,13 @@ from app.domain.text import REDACTED, canonical_host
 from app.errors import ConfigurationError
 
 _URL = r"https?://[^\s]+"
+# An address whose host is followed by a colon, with the text between the colon and the path. An
+# address with an @ does not match: what follows its colon may be a password.
+_HOST_AND_PORT = re.compile(r"https?://(\[[^\]@]+\]|[^\s/?#@:\[\]]+):([^\s/?#@]+)([/?#][^@]*)?")
+# The ends of the addresses of single endpoints, which users copy from a page about an API.
+_ENDPOINT = re.compile(
+    r"/+(chat/+completions|completions|embeddings|messages|models|responses)/*", re.IGNORECASE
+)
 
 _Key = Annotated[
     str,
@@ -410,6 +417,45 @@ def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
     return bool(_read_variable(name, environment))
 
 
+def find_endpoint(address: str) -> str:
+    """
+    Return the path of an endpoint with which an address of a model's server ends.
+
+    The service itself adds /chat/completions and /models to the address. Return an empty text if
+    the address does not end with an endpoint, or if it is no address.
+    """
+    found = _split_endpoint(address)
+    return found[1] if found else ""
+
+
+def without_endpoint(address: str) -> str:
+    """Return an address without the endpoint at its end, without a query and a fragment."""
+    found = _split_endpoint(address)
+    return found[0] if found else address
+
+
+def _split_endpoint(address: str) -> tuple[str, str] | None:
+    """Return an address before its endpoint, and the endpoint; None if it has no endpoint."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    # The longest endpoint is found first: /chat/completions also ends with /completions.
+    for start in re.finditer("/+", parts.path):
+        endpoint = _ENDPOINT.fullmatch(parts.path, start.start())
+        if endpoint:
+            before = parts.path[: start.start()]
+            shown = re.sub("/+", "/", endpoint[1].lower())
+            return urlunsplit((parts.scheme, parts.netloc, before, "", "")), f"/{shown}"
+    return None
+
+
+def has_wrong_port(address: str) -> bool:
+    """Return whether an http address has a host, and a port that is not from 1 to 65535."""
+    found = _HOST_AND_PORT.fullmatch(address)
+    return found is not None and not _is_port(found[2])
+
+
 def find_url_variable(address: str) -> str:
     """Return the name of the variable from which a database address comes, for a message."""
     main_address = _read_variable("DATABASE_URL")
@@ -577,6 +623,8 @@ def _describe_mistake(name: str, text: str) -> str:
         mistake = _address_mistake(name, text)
     if not mistake and name in _ADDRESS_LISTS and _has_twins(name, text):
         mistake = f"has the same address twice: remove one of the two, {_for_example(name)}"
+    if not mistake and name in _ADDRESSES:
+        mistake = _http_address_mistake(name, text)
     return mistake or f"must be {_description(name)}"
 
 
@@ -640,6 +688,23 @@ def _address_mistake(name: str, text: str) -> str:
     if parameter := _unknown_parameter(text):
         return (
             f"has a parameter that Postgres's library does not know, {parameter}: remove it, "
+            f"{example}"
+        )
+    return ""
+
+
+def _http_address_mistake(name: str, text: str) -> str:
+    """
+    Return what follows the variable's name in a message about a mistake in an http address.
+
+    Return an empty text if none of the known mistakes is found.
+    """
+    example = _for_example(name)
+    if has_wrong_port(text):
+        return f"has a port that is not a number from 1 to 65535, {example}"
+    if name == "openai_base_url" and re.fullmatch(_URL, text) and find_endpoint(text):
+        return (
+            f"must end before {find_endpoint(text)}: the service itself adds /chat/completions, "
             f"{example}"
         )
     return ""
@@ -712,6 +777,8 @@ def _convert(name: str, text: str) -> Any:
         _refuse_raw_password(text)
     if name in _ADDRESSES:
         _require_host(text)
+    if name == "openai_base_url" and find_endpoint(text):
+        raise ValueError
     if name in _ADDRESS_LISTS:
         for address in value:
             _require_host(address)

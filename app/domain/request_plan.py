@@ -119,11 +119,14 @@ def closes_on_weekday(series_count: int) -> int:
     return 1 + ACTIVE_BATCHES * PICKS_PER_BATCH * series_count
 
 
-def explain_misfit(series_count: int, per_day: int, benchmark: str) -> str | None:
+def explain_misfit(
+    series_count: int, per_day: int, benchmark: str, *, source: str = "SERIES_FILE"
+) -> str | None:
     """
     Return why the closes of so many series do not fit in `per_day` requests, and what to set.
 
-    Return None if they fit.
+    `source` is the setting, or the option of a command, with the file of series. Return None if
+    they fit.
     """
     needed = closes_on_weekday(series_count)
     if needed <= per_day:
@@ -132,7 +135,7 @@ def explain_misfit(series_count: int, per_day: int, benchmark: str) -> str | Non
     remedy = f"Set ALPHA_VANTAGE_PER_DAY to {needed} or more if the key allows it"
     if series_count > 1:
         series = f"{series_count} series"
-        remedy += ", or take series out of SERIES_FILE"
+        remedy += f", or take series out of {source}"
     return (
         f"ALPHA_VANTAGE_PER_DAY is {per_day}, but the closes of {series} need up to {needed} "
         f"requests a day: {benchmark}, and {ACTIVE_BATCHES} active batches with "

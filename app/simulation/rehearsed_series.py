@@ -106,14 +106,15 @@ def several(settings: Settings, first_monday: datetime, weeks: int) -> list[Seri
     ]
 
 
-def of_file(settings: Settings) -> list[SeriesPhase]:
+def of_file(settings: Settings, *, source: str = series_file.SETTING) -> list[SeriesPhase]:
     """
-    Return the only phase of a rehearsal with the series of the file that SERIES_FILE names.
+    Return the only phase of a rehearsal with the series of the file of the settings.
 
-    Raises ConfigurationError for the first mistake in the file.
+    Raises ConfigurationError for the first mistake in the file. The message names `source`, the
+    setting or the option of the command that has the path of the file.
     """
     played = []
-    for one in series_file.load(settings):
+    for one in series_file.load(settings, source=source):
         if one.kind == "random":
             played.append(SimulatedSeries(settings=one))
         else:

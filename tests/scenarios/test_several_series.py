@@ -261,7 +261,13 @@ def test_a_file_of_ones_own(tmp_path, create, by_setting):
     [
         pytest.param("[main]\nmodle = 'x'", "Did you mean model?", id="a typing error"),
         pytest.param("", "it has no series", id="empty"),
-        pytest.param(None, "it cannot be read", id="no file"),
+        pytest.param(
+            None,
+            "it cannot be read (No such file or directory). Set --series to the path of a TOML "
+            "file.",
+            id="no file",
+        ),
+        pytest.param("main: x", "it is no TOML", id="no TOML"),
         pytest.param("[main]\nmodel = 'x'\nkey = 'sk-abc'", "a key does not belong", id="a key"),
     ],
 )
@@ -272,10 +278,40 @@ def test_a_bad_file(tmp_path, commanded, text, says):
         path.write_text(text)
     done = commanded("rehearse", "--series", path, "--no-serve")
     assert done.exit_code == 1
-    assert says in " ".join(done.error.split())
+    shown = " ".join(done.error.split())
+    assert says in shown
+    # The user gave the path with the option, so the line does not speak of the setting.
+    assert f"--series ({path}): " in shown
+    assert "SERIES_FILE" not in shown
     assert "Traceback" not in done.error
     assert "sk-abc" not in done.error
     assert not (tmp_path / ".alpha-monday").exists()
+
+
+def test_a_bad_file_of_the_setting(tmp_path, commanded):
+    """Without --series, the line names the setting."""
+    done = commanded("rehearse", "--no-serve", SERIES_FILE=str(tmp_path / "missing.toml"))
+    assert done.exit_code == 1
+    shown = " ".join(done.error.split())
+    assert f"SERIES_FILE ({tmp_path}/missing.toml): it cannot be read" in shown
+    assert "--series" not in shown
+
+
+def test_too_many_series_for_the_key(tmp_path, commanded):
+    """The line names the option, too."""
+    path = tmp_path / "own.toml"
+    path.write_text("\n".join(f'[s{n}]\nkind = "random"' for n in range(5)))
+    done = commanded("rehearse", "--series", path, "--no-serve")
+    assert done.exit_code == 1
+    assert "or take series out of --series." in " ".join(done.error.split())
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path(commanded, path):
+    """It is refused, and does not stand for a rehearsal of one series."""
+    done = commanded("rehearse", "--series", path, "--no-serve")
+    assert done.exit_code == 2
+    assert "--series needs the path of a TOML file" in done.error
 
 
 def test_one_series_and_a_file(commanded):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from app.core import series_file, settings
 from app.core.series_file import SeriesSettings
@@ -132,8 +133,64 @@ MISTAKES = {
     "empty": ("", "it has no series"),
     "only a comment": ("# nothing", "it has no series"),
     "no TOML": ("main: a", "it is no TOML"),
-    "a table twice": (A_MODEL + A_MODEL, "it is no TOML"),
-    "an option twice": (A_MODEL + 'model = "x"', "it is no TOML"),
+    "a table twice": (
+        A_MODEL + A_MODEL,
+        "it has the series main twice, the second time in line 3. Remove one of the two, or",
+    ),
+    "a table twice, with blanks": (
+        A_MODEL + "\n# again\n[ main ] # x",
+        "it has the series main twice, the second time in line 5.",
+    ),
+    "a table after a list": ("[[main]]\n[main]", "it has the series main twice, the second"),
+    "a table after a dotted option": (
+        'main.model = "m"\n[main]',
+        "it has the series main twice, the second time in line 2.",
+    ),
+    "a table twice, which is no name": ('["a b"]\n["a b"]', "it has the series a b twice"),
+    "a table twice, whose name is a key": (
+        f"[{KEY}]\n[{KEY}]",
+        "it has the series a long name twice",
+    ),
+    "a nested table twice": (
+        A_MODEL + "[main.extra_body]\n[main.extra_body]\n",
+        "it has the table main.extra_body twice, the second time in line 4.",
+    ),
+    "a body twice": (
+        A_MODEL + "extra_body = {}\n[main.extra_body]\n",
+        "it has the table main.extra_body twice, the second time in line 4.",
+    ),
+    "a body that goes on": (
+        A_MODEL + "extra_body = { a = 1 }\nextra_body.b = 1\n\n",
+        "it has the table main.extra_body twice, the second time in line 4.",
+    ),
+    "a table twice, with a long name": (
+        f"[{'b' * 5000}]\n" * 2,
+        f"it has the series {'b' * 40} tw",
+    ),
+    "a table twice, with many dots": (
+        f"[a{'.b' * 3000}]\n" * 2,
+        "it has the table a.b.b.b",
+    ),
+    "a table twice, with quotes": (
+        "['x'] # a\n[\"x\"]",
+        "it has the series x twice, the second time in line 2.",
+    ),
+    "a table twice, with odd characters": (
+        '["\') twice (at \\u0000\\n"]\n' * 2,
+        "it has the series ') twice (at",
+    ),
+    "an option twice": (
+        A_MODEL + 'model = "x"',
+        "it has a name twice, the second time in line 3.",
+    ),
+    "an option twice, not at the end": (
+        A_MODEL + 'model = "x"\n\n[dice]\nkind = "random"',
+        "it has a name twice, the second time in line 3.",
+    ),
+    "a member twice": (
+        A_MODEL + "extra_body = { a = 1, a = 2 }",
+        "it has the member a twice, the second time in line 3.",
+    ),
     "JSON": ('{"main": {}}', "it is no TOML"),
     "not UTF-8": (b'[main]\nmodel = "\xff"', "it is not UTF-8"),
     "UTF-16": ('[main]\nmodel = "m"'.encode("utf-16"), "it is not UTF-8"),
@@ -148,7 +205,18 @@ MISTAKES = {
         "it has 33 series; at most 32",
     ),
     "outside of a table": ('model = "m"', "model stands outside of a table"),
-    "a list of tables": ('[[main]]\nmodel = "m"', "main stands outside of a table"),
+    "a list outside of a table": ("model = [1]", "model stands outside of a table"),
+    "a list of tables": (
+        '[[main]]\nmodel = "m"',
+        "[[main]] is a list of tables. Write [main], with one pair of brackets.",
+    ),
+    "two lists of tables": (
+        '[[main]]\nmodel = "m"\n[[main]]\nmodel = "n"',
+        "[[main]] is a list of tables.",
+    ),
+    "an empty list of tables": ("[[dice]]", "[[dice]] is a list of tables. Write [dice], with"),
+    "a list after a table": (A_MODEL + "[[claude]]", "[[claude]] is a list of tables."),
+    "a list whose name is a key": (f"[[{KEY}]]", "[[a long name]] is a list of tables."),
     # Names.
     "a capital": ("[Main]", "[Main] is no name of a series"),
     "an underscore": ("[my_model]", "[my_model] is no name of a series"),
@@ -164,7 +232,95 @@ MISTAKES = {
         "[main] temprature is no option. Did you mea",
     ),
     "an unknown option": (A_MODEL + "colour = 1", "[main] colour is no option. The options: base_"),
-    "a nested table": (A_MODEL + "[main.more]\na = 1", "[main] more is no option"),
+    "a nested table": (
+        A_MODEL + "[main.more]\na = 1",
+        "[main] more is no option, and the name of a series has no dot. Write a series as "
+        "[main-more], for example, and members of a request in extra_body.",
+    ),
+    "a version with a dot": ('[gpt-5.4]\nmodel = "m"', "[gpt-5] 4 is no option, and the name of"),
+    "a dot and capitals": (
+        '[claude.Opus_4]\nmodel = "m"',
+        "[claude] Opus_4 is no option, and the name of a series has no dot. Write a series as "
+        "[claude-opus-4],",
+    ),
+    "two dots": ('[qwen.max.1]\nmodel = "m"', "[qwen] max is no option, and the name of a series"),
+    "a list with a dot": ('[[claude.opus]]\nmodel = "m"', "[claude] opus is no option, and the na"),
+    "a dot in a control": ('[dice.two]\nkind = "random"', "[dice] two is no option, and the name"),
+    "a dot in a long name": (
+        f'[claude.{"x" * 30}]\nmodel = "m"',
+        f"[claude] {'x' * 30} is no option, and the name of a series has no dot. Write a series "
+        "as [claude-opus],",
+    ),
+    "a member outside of the body": (
+        A_MODEL + "provider = { require_parameters = true }",
+        "[main] provider is no option, and the name of a series has no dot.",
+    ),
+    "a mistyped body": (
+        A_MODEL + "[main.extra_bdy]\na = 1",
+        "[main] extra_bdy is no option. Did you mean extra_body?",
+    ),
+    # Options whose names are similar to that of a key.
+    **{
+        f"a mistyped limit, {line}": (
+            A_MODEL + line,
+            f"[main] {line.split(' ')[0]} is no option. Did you mean max_tokens?",
+        )
+        for line in [
+            "max_token = 20000",
+            "max-token = 20000",
+            "Max_Token = 20000",
+            "max_token = 0.5",
+            "max_token = true",
+            'max_token = "20000"',
+            "token = 20000",
+            "max_output_token = 20000",
+        ]
+    },
+    "a number that is no key": (
+        A_MODEL + "eos_key = 20000",
+        "[main] eos_key is no option. The options: base_url,",
+    ),
+    "a number in place of a key": (
+        A_MODEL + "api_key = 20000",
+        "[main] api_key is no option. The options: base_url,",
+    ),
+    **{
+        f"the name of a variable, {line}": (
+            A_MODEL + line,
+            f"[main] {line.split(' ')[0]} is no option. The option that names the variable with "
+            "the key is key_from, for example key_from = ",
+        )
+        for line in [
+            'key = "X_API_KEY"',
+            'api_key = "X_API_KEY"',
+            'api-key = "${X_API_KEY}"',
+            'token = "$X_TOKEN"',
+            'key_env = "X_API_KEY"',
+            'secret = "X_SECRET_2"',
+        ]
+    },
+    **{
+        f"a key, {line}": (
+            A_MODEL + line,
+            f"[main] {line.split(' ')[0]}: a key does not belong into the file. Set it as an env",
+        )
+        for line in [
+            f'api_key = "{KEY}"',
+            'api_key = "hunter2"',
+            f'key = "{KEY}"',
+            'key = "QW3RTZ5ABCDEFGH2"',
+            'token = "hunter2"',
+            f'max_token = "{KEY}"',
+            f'modle = "{KEY}"',
+            f'auth = "{KEY}"',
+            'password = ["hunter2"]',
+            'api_key = { value = "hunter2" }',
+        ]
+    },
+    "a key in a control": (
+        f'[dice]\nkind = "random"\napi_key = "{KEY}"',
+        "[dice] api_key: a control needs no key, and a key does not belong into the file.",
+    ),
     "no model": ('[main]\nlabel = "x"', "[main] model is missing"),
     "an empty model": ('[main]\nmodel = " "', "[main] model must be a text"),
     "a model of two lines": ('[main]\nmodel = "a\\nb"', "[main] model must be a model's name"),
@@ -196,7 +352,60 @@ MISTAKES = {
     "no address": (A_MODEL + 'base_url = "localhost"', "[main] base_url must be an http or https"),
     "another scheme": (A_MODEL + 'base_url = "ftp://a.b"', "[main] base_url must be an http or ht"),
     "no host": (A_MODEL + 'base_url = "http:///v1"', "[main] base_url must be an http or https ad"),
-    "a bad port": (A_MODEL + 'base_url = "http://a:99999/"', "[main] base_url must be an http or"),
+    **{
+        f"the port {port}": (
+            A_MODEL + f'base_url = "http://{host}:{port}/v1"',
+            "[main] base_url has a port that is not a number from 1 to 65535, for example base_url",
+        )
+        for host, port in [
+            ("gpu-box", "114340"),
+            ("127.0.0.1", "99999"),
+            ("[fd00::7]", "65536"),
+            ("a.b", "0"),
+            ("a.b", "-1"),
+            ("a.b", "port"),
+        ]
+    },
+    "half an address": (A_MODEL + 'base_url = "http://[::1"', "[main] base_url must be an http or"),
+    "a port that is a password": (
+        A_MODEL + 'base_url = "http://u:pass@a.b:80/v1"',
+        "[main] base_url must have no user name",
+    ),
+    **{
+        f"the address of an endpoint, {address}": (
+            A_MODEL + f'base_url = "{address}"',
+            f"[main] base_url must end before {endpoint}: the service itself adds "
+            f'/chat/completions, for example base_url = "{corrected}".',
+        )
+        for address, endpoint, corrected in [
+            ("https://a.b/v1/chat/completions", "/chat/completions", "https://a.b/v1"),
+            ("https://a.b/v1/chat/completions//", "/chat/completions", "https://a.b/v1"),
+            ("https://a.b/v1//Chat/Completions/", "/chat/completions", "https://a.b/v1"),
+            (
+                "http://[fd00::7]:8000/v1/chat/completions",
+                "/chat/completions",
+                "http://[fd00::7]:8000/v1",
+            ),
+            ("https://a.b/v1/chat/completions?x=1", "/chat/completions", "https://a.b/v1"),
+            ("https://a.b/chat/completions#x", "/chat/completions", "https://a.b"),
+            ("https://a.b/v1/completions", "/completions", "https://a.b/v1"),
+            ("https://a.b/v1/responses/", "/responses", "https://a.b/v1"),
+            ("https://api.anthropic.com/v1/messages", "/messages", "https://api.anthropic.com/v1"),
+            ("https://a.b/V1/EMBEDDINGS", "/embeddings", "https://a.b/V1"),
+            ("https://a.b/v1/models", "/models", "https://a.b/v1"),
+            # Texts that may be secrets are not repeated.
+            (
+                f"https://u:{KEY}@a.b/v1/models",
+                "/models",
+                "https://api.anthropic.com/v1/",
+            ),
+            (
+                f"https://a.b/{'a1' * 20}/chat/completions",
+                "/chat/completions",
+                "https://api.anthropic.com/v1/",
+            ),
+        ]
+    },
     "a user": (A_MODEL + 'base_url = "https://u:p@a.b/v1"', "[main] base_url must have no user na"),
     "a query": (A_MODEL + 'base_url = "https://a.b/v1?key=x"', "[main] base_url must have no user"),
     "an empty query": (A_MODEL + 'base_url = "https://a.b/v1?"', "[main] base_url must have no us"),
@@ -342,6 +551,39 @@ def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path, text):
     with pytest.raises(ConfigurationError) as raised:
         load(text, tmp_path)
     assert "abcdefgh1234" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://a.b/v1",
+        "https://a.b/v1/",
+        "https://models.example.org",
+        "https://models",
+        "https://a.b/models/v1",
+        "https://a.b/my-models",
+        "https://a.b/v1/messages-proxy/",
+        "https://a.b/chat/completions/v1",
+        "https://a.b/openai/deployments/x",
+        "http://gpu-box:65535/v1",
+        "http://localhost:1",
+    ],
+)
+def test_an_address_of_a_server(tmp_path, address):
+    """Only the end of an address can be an endpoint, and only as a whole part of the path."""
+    (main,) = load(f'{A_MODEL}base_url = "{address}"', tmp_path)
+    assert main.base_url == address
+
+
+def test_a_message_names_what_has_the_path(tmp_path):
+    """A command may have an option for the file. Its name then stands in place of the setting."""
+    for path in (tmp_path, tmp_path / "missing.toml", "a\0b"):
+        loaded = structs.replace(settings.load({}), series_file=str(path))
+        with pytest.raises(ConfigurationError) as raised:
+            series_file.load(loaded, {}, source="--series")
+        shown = str(raised.value)
+        assert shown.startswith(f"--series ({path}): it ")
+        assert shown.endswith(" Set --series to the path of a TOML file.")
 
 
 @pytest.mark.parametrize(

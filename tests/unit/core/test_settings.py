@@ -179,6 +179,7 @@ A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
 A_LIMIT = "must be a whole number of requests from 1 to 100000, for example {}=5"
 A_RECEIVER = "must be an http or https address with a host name, for example {}=https://"
+A_PORT = "has a port that is not a number from 1 to 65535, for example {}=https://"
 A_PLACE = (
     "must be an http or https address without ? and #, for example {}=https://alpha-monday.example"
 )
@@ -250,6 +251,25 @@ ORIGINS = (
         ("OPENAI_API_KEY", "s3cr3t\nkey", A_KEY),
         ("OPENAI_BASE_URL", "localhost:11434", AN_ADDRESS + "http://localhost:11434/v1"),
         ("OPENAI_BASE_URL", "ftp://s3cr3t", AN_ADDRESS + "http://localhost:11434/v1"),
+        *[
+            (
+                "OPENAI_BASE_URL",
+                f"https://s3cr3t.example/v1{end}",
+                f"must end before {endpoint}: the service itself adds /chat/completions, for "
+                "example {}=http://localhost:11434/v1",
+            )
+            for end, endpoint in [
+                ("/chat/completions", "/chat/completions"),
+                ("/Chat/Completions//", "/chat/completions"),
+                ("/chat/completions?key=s3cr3t", "/chat/completions"),
+                ("/completions", "/completions"),
+                ("/responses/", "/responses"),
+                ("/messages", "/messages"),
+                ("/embeddings", "/embeddings"),
+                ("/models", "/models"),
+            ]
+        ],
+        ("OPENAI_BASE_URL", "s3cr3t/v1/models", AN_ADDRESS + "http://localhost:11434/v1"),
         (
             "ALERT_WEBHOOK_URL",
             "hooks.example/s3cr3t",
@@ -261,8 +281,9 @@ ORIGINS = (
             A_RECEIVER + "hooks.example.org/services/T0/B0/abc123",
         ),
         ("HEARTBEAT_URL", "https:///s3cr3t", A_RECEIVER + "ping.example.org/abc123"),
-        ("HEARTBEAT_URL", "https://ping.example:0/s3cr3t", A_RECEIVER + "ping.example.org/abc123"),
-        ("HEARTBEAT_URL", "https://ping.example:s3cr3t/", A_RECEIVER + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://ping.example:0/s3cr3t", A_PORT + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://ping.example:s3cr3t/", A_PORT + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://u:s3cr3t/@h:0/", A_RECEIVER + "ping.example.org/abc123"),
         ("HEARTBEAT_URL", "https://[s3cr3t/", A_RECEIVER + "ping.example.org/abc123"),
         (
             "HEARTBEAT_URL",
@@ -507,24 +528,43 @@ def test_dashes_and_comments(name, added, says):
     "name", ["OPENAI_BASE_URL", "ALPHA_VANTAGE_BASE_URL", "PUBLIC_URL", "ALERT_WEBHOOK_URL"]
 )
 @pytest.mark.parametrize(
-    "text",
+    ("text", "says"),
     [
-        "http://h:99999",
-        "http://h:abc/v1",
-        "http://:80",
-        "http://[::1",
-        "https://",
-        "http://h:0/",
-        "http://h/ x",
+        ("http://h:99999", "has a port that is not a number from 1 to 65535, for example "),
+        ("http://h:114340/v1", "has a port that is not a number from 1 to 65535, for example "),
+        ("http://h:abc/v1", "has a port that is not a number from 1 to 65535, for example "),
+        ("http://[::1]:0/", "has a port that is not a number from 1 to 65535, for example "),
+        ("http://h:0/", "has a port that is not a number from 1 to 65535, for example "),
+        ("http://:80", "must be an http or https address"),
+        ("http://[::1", "must be an http or https address"),
+        ("https://", "must be an http or https address"),
+        ("http://h/ x", "must be an http or https address"),
     ],
 )
-def test_an_address_that_could_never_be_requested(name, text):
+def test_an_address_that_could_never_be_requested(name, text, says):
     """
     An invalid address is refused at the start, and not on Monday at nine or when a page is
     shown.
     """
-    with pytest.raises(ConfigurationError, match=f"^{name} must be an http or https address"):
+    with pytest.raises(ConfigurationError, match=f"^{name} {says}"):
         settings.load({name: text})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("OPENAI_BASE_URL", "https://a.b/models/v1"),
+        ("OPENAI_BASE_URL", "https://a.b/my-models"),
+        ("OPENAI_BASE_URL", "https://models"),
+        ("OPENAI_BASE_URL", "https://a.b/openai?x=/models"),
+        ("ALPHA_VANTAGE_BASE_URL", "https://a.b/models"),
+        ("PUBLIC_URL", "https://a.b/messages"),
+        ("ALERT_WEBHOOK_URL", "https://a.b/responses"),
+    ],
+)
+def test_addresses_that_are_no_endpoint_of_a_model(name, text):
+    """Only the address of the model's server may not end with an endpoint."""
+    assert getattr(settings.load({name: text}), name.lower()) == text
 
 
 @pytest.mark.parametrize("name", ["QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL"])

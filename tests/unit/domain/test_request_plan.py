@@ -206,6 +206,8 @@ def test_what_does_not_fit():
         "SPY, and 2 active batches with 3 picks for each series. Set ALPHA_VANTAGE_PER_DAY to 31 "
         "or more if the key allows it, or take series out of SERIES_FILE."
     )
+    shown = request_plan.explain_misfit(5, 25, "SPY", source="--series")
+    assert shown.endswith(", or take series out of --series.")
     assert request_plan.explain_misfit(1, 6, "QQQ") == (
         "ALPHA_VANTAGE_PER_DAY is 6, but the closes of one series need up to 7 requests a day: "
         "QQQ, and 2 active batches with 3 picks for each series. Set ALPHA_VANTAGE_PER_DAY to 7 "
