@@ -396,6 +396,20 @@ def model_name(batch: Node) -> str:
     return ""
 
 
+def accepted_sentence(batch: Node, *, is_control: bool = False) -> str:
+    """
+    Return what an accepted answer, or the accepted draws of a control, led to.
+
+    A batch can fail after its answer was accepted, for example because the Monday ended before
+    every price was read.
+    """
+    subject = "These draws" if is_control else "This answer"
+    if batch["picks"]:
+        return f"{subject} became the picks."
+    verb = "were" if is_control else "was"
+    return f"{subject} {verb} accepted, but this Monday has no picks."
+
+
 def is_answer_cut(question: Node) -> bool:
     """Return whether a page shows only the beginning of the answer to a question."""
     shown_bytes = len(question["answerBeginning"].encode())

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date, timedelta
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -150,19 +151,23 @@ def write_failed(record: Record) -> None:
         failed_batch(record, name, THIRD)
 
 
-def failed_batch(record: Record, series: str, run_date: date) -> None:
+def failed_batch(
+    record: Record, series: str, run_date: date, reason: str = "NO_USABLE_ANSWER"
+) -> UUID:
+    batch = record.next(3)
     record.add(
         "batches",
-        id=record.next(3),
+        id=batch,
         series=series,
         run_date=run_date,
         created_at=due_at(run_date),
         status="failed",
         late=False,
         benchmark_symbol="SPY",
-        failure_reason="NO_USABLE_ANSWER",
+        failure_reason=reason,
         failure="3 questions brought no usable answer. The last: KO has no recent price.",
     )
+    return batch
 
 
 async def test_a_control_without_picks(browser, database):
@@ -177,6 +182,43 @@ async def test_a_control_without_picks(browser, database):
     shown = {visible_text(find_one(one, "h2")): visible_text(one) for one in sections}
     assert of_control in shown["Dice control"]
     assert not any(of_model in text for name, text in shown.items() if name == "Dice control")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["MISSED", "NO_USABLE_ANSWER", "MISSING_CLOSE", "PROVIDER_ERROR", "CONFIGURATION"],
+)
+async def test_an_accepted_answer_without_picks(reason, browser, database):
+    """An answer was accepted, and then no price could be read: it became no picks."""
+
+    def fails(record: Record) -> None:
+        write_three_series(record)
+        for name in ("dice", "claude"):
+            batch = failed_batch(record, name, THIRD, reason)
+            outcome = {"accepted": True, "answer": "{}", "answered_at": due_at(THIRD)}
+            record.question(name, THIRD, 1, batch, **outcome)
+
+    write(database, fails)
+    for name, words in (
+        ("dice", "These draws were accepted, but this Monday has no picks."),
+        ("claude", "This answer was accepted, but this Monday has no picks."),
+    ):
+        for path in ("/", f"/series/{name}/batches", f"/series/{name}/batches/{THIRD}"):
+            assert "became the picks" not in await text_of(browser, path)
+        assert words in await text_of(browser, f"/series/{name}/batches/{THIRD}")
+
+
+async def test_an_accepted_answer_with_picks(browser, database):
+    def draws(record: Record) -> None:
+        write_three_series(record)
+        batch = add_batch(record, "dice", THIRD, "KO BUY, XOM SELL, AAPL BUY", is_complete=False)
+        outcome = {"accepted": True, "answer": "{}", "answered_at": due_at(THIRD)}
+        record.question("dice", THIRD, 1, batch, **outcome)
+
+    write(database, draws)
+    of_dice = await text_of(browser, f"/series/dice/batches/{THIRD}")
+    assert "These draws became the picks." in of_dice
+    assert "This answer became the picks." in await text_of(browser, f"/batches/{FIRST}")
 
 
 async def test_the_leaderboard(browser, database):
