@@ -179,7 +179,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The text of the verdict: sentences for people, with the date of the "
-            "finding and the date of the next yearly check."
+            "finding and the date of the next yearly check. For a series that no yearly check "
+            "tests, such as a control, they say so."
         ),
     ]
     looks: Annotated[
@@ -194,8 +195,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
         date | None,
         Meta(
             description="The date of the next yearly check of the record: it is the same for all "
-            "series. It lies in the past until the check is held: see `nextLookHeldAt`. Null for a "
-            "part of the series, or if the record has no batch."
+            "series, also for a control, which the check lists and does not test. It lies in the "
+            "past until the check is held: see `nextLookHeldAt`. Null for a part of the series, or "
+            "if the record has no batch."
         ),
     ] = None
     next_look_held_at: Annotated[
@@ -307,13 +309,16 @@ class RecordChecks(Struct, frozen=True, array_like=True):
     The yearly checks of a record, as one series needs them.
 
     `first_monday` and `newest_monday` are the first and the newest Monday with a batch of any
-    series; they are None without a batch. `entries` are all CHECK entries, oldest first. The fields
-    are in the order in which CHECK_ROWS of `api.schema` writes them.
+    series; they are None without a batch. `entries` are all CHECK entries, oldest first.
+    `never_tested` is the reason why no check tests the series as its newest SERIES entry declares
+    it: CONTROL, TOOLS or None. The fields are in the order in which CHECK_ROWS of `api.schema`
+    writes them.
     """
 
     first_monday: date | None = None
     newest_monday: date | None = None
     entries: Sequence[CheckEntry] = ()
+    never_tested: Untested | None = None
 
 
 class CountedBatch(Struct, frozen=True):
@@ -328,6 +333,16 @@ _VERDICT_OF_A_PART = (
     "known, some look skilled by luck alone. The intervals of this part are given."
 )
 _VERDICT_WITHOUT_A_BATCH = "There is nothing to judge: the series has no Monday yet."
+_VERDICTS_WITHOUT_A_TEST = {
+    Untested.CONTROL: (
+        "A control, whose picks are drawn at random: its results are shown, and no yearly check "
+        "tests them."
+    ),
+    Untested.TOOLS: (
+        "The model has tools, so it may know prices of Monday: its results are shown, and no "
+        "yearly check tests them."
+    ),
+}
 _FINDINGS = {
     Finding.BETTER: "the picks did better than luck explains",
     Finding.WORSE: "the picks did worse than bad luck explains",
@@ -376,7 +391,9 @@ def reach_verdict(
         next_look = yearly_check.check_date(checks.first_monday, len(checks.entries) + 1)
         next_look_held_at = yearly_check.held_at(next_look)
     words = _VERDICT_WITHOUT_A_BATCH
-    if has_batches:
+    if has_batches and checks.never_tested and decisive is None:
+        words = _VERDICTS_WITHOUT_A_TEST[checks.never_tested]
+    elif has_batches:
         scored = sum(one.is_scored for one in batches)
         sentences = [*_held_sentences(looks, decisive, scored), _next_sentence(checks, next_look)]
         words = " ".join(sentences)

@@ -1568,6 +1568,14 @@ def items_of_series(items: str, name: str) -> str:
             WHERE item ->> '{name}' = $series) END)"""
 
 
+# Why no yearly check tests a series: its newest SERIES entry declares a control, or a model with
+# tools. Null for other series, and without such an entry.
+NEVER_TESTED = f"""
+    SELECT CASE
+        WHEN profiles.kind = '{model.SeriesKind.RANDOM}' THEN '{Untested.CONTROL}'
+        WHEN {member_sql("tools")} = 'true' THEN '{Untested.TOOLS}'
+    END
+    FROM profiles WHERE profiles.series = $series ORDER BY profiles.seq DESC LIMIT 1"""
 # The yearly checks of the record, as one JSON text: of every CHECK entry, what it has about one
 # series. Only these entries are read, and each record has one a year. Each is parsed once, because
 # of OFFSET 0 and `json_to_record`. In a damaged entry the check is null, or some of its members.
@@ -1594,7 +1602,8 @@ CHECK_ROWS = f"""
             ) AS held (
                 number json, "on" json, late json, risk json, series json, "order" json,
                 findings json) ON true
-            WHERE journal.kind = '{model.JournalKind.CHECK}'), '[]'))::text"""
+            WHERE journal.kind = '{model.JournalKind.CHECK}'), '[]'),
+        ({NEVER_TESTED}))::text"""
 TRACK_RECORD_ROWS = f"""
     SELECT concat('[', ({BATCH_ROWS}), ',', ({CHECK_ROWS}), ']')"""
 # With one of these arguments the track record is about a part of the series.

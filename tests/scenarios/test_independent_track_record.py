@@ -25,6 +25,7 @@ from choosers import FIRST, SKILLED, Chooser, record
 from held_checks import standing, write_check
 from msgspec.structs import replace
 from record_server import record_server
+from series_records import CLAUDE, DICE, MODEL, declare
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "record.md").read_text()
@@ -233,14 +234,21 @@ def read_checks(url):
     """Return the checks of the record, and the first and the newest Monday of all series."""
     query = """{
         journal(first: 100, kind: CHECK) { nodes { seq at content } }
-        series { firstRunDate latestBatch { runDate } }
+        series { name kind firstRunDate profiles { tools } latestBatch { runDate } }
     }"""
     data = query_api(url, query)
     known = [one for one in data["series"] if one["firstRunDate"]]
+    main = of_series(data["series"], "name") or {"kind": "MODEL", "profiles": []}
+    marker = None
+    if main["kind"] == "RANDOM":
+        marker = "> A control, whose"
+    elif main["profiles"] and main["profiles"][-1]["tools"]:
+        marker = "> The model has tools"
     return {
         "entries": data["journal"]["nodes"],
         "first": min((one["firstRunDate"] for one in known), default=None),
         "newest": max((one["latestBatch"]["runDate"] for one in known), default=None),
+        "marker": marker,
     }
 
 
@@ -310,7 +318,10 @@ def verdict_of(every, scored, part, checks):
         if decisive["finding"] != "UNDECIDED":
             verdict["foundOn"] = decisive["on"]
     words = "There is nothing to judge: the series has no Monday yet."
-    if every:
+    if every and checks["marker"] and not decisive:
+        (words,) = re.findall(rf"^{checks['marker']}.*$", DOCS, re.MULTILINE)
+        words = words.removeprefix("> ")
+    elif every:
         words = " ".join(sentences(looks, decisive, scored, checks, on))
     return {**verdict, "looks": looks, "words": words}
 
@@ -780,6 +791,36 @@ async def test_the_independent_verifier_computes_the_same(fortnights, checks, wo
     plant(database, fortnights)
     with psycopg.connect(database) as conn:
         journaled = Record(conn)
+        for number, standings in enumerate(checks, 1):
+            write_check(journaled, number, *standings, first=FIRST)
+    assert words in await check(database)
+
+
+@pytest.mark.parametrize(
+    ("profile", "checks", "words"),
+    [
+        pytest.param(DICE, NO_CHECKS, "A control, whose picks", id="a control"),
+        pytest.param(
+            DICE, checks_of(1, is_control=True), "A control, whose picks", id="a control, a check"
+        ),
+        pytest.param(CLAUDE, NO_CHECKS, "The model has tools, so", id="tools"),
+        pytest.param(
+            CLAUDE, checks_of(1, has_tools=True), "The model has tools, so", id="tools, a check"
+        ),
+        pytest.param(
+            CLAUDE, checks_of(1, chooser=1.0), "better than luck", id="tools after a finding"
+        ),
+        pytest.param(MODEL, NO_CHECKS, "Too early", id="neither"),
+    ],
+)
+async def test_the_independent_verifier_knows_what_is_never_tested(
+    profile, checks, words, database
+):
+    """It agrees on a control, and on a model with tools, before the first check and after it."""
+    plant(database, years(58))
+    with psycopg.connect(database) as conn:
+        journaled = Record(conn)
+        declare(journaled, "main", profile)
         for number, standings in enumerate(checks, 1):
             write_check(journaled, number, *standings, first=FIRST)
     assert words in await check(database)

@@ -113,8 +113,12 @@ def _count_calls(hits: Sequence[bool], singular: str, plural: str) -> str:
     return f"{count or 'None'} of {len(hits)} calls {verb}"
 
 
-def record_headline(record: Node) -> str:
-    """Return the finding of the record's yearly checks, or why the record has none."""
+def record_headline(record: Node, *, is_never_tested: bool = False) -> str:
+    """
+    Return the finding of the record's yearly checks, or why the record has none.
+
+    `is_never_tested` says that no check tests the series: it is a control, or a model with tools.
+    """
     if not record["batches"]["total"]:
         return "The record is empty."
     verdict = record["verdict"]
@@ -123,7 +127,7 @@ def record_headline(record: Node) -> str:
     reason = None
     if verdict["looks"]:
         reason = verdict["looks"][-1]["untestedReason"]
-    if reason in _NEVER_TESTED:
+    if is_never_tested or reason in _NEVER_TESTED:
         return "Shown, not tested."
     if reason in (None, "TOO_FEW_WEEKS"):
         return TOO_EARLY_HEADLINE

@@ -199,6 +199,15 @@ def has_tools(series: Node) -> bool:
     return bool(series["profiles"] and series["profiles"][-1]["tools"])
 
 
+def is_never_tested(series: Node | None) -> bool:
+    """
+    Return whether no yearly check tests a series: it is a control, or a model with tools.
+
+    None is the series of an empty record.
+    """
+    return series is not None and (series["kind"] == "RANDOM" or has_tools(series))
+
+
 def any_finding(all_series: Sequence[Node]) -> bool:
     """Return whether a yearly check found that any of these series differs from luck."""
     findings = [row["trackRecord"]["verdict"]["finding"] for row in all_series]

@@ -128,7 +128,11 @@ _DOCUMENTS = {
         answer="answerBeginning answerBytes",
         service=_ORIGIN,
     ),
-    "Record": extended("Record", service="service { origin lostAnswers } service"),
+    "Record": extended(
+        "Record",
+        service="seriesNamed(name: $series) { kind profiles { tools } } "
+        "service { origin lostAnswers } service",
+    ),
     "SeriesRecord": extended("Record", service=f"{_SERIES} service {{ origin }} service"),
     "About": extended("Head", service="service { sealed origin recordId } service"),
 }
@@ -340,6 +344,7 @@ class Site:
             record=page.data["trackRecord"],
             series_name=known.default,
             service=page.data["service"],
+            tested=page.data["seriesNamed"],
         )
 
     async def series_record(self, request: AnyRequest) -> Html:

@@ -16,6 +16,7 @@ import structlog
 from api_records import Record, engine_on
 from held_checks import WEEK, add_checks, content_of, damage_checks, standing, write_check
 from series_records import (
+    CLAUDE,
     FIRST,
     MODEL,
     RETIRED_AT,
@@ -33,6 +34,14 @@ from tests.integration.api.test_schema_track_record import past_the_guards
 
 FIRST_CHECK, SECOND_CHECK = date(2027, 1, 4), date(2028, 1, 3)
 
+OF_A_CONTROL = (
+    "A control, whose picks are drawn at random: its results are shown, and no yearly check tests "
+    "them."
+)
+OF_TOOLS = (
+    "The model has tools, so it may know prices of Monday: its results are shown, and no yearly "
+    "check tests them."
+)
 LOOK = """number on seq heldAt late sharePct batches weeks gaps failedMondays beyondBetaPct
     interval { low } probability bound finding untestedReason"""
 VERDICTS = f"""{{ series {{ name trackRecord {{ verdict {{ finding foundOn words nextLook
@@ -61,11 +70,14 @@ def with_check(main: float = 0.0, number: int = 1) -> Any:
 async def test_no_check_yet(database, pool):
     """Every series names the date of the record's first check."""
     write(database, write_three_series)
-    for verdict in (await verdicts(pool)).values():
+    of_all = await verdicts(pool)
+    for verdict in of_all.values():
         assert (verdict["finding"], verdict["foundOn"], verdict["looks"]) == (None, None, [])
         assert verdict["nextLook"] == str(FIRST_CHECK)
         assert verdict["nextLookHeldAt"] == "2027-01-25T14:00:00.000000Z"
-        assert verdict["words"].endswith("The first yearly check is on 2027-01-04.")
+    assert of_all["main"]["words"].endswith("The first yearly check is on 2027-01-04.")
+    assert of_all["dice"]["words"] == OF_A_CONTROL
+    assert of_all["claude"]["words"] == OF_TOOLS
 
 
 @pytest.mark.parametrize(
@@ -110,6 +122,8 @@ async def test_one_check(alpha, finding, database, pool):
         assert (look["untestedReason"], look["finding"], look["bound"]) == (reason, None, None)
         assert of_all[name]["finding"] is None
         assert of_all[name]["nextLook"] == str(SECOND_CHECK)
+    assert of_all["dice"]["words"] == OF_A_CONTROL
+    assert of_all["claude"]["words"] == OF_TOOLS
 
 
 async def test_a_retired_series_keeps_its_finding(database, pool):
@@ -176,11 +190,30 @@ async def test_a_check_that_is_due_is_not_computed(week, words, database, pool):
         ideas = "KO BUY, XOM SELL, AAPL BUY"
         record.batch("main", FIRST + week * WEEK, BatchStatus.ACTIVE, ideas)
 
-    write(database, write_three_series, newest)
-    for verdict in (await verdicts(pool)).values():
+    def joins(record: Record) -> None:
+        declare(record, "late", MODEL, at=RETIRED_AT, holds_from=THIRD)
+        add_batch(record, "late", THIRD, "KO BUY, XOM SELL, AAPL BUY", MODEL, is_complete=False)
+
+    write(database, write_three_series, joins, newest)
+    of_all = await verdicts(pool)
+    for name, verdict in of_all.items():
         assert (verdict["finding"], verdict["looks"]) == (None, [])
         assert verdict["nextLook"] == str(FIRST_CHECK)
-        assert words in verdict["words"]
+        is_tested = name in ("main", "late")
+        assert (words in verdict["words"]) == is_tested
+
+
+async def test_the_newest_declaration_decides(database, pool):
+    """A model that has lost its tools waits for the first check, as every model does."""
+
+    def changes(record: Record) -> None:
+        declare(record, "claude", MODEL, at=RETIRED_AT, holds_from=THIRD)
+        declare(record, "main", CLAUDE, at=RETIRED_AT, holds_from=THIRD)
+
+    write(database, write_three_series, changes)
+    of_all = await verdicts(pool)
+    assert of_all["claude"]["words"].startswith("Too early to tell skill from luck: ")
+    assert of_all["main"]["words"] == OF_TOOLS
 
 
 async def test_a_part_has_no_verdict(database, pool):

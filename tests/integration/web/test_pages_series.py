@@ -15,6 +15,7 @@ from held_checks import standing, write_check
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 from series_records import (
+    DICE,
     FIRST,
     MODEL,
     RETIRED_AT,
@@ -272,7 +273,7 @@ async def test_the_leaderboard_after_a_check(browser, database):
     for name, words in (("dice", "Shown, not tested."), ("late", "Too early to tell.")):
         page = parse_page(await browser.get(f"/series/{name}"))
         assert visible_text(find_one(page, "h1")) == words
-        assert "The next check is that of Monday 1 January 2029." in visible_text(
+        assert "The next check is that of Monday 1 January 2029" in visible_text(
             find_one(page, "main")
         )
 
@@ -291,6 +292,42 @@ async def test_the_page_of_a_series(browser, database):
     dice = await text_of(browser, "/series/dice")
     assert "The section The draws of a control of docs/record.md" in dice
     assert "Compared with Dice" not in dice
+
+
+async def test_a_series_that_no_check_tests(browser, database):
+    """Its page, and the message of an open page, say so before the first check, as `/record`."""
+    write(database, write_three_series)
+    for name, words in (
+        ("dice", "A control, whose picks are drawn at random: its results are shown"),
+        ("claude", "The model has tools, so it may know prices of Monday: its results are shown"),
+    ):
+        page = parse_page(await browser.get(f"/series/{name}"))
+        assert visible_text(find_one(page, "h1")) == "Shown, not tested."
+        main = find_one(page, "main")
+        assert words in visible_text(main)
+        assert words in main.get("data-news")
+        assert "Monday 4 January 2027; it does not test this series." in visible_text(main)
+        assert "Too early" not in visible_text(page)
+        assert "first yearly check" not in visible_text(page)
+    page = parse_page(await browser.get("/series/main"))
+    assert visible_text(find_one(page, "h1")) == "Too early to tell."
+    assert "it does not test this series" not in visible_text(page)
+    news = find_one(parse_page(await browser.get("/record")), "main").get("data-news")
+    assert "Dice: Shown, not tested." in news
+    assert "Main: Too early to tell." in news
+
+
+async def test_the_record_of_a_control_alone(browser, database):
+    """With one series, `/record` and the first page show its words, too."""
+
+    def only_dice(record: Record) -> None:
+        declare(record, "dice", DICE)
+        add_batch(record, "dice", FIRST, "XOM BUY, AAPL SELL, KO BUY", DICE)
+
+    write(database, only_dice)
+    page = parse_page(await browser.get("/record"))
+    assert visible_text(find_one(page, "h1")) == "Shown, not tested."
+    assert "A control, whose picks are drawn at random" in await text_of(browser, "/")
 
 
 async def test_a_series_that_joined_late(browser, database):

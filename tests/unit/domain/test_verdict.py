@@ -9,6 +9,7 @@ earlier finding, a series that joined late, a check that is due, and damaged ent
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from held_checks import MONDAY, as_read, content_of, record_checks, standing
 
@@ -212,6 +213,69 @@ def test_a_late_series_has_the_dates_of_the_record():
     verdict = verdict_on("late", content_of(1, standing("main")), batches=3)
     assert (verdict.looks, verdict.next_look) == ([], SECOND_CHECK)
     assert verdict.words == f"Too early to tell skill from luck: 3 scored batches so far. {NEXT}"
+
+
+OF_A_CONTROL = (
+    "A control, whose picks are drawn at random: its results are shown, and no yearly check tests "
+    "them."
+)
+OF_TOOLS = (
+    "The model has tools, so it may know prices of Monday: its results are shown, and no yearly "
+    "check tests them."
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "contents", "looks", "words"),
+    [
+        pytest.param(Untested.CONTROL, [], [], OF_A_CONTROL, id="a control before the first check"),
+        pytest.param(
+            Untested.CONTROL,
+            [content_of(1, standing("main", is_control=True))],
+            [Untested.CONTROL],
+            OF_A_CONTROL,
+            id="a control after a check",
+        ),
+        pytest.param(Untested.TOOLS, [], [], OF_TOOLS, id="tools before the first check"),
+        pytest.param(
+            Untested.TOOLS,
+            [content_of(1, standing("main", has_tools=True))],
+            [Untested.TOOLS],
+            OF_TOOLS,
+            id="tools after a check",
+        ),
+        pytest.param(
+            Untested.TOOLS,
+            [content_of(1, standing("main", weeks=3))],
+            [Untested.TOO_FEW_WEEKS],
+            OF_TOOLS,
+            id="tools since the check",
+        ),
+    ],
+)
+def test_a_series_that_no_check_tests(reason, contents, looks, words):
+    """It has its own words, no finding, and the date of the record's next check."""
+    checks = record_checks("main", *contents, newest=FIRST_CHECK + 4 * WEEK)
+    checks = msgspec.structs.replace(checks, never_tested=reason)
+    verdict = reach_verdict(checks, counted(52), has_batches=True)
+    assert (verdict.words, verdict.finding, verdict.found_on) == (words, None, None)
+    assert [look.untested_reason for look in verdict.looks] == looks
+    assert verdict.next_look == (SECOND_CHECK if looks else FIRST_CHECK)
+
+
+def test_an_earlier_finding_of_a_model_with_tools():
+    """The finding stands, and the words name it."""
+    checks = record_checks("main", content_of(1, standing("main", 1.0)), newest=FIRST_CHECK)
+    checks = msgspec.structs.replace(checks, never_tested=Untested.TOOLS)
+    verdict = reach_verdict(checks, counted(52), has_batches=True)
+    assert verdict.finding is Finding.BETTER
+    assert verdict.words.startswith("At the yearly check of 2027-01-04, ")
+
+
+@pytest.mark.parametrize("reason", [Untested.CONTROL, Untested.TOOLS])
+def test_a_series_that_no_check_tests_without_a_batch(reason):
+    checks = RecordChecks(MONDAY, MONDAY, [], never_tested=reason)
+    assert reach_verdict(checks, [], has_batches=False).words.startswith("There is nothing to")
 
 
 def test_which_batches_are_counted():

@@ -42,6 +42,26 @@ def a_record(finding: str | None, *checks: dict[str, object], total: int = 53) -
     ("record", "text"),
     [
         pytest.param(a_record(None, total=0), "The record is empty.", id="no data"),
+        pytest.param(a_record(None), "Shown, not tested.", id="before the first check"),
+        pytest.param(
+            a_record(None, a_check(reason="CONTROL")), "Shown, not tested.", id="after a check"
+        ),
+        pytest.param(
+            a_record(None, a_check(reason="TOO_FEW_WEEKS")), "Shown, not tested.", id="too few"
+        ),
+        pytest.param(
+            a_record("BETTER", a_check("BETTER")), "Better than luck explains.", id="a finding"
+        ),
+    ],
+)
+def test_the_headline_of_a_series_that_no_check_tests(record, text):
+    assert record_headline(record, is_never_tested=True) == text
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        pytest.param(a_record(None, total=0), "The record is empty.", id="no data"),
         pytest.param(a_record(None), "Too early to tell.", id="before the first check"),
         pytest.param(
             a_record(None, a_check(reason="TOO_FEW_WEEKS")), "Too early to tell.", id="too few"
