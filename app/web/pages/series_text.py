@@ -6,7 +6,7 @@ name it: they read as if there were no others.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -49,9 +49,14 @@ _PROFILE_WORDS = {
 
 
 class KnownSeries(Struct, frozen=True):
-    """All series of a record, sorted by name."""
+    """All series of a record, sorted by their technical names, as the API returns them."""
 
     rows: Sequence[Node]
+
+    @property
+    def by_label(self) -> list[Node]:
+        """Return the series in the order in which pages list them."""
+        return sort_by_label(self.rows)
 
     @property
     def names(self) -> list[str]:
@@ -100,6 +105,20 @@ class KnownSeries(Struct, frozen=True):
         return next(iter(self.controls), None)
 
 
+def sort_by_label(all_series: Iterable[Node]) -> list[Node]:
+    """
+    Return the series sorted by their labels, small letters or not.
+
+    Every page lists them in this order, because readers do not see the technical names.
+    """
+    return sorted(all_series, key=_label_key)
+
+
+def _label_key(series: Node) -> str:
+    label: str = series["label"]
+    return label.casefold()
+
+
 class SharedPick(Struct, frozen=True):
     """A share that several series picked on one Monday, with the action of each of them."""
 
@@ -132,11 +151,15 @@ class NewestWeek(Struct, frozen=True):
 
 
 def newest_week(all_series: Sequence[Node]) -> NewestWeek:
-    """Return the newest Monday of these series. `run_date` is None if none of them has a batch."""
+    """
+    Return the newest Monday of these series, in the order of their labels.
+
+    `run_date` is None if none of them has a batch.
+    """
     run_dates = [row["latestBatch"]["runDate"] for row in all_series if row["latestBatch"]]
     newest = max(run_dates, default=None)
     present, absent = [], []
-    for row in all_series:
+    for row in sort_by_label(all_series):
         if row["latestBatch"] and row["latestBatch"]["runDate"] == newest:
             present.append(row)
         else:
@@ -224,7 +247,7 @@ def leaderboard(all_series: Sequence[Node]) -> list[Node]:
 
     def place(row: Node) -> tuple[int, str]:
         finding = row["trackRecord"]["verdict"]["finding"]
-        return _FINDING_ORDER[finding], row["label"].casefold()
+        return _FINDING_ORDER[finding], _label_key(row)
 
     return sorted(all_series, key=place)
 

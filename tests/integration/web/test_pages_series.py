@@ -470,6 +470,54 @@ def test_an_order_by_labels():
     assert not series_text.any_finding(rows[1:3])
 
 
+async def test_every_page_has_the_order_of_labels(browser, database):
+    """Neither the order of the technical names, nor capitals before small letters."""
+
+    def labels(record: Record) -> None:
+        for name, label in {"a": "gpt", "b": "Dice", "c": "claude", "d": "Éva", "e": "Zoe"}.items():
+            declare(record, name, MODEL, label=label)
+            add_batch(record, name, FIRST, "KO BUY, XOM SELL, AAPL BUY", MODEL)
+        for name, label in {"f": "old", "g": "Ancient"}.items():
+            declare(record, name, MODEL, label=label)
+
+    write(database, labels)
+    ordered = ["claude", "Dice", "gpt", "Zoe", "Éva"]
+    everyone = ["Ancient", "claude", "Dice", "gpt", "old", "Zoe", "Éva"]
+    front = parse_page(await browser.get("/"))
+    shown = [visible_text(one) for one in find_all(front, "h2") if one.get("id") != "shared"]
+    assert shown == [*ordered, "Without picks this week"]
+    absent = find_one(front, "section", aria_labelledby="absent")
+    assert [visible_text(one) for one in find_all(absent, "a")] == ["Ancient", "old"]
+    shared = visible_text(find_one(front, "section", aria_labelledby="shared"))
+    assert "KO: claude (BUY), Dice (BUY), gpt (BUY), Zoe (BUY) and Éva (BUY)" in shared
+    news = find_one(front, "main").get("data-news").splitlines()
+    assert [line.partition(":")[0] for line in news] == ordered
+    for path in ("/series/a", "/batches", "/series/e/batches"):
+        tree = parse_page(await browser.get(path))
+        nav = find_one(tree, "nav", class_="series-nav")
+        assert [visible_text(one) for one in find_all(nav, "a")] == everyone, path
+    rows = find_all(find_one(parse_page(await browser.get("/record")), "tbody"), "tr")
+    assert [visible_text(find_one(row, "a")) for row in rows] == everyone
+    about = await text_of(browser, "/about")
+    assert ", ".join(everyone) in about
+
+
+def test_the_order_changes_no_choice():
+    """The series of short addresses, and the control to compare with, follow from the names."""
+    rows = [
+        {"name": name, "label": label, "kind": kind}
+        for name, label, kind in (
+            ("b", "Zoe", "MODEL"),
+            ("c", "Yes or no", "RANDOM"),
+            ("d", "Dice", "RANDOM"),
+        )
+    ]
+    known = series_text.KnownSeries(rows)
+    assert [one["name"] for one in known.by_label] == ["d", "c", "b"]
+    assert known.default == "b"
+    assert known.counterpart("b") == rows[1]
+
+
 async def test_an_export_of_a_new_series(pool, database):
     """A series that was registered while the process runs can be exported; others are refused."""
 
