@@ -33,17 +33,17 @@ class ExportProgress:
     def __init__(self, on_part: Callable[[], None]) -> None:
         """Store `on_part`, which is called after each part."""
         self.rows = 0
-        self.mondays = 0
+        self.batches = 0
         self.head: str | None = None
         self.rehearsed = False
         self._on_part = on_part
 
     async def count(self, parts: AsyncGenerator[ExportPart]) -> AsyncGenerator[ExportPart]:
-        """Yield the parts unchanged, and count their rows and Mondays."""
+        """Yield the parts unchanged, and count their rows and batches."""
         async for part in parts:
             yield part
             self.rows += len(part.rows)
-            self.mondays += part.mondays
+            self.batches += part.batches
             self.head = part.head_text
             self.rehearsed = part.rehearsed
             self._on_part()
@@ -106,8 +106,11 @@ def export(
         raise ConfigurationError(
             f"The export could not be written to {file}: {error.strerror or error}."
         ) from None
-    counts = f"{pluralize(progress.rows, 'row')} of {pluralize(progress.mondays, 'Monday')}"
-    click.echo(f"Exported: {counts}. The head: {progress.head or 'none yet'}", err=to_stdout)
+    rows = pluralize(progress.rows, "row")
+    batches = pluralize(progress.batches, "batch", "batches")
+    click.echo(
+        f"Exported: {rows} of {batches}. The head: {progress.head or 'none yet'}", err=to_stdout
+    )
     if progress.rehearsed:
         report("This is the record of a rehearsal: all of it is made up, and marked as such.")
 
@@ -197,7 +200,7 @@ async def _write(
             max_documents=1,
             quiet=True,
         )
-        progress = ExportProgress(lambda: report_progress("Mondays", progress.mondays, total))
+        progress = ExportProgress(lambda: report_progress("batches", progress.batches, total))
         async with (
             aclosing(_read_all(engine, names)) as parts,
             aclosing(progress.count(parts)) as counted_parts,

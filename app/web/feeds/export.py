@@ -132,13 +132,13 @@ class JsonRow(CsvRow, frozen=True, kw_only=True):
 
 class ExportPart(Struct, frozen=True):
     """
-    The rows of some Mondays, newest first, with the number of Mondays and the journal's head.
+    The rows of some batches, newest first, with the number of batches and the journal's head.
 
     `origin` and `record_id` are those of the record; the id is None if the record has none.
     """
 
     rows: list[JsonRow]
-    mondays: int
+    batches: int
     head: Node | None
     rehearsed: bool
     origin: str
@@ -180,7 +180,7 @@ async def read_parts(engine: Engine, export_range: ExportRange) -> AsyncGenerato
             rows=_json_rows(
                 batches, service, has_stamps=bool(answer["data"]["timestamps"]["nodes"])
             ),
-            mondays=len(batches),
+            batches=len(batches),
             head=service["journalHead"],
             rehearsed=service["rehearsed"],
             origin=service["origin"],

@@ -94,6 +94,17 @@ async def test_export(harness, database, capsys, tmp_path):
     everything = exported()
     assert everything["series"] is None
     assert [row["series"] for row in everything["rows"]] == [CLAUDE] * 3 + [DICE] * 3 + [MAIN] * 3
+    for name in (MAIN, CLAUDE, DICE):
+        done = command(
+            capsys,
+            "export",
+            "--force",
+            tmp_path / "one.csv",
+            "--series",
+            name,
+            DATABASE_URL=database,
+        )
+        assert done.output.startswith("Exported: 3 rows of 1 batch. The head: ")
     one = exported("--series", "dice")
     assert one["series"] == DICE
     assert one["rows"] == everything["rows"][3:6]
@@ -103,7 +114,7 @@ async def test_export(harness, database, capsys, tmp_path):
         "series",
         *[row["series"] for row in everything["rows"]],
     ]
-    assert done.output.startswith("Exported: 9 rows of 3 Mondays. The head: ")
+    assert done.output.startswith("Exported: 9 rows of 3 batches. The head: ")
     unknown = tmp_path / "unknown.csv"
     done = command(capsys, "export", unknown, "--series", "gemini", DATABASE_URL=database)
     assert without_place(done.error) == UNKNOWN

@@ -603,7 +603,7 @@ def test_the_command_writes_what_the_address_gives(database, tmp_path, commanded
         result = commanded("export", file, "--series", "main", DATABASE_URL=database)
         assert (result.exit_code, file.read_bytes()) == (0, content)
         assert re.fullmatch(
-            r"Exported: 106 rows of 4 Mondays\. The head: 56:[0-9a-f]{64}\n", result.output
+            r"Exported: 106 rows of 4 batches\. The head: 56:[0-9a-f]{64}\n", result.output
         )
         assert file.stat().st_mode & 0o444 == 0o444
     for form, content in zip(("CSV", "Json"), expected, strict=True):
@@ -633,7 +633,7 @@ async def test_the_command_into_a_pipe(database, tmp_path):
     )
     out, err = await exporting.communicate()
     assert (exporting.returncode, out[:7], out.count(b"\r\n")) == (0, b"series,", 107)
-    assert without_place(err.decode()).startswith("Exported: 106 rows of 4 Mondays. The head: 56:")
+    assert without_place(err.decode()).startswith("Exported: 106 rows of 4 batches. The head: 56:")
     cut = await asyncio.create_subprocess_exec(
         "sh", "-c", f"set -o pipefail 2>/dev/null; {ALPHA_MONDAY} export - | true",
         cwd=tmp_path, env=settings, stdout=pipe, stderr=pipe,
