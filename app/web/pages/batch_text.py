@@ -197,6 +197,17 @@ def is_unusual(batch: Node, metric: Node) -> bool:
     return bool(metric["unusualMove"] or latest["benchmarkUnusualMove"])
 
 
+def is_result_unusual(pick: Node | None) -> bool:
+    """
+    Return whether the result of a pick, or that of the benchmark, contains an unusual move.
+
+    None is a pick that the record no longer has.
+    """
+    if pick is None or not pick["result"]:
+        return False
+    return is_unusual(pick["batch"], pick["result"])
+
+
 def any_unusual(batches: Sequence[Node]) -> bool:
     """Return whether the latest figures of any pick of these batches contain an unusual move."""
     for batch in batches:

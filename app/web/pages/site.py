@@ -108,6 +108,20 @@ seriesNamed(name: $series) {
   latestBatch { runDate status }
 }
 """
+# The page of a record also asks for the ids of its best and its worst call, and then for the marks
+# of these two picks: `trackRecord` has no marks.
+_BEST = "best { id } best"
+_WORST = "worst { id } worst"
+_MARKS = """
+query Marks($best: ID!, $worst: ID!) {
+  best: pick(id: $best) { ...Marks }
+  worst: pick(id: $worst) { ...Marks }
+}
+fragment Marks on Pick {
+  result { unusualMove }
+  batch { result { benchmarkUnusualMove } }
+}
+"""
 _DOCUMENTS = {
     **DOCUMENTS_BY_NAME,
     "Front": extended(
@@ -130,10 +144,18 @@ _DOCUMENTS = {
     ),
     "Record": extended(
         "Record",
+        best=_BEST,
+        worst=_WORST,
         service="seriesNamed(name: $series) { kind profiles { tools } } "
         "service { origin lostAnswers } service",
     ),
-    "SeriesRecord": extended("Record", service=f"{_SERIES} service {{ origin }} service"),
+    "SeriesRecord": extended(
+        "Record",
+        best=_BEST,
+        worst=_WORST,
+        service=f"{_SERIES} service {{ origin }} service",
+    ),
+    "Marks": _MARKS,
     "About": extended("Head", service="service { sealed origin recordId } service"),
 }
 
@@ -341,6 +363,7 @@ class Site:
             "record.html",
             page,
             known=known,
+            marked=await self._marked_scores(page.data["trackRecord"]),
             record=page.data["trackRecord"],
             series_name=known.default,
             service=page.data["service"],
@@ -357,11 +380,24 @@ class Site:
             page,
             comparison=await self._comparison(series_name, known),
             known=known,
+            marked=await self._marked_scores(page.data["trackRecord"]),
             own=page.data["seriesNamed"],
             record=page.data["trackRecord"],
             series_name=series_name,
             service=page.data["service"],
         )
+
+    async def _marked_scores(self, record: Mapping[str, Any]) -> Mapping[str, bool]:
+        """
+        Return of the best and the worst call whether its result contains an unusual move.
+
+        The mapping has the keys `best` and `worst`; both are false if the record has no result.
+        """
+        if record["best"] is None:
+            return {"best": False, "worst": False}
+        ids = {name: record[name]["id"] for name in ("best", "worst")}
+        picks = (await self._query("Marks", **ids)).data
+        return {name: batch_text.is_result_unusual(picks[name]) for name in ids}
 
     async def _comparison(self, series_name: str, known: KnownSeries) -> Mapping[str, Any] | None:
         """Return the comparison of a model with a control; None if there is none."""

@@ -5,8 +5,8 @@ A short text must not leave out what makes it true. The feed once attributed to 
 had said of MSFT, with the close of MSFT, and results with an unexplained move looked like any
 other. The cases are the picks that can be renamed (`RENAMED`) and the figures that can be marked
 (`MARKED`), in each place with a short text: the feed, the image, the description of the chart, the
-history, the head of a Monday's table, and `show`. The best and the worst call of the record page
-are not among them, because the API does not return which pick they are.
+history, the head of a Monday's table, the best and the worst call of a record, and `show`. A
+renamed best or worst call has its new ticker alone, and a link to its Monday.
 """
 
 import json
@@ -21,6 +21,7 @@ from served_pages import BROWSER, find_all, find_one, pages_on, parse_page, visi
 
 from app.web.charts.batch_chart import chart_of_batch, draw
 from app.web.charts.image import DOCUMENT, chart_image_svg, summary_line
+from app.web.pages.batch_text import is_result_unusual
 
 # The Monday, the ticker picked, and the one that the share has now.
 RENAMED = [
@@ -197,6 +198,36 @@ async def test_an_unexplained_move_in_short(browser, database, monday, ticker, s
     assert cards.count("not explained by a known split") == count
     words = (await feed(browser))["The picks of Monday 5 January 2026: 3 of 3 calls right"]
     assert words.count(UNUSUAL) == (1 if count and monday == WON else 0)
+
+
+@pytest.mark.parametrize(("monday", "ticker", "statement", "count"), MARKED)
+async def test_an_unexplained_move_of_the_best_and_the_worst_call(
+    browser, database, pool, monday, ticker, statement, count
+):
+    """The page of the record, and that of the series, mark them and explain the mark."""
+    change(database, statement.format(monday=monday, ticker=ticker))
+    answer = await engine_on(pool).execute(
+        "{ trackRecord { best { runDate ticker } worst { runDate ticker } } }"
+    )
+    record = json.loads(answer.body)["data"]["trackRecord"]
+    expected = [
+        bool(count) and one["runDate"] == str(monday) and ticker in (one["ticker"], "SPY")
+        for one in (record["best"], record["worst"])
+    ]
+    for path in ("/record", "/series/main"):
+        main = find_one(await page(browser, path), "main")
+        shown = {
+            visible_text(find_one(row, "dt")): visible_text(find_one(row, "dd"))
+            for row in find_one(main, "dl", class_="numbers")
+        }
+        assert [" ! " in shown[name] for name in ("Best call", "Worst call")] == expected, path
+        assert (f"! The figure contains {UNUSUAL}." in visible_text(main)) == any(expected)
+
+
+def test_the_marks_of_a_pick_that_is_gone():
+    """The record may have changed between both queries: a pick without a result has no mark."""
+    assert not is_result_unusual(None)
+    assert not is_result_unusual({"result": None, "batch": {"result": None}})
 
 
 @pytest.mark.parametrize(("monday", "ticker", "statement", "count"), MARKED)
