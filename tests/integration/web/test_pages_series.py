@@ -153,7 +153,11 @@ def write_failed(record: Record) -> None:
 
 
 def failed_batch(
-    record: Record, series: str, run_date: date, reason: str = "NO_USABLE_ANSWER"
+    record: Record,
+    series: str,
+    run_date: date,
+    reason: str = "NO_USABLE_ANSWER",
+    failure: str = "3 questions brought no usable answer. The last: KO has no recent price.",
 ) -> UUID:
     batch = record.next(3)
     record.add(
@@ -166,7 +170,7 @@ def failed_batch(
         late=False,
         benchmark_symbol="SPY",
         failure_reason=reason,
-        failure="3 questions brought no usable answer. The last: KO has no recent price.",
+        failure=failure,
     )
     return batch
 
@@ -238,6 +242,23 @@ async def test_the_leaderboard(browser, database):
     assert "control" in visible_text(rows[1])
     assert "Shown, not tested" in visible_text(rows[1])
     assert "36 comparisons" in main
+
+
+@pytest.mark.parametrize("writer", [write_three_series, write_nine_series])
+async def test_the_leaderboard_on_a_phone(writer, browser, database):
+    """Each row is a block there: cells repeat their headings, and roles keep it a table."""
+    write(database, writer)
+    table = find_one(parse_page(await browser.get("/record")), "table", class_="leaderboard")
+    assert table.get("role") == "table"
+    assert [one.get("role") for one in table if one.tag != "caption"] == ["rowgroup", "rowgroup"]
+    assert {one.get("role") for one in table.iter("tr")} == {"row"}
+    headings = [visible_text(one) for one in table.iter("th") if one.get("role") == "columnheader"]
+    assert len(headings) == 7
+    for row in find_all(find_one(table, "tbody"), "tr"):
+        name, *cells = row
+        assert name.get("role") == "rowheader"
+        assert {one.get("role") for one in cells} == {"cell"}
+        assert [one.get("data-label") for one in cells] == headings[1:]
 
 
 async def test_the_leaderboard_after_a_check(browser, database):
