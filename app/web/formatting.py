@@ -21,6 +21,7 @@ MINUS = "\N{MINUS SIGN}"
 _CENTS = Decimal("0.01")
 _FOUR_DECIMALS = Decimal("0.0001")
 _DATE = re.compile(r"(?<![\w-])2[0-9]{3}-[0-9]{2}-[0-9]{2}(?![\w-])")
+_CODE = re.compile(r"`([^`\r\n]+)`")
 _MINUS_OF_A_NUMBER = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
 
 # What formatting or drawing raises for a number that is too large. ZeroDivisionError is not among
@@ -123,6 +124,16 @@ def format_sentence(text: str) -> str:
     """Return a sentence of the record with its dates in full and with typographic minus signs."""
     with_dates = _DATE.sub(_replace_date, text)
     return _MINUS_OF_A_NUMBER.sub(MINUS, with_dates)
+
+
+def split_code(text: str) -> list[str]:
+    """
+    Return the parts of a text that are between two backticks of one line, and the parts around.
+
+    The parts alternate, and the first one is not code. Providers and models write names so.
+    """
+    # The pattern has one group, which `split` also returns.
+    return _CODE.split(text)
 
 
 def _replace_date(match: re.Match[str]) -> str:

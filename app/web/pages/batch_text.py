@@ -61,7 +61,8 @@ _NEVER_TESTED = frozenset({"CONTROL", "TOOLS"})
 
 _SKIPPED_AT_FIRST = "skipped at first"
 
-# The reasons whose sentence quotes a provider or a model. Quotes are shown unchanged.
+# The reasons whose sentence quotes a provider or a model. The dates and numbers of quotes are shown
+# unchanged.
 _QUOTING_REASONS = frozenset({"NO_USABLE_ANSWER", "PROVIDER_ERROR", "CONFIGURATION"})
 
 

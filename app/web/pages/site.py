@@ -56,6 +56,7 @@ FILTERS = (
     "new_york_time",
     "utc_time",
     "format_sentence",
+    "split_code",
 )
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 CACHED_FOR_A_DAY = {"Cache-Control": "public, max-age=86400"}

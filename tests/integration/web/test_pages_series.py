@@ -226,6 +226,31 @@ async def test_an_accepted_answer_with_picks(browser, database):
     assert "This answer became the picks." in await text_of(browser, f"/batches/{FIRST}")
 
 
+@pytest.mark.parametrize(
+    ("failure", "html"),
+    [
+        pytest.param("`temperature` is old.", "<code>temperature</code> is old.", id="a name"),
+        pytest.param("Use `a` or `b`", "Use <code>a</code> or <code>b</code>", id="two names"),
+        pytest.param("`<b>` & <i>", "<code>&lt;b&gt;</code> &amp; &lt;i&gt;", id="markup"),
+        pytest.param("A ` alone", "A ` alone", id="one backtick"),
+        pytest.param("Nothing in ``", "Nothing in ``", id="nothing between"),
+        pytest.param("Over `two\nlines`", "Over `two\nlines`", id="two lines"),
+    ],
+)
+async def test_a_failure_with_backticks(failure, html, browser, database):
+    """What a provider wrote in backticks is shown as code, and never as markup of ours."""
+
+    def fails(record: Record) -> None:
+        write_three_series(record)
+        batch = failed_batch(record, "claude", THIRD, "CONFIGURATION", failure)
+        outcome = {"accepted": False, "refusal": failure, "answered_at": due_at(THIRD)}
+        record.question("claude", THIRD, 1, batch, answer="{}", **outcome)
+
+    write(database, fails)
+    for path, count in (("/", 1), (f"/series/claude/batches/{THIRD}", 2)):
+        assert (await browser.get(path)).text.count(html) == count, path
+
+
 async def test_the_leaderboard(browser, database):
     """Every series has a row, sorted by the name that readers see, and the page says why."""
     write(database, write_nine_series)
