@@ -368,7 +368,7 @@ async def test_exports_and_the_feed_survive_pages_that_are_too_large(create, pla
         answer, first = await execute_halving_page(
             Engine(schema, pool_fetcher(pool), FACTS), DOCUMENTS_BY_NAME["Feed"], 50
         )
-    assert [part.mondays for part in read] == [1, 1, 1, 1]
+    assert [part.batches for part in read] == [1, 1, 1, 1]
     assert (answer.error_code, first) == (None, 1)
 
 
