@@ -99,8 +99,14 @@ def rehearse(
     """
     _refuse_contradictions(calm=calm, odd=odd, single=single, series_path=series_path)
     configuration = settings.load()
-    file = None if single else series_path or configuration.series_file or None
-    configuration, phases = _read_series(configuration, series_path, single=single)
+    source = series_file.SETTING
+    if series_path is not None:
+        source = "--series"
+        configuration = msgspec.structs.replace(configuration, series_file=series_path)
+    if single:
+        configuration = msgspec.structs.replace(configuration, series_file="")
+    file = configuration.series_file or None
+    configuration, phases = _read_series(configuration, source, single=single)
     rehearsal.refuse_address_without_key(configuration)
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     with _opened(configuration, no_serve=no_serve) as listener:
@@ -173,19 +179,15 @@ class _Stage(Struct, frozen=True):
 
 
 def _read_series(
-    configuration: Settings, series_path: str | None, *, single: bool
+    configuration: Settings, source: str, *, single: bool
 ) -> tuple[Settings, list[SeriesPhase] | None]:
     """
     Return the settings with simulated models, and the phases of a file of series.
 
-    Without a file, the phases are None, or empty if only `main` is played.
+    `source` is the setting or the option with the path of the file. Without a file, the phases are
+    None, or empty if only `main` is played.
     """
-    source = series_file.SETTING
-    if series_path is not None:
-        source = "--series"
-        configuration = msgspec.structs.replace(configuration, series_file=series_path)
-    if single or not (configuration.series_file or series_path is not None):
-        configuration = msgspec.structs.replace(configuration, series_file="")
+    if not configuration.series_file:
         is_alone = single or bool(configuration.openai_base_url)
         return configuration, [] if is_alone else None
     phases = rehearsed_series.of_file(configuration, source=source)
