@@ -31,17 +31,10 @@ from series_records import (
 from app.domain.model import BatchStatus
 from tests.integration.api.test_schema_expressions import query_data
 from tests.integration.api.test_schema_track_record import past_the_guards
+from tests.unit.domain.test_verdict import OF_A_CONTROL, OF_TOOLS
 
 FIRST_CHECK, SECOND_CHECK = date(2027, 1, 4), date(2028, 1, 3)
 
-OF_A_CONTROL = (
-    "A control, whose picks are drawn at random: its results are shown, and no yearly check tests "
-    "them."
-)
-OF_TOOLS = (
-    "The model has tools, so it may know prices of Monday: its results are shown, and no yearly "
-    "check tests them."
-)
 LOOK = """number on seq heldAt late sharePct batches weeks gaps failedMondays beyondBetaPct
     interval { low } probability bound finding untestedReason"""
 VERDICTS = f"""{{ series {{ name trackRecord {{ verdict {{ finding foundOn words nextLook
