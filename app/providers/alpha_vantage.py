@@ -1,9 +1,10 @@
 """
-A client of Alpha Vantage: raw daily bars, listed splits, and the rate of a loan without risk.
+A client of Alpha Vantage: daily bars, splits, dividends, and the rate of a loan without risk.
 
 `TIME_SERIES_DAILY` with `outputsize=compact` returns the latest 100 raw bars, each with its own
 date. `SPLITS` returns a ticker's splits, and apparently its spin-offs, with factors of four
-decimals. `TREASURY_YIELD` returns all weekly yields of three-month Treasury bills.
+decimals. `DIVIDENDS` returns a ticker's dividends, also those that are declared for a future day.
+`TREASURY_YIELD` returns all weekly yields of three-month Treasury bills.
 `app/providers/alpha_vantage_answers.py` interprets the responses.
 
 The notice about the daily quota repeats the key, so every text of the provider is redacted before
@@ -40,10 +41,13 @@ from app.errors import (
 )
 from app.providers import bodies
 from app.providers.alpha_vantage_answers import (
+    ListedDividend,
     ListedRate,
     ListedSplit,
     MaybeUnknownTicker,
+    find_ex_dates,
     read_bars,
+    read_dividends,
     read_rates,
     read_splits,
 )
@@ -62,11 +66,13 @@ from app.providers.retry_after import parse_retry_after
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"
 SPLITS = "SPLITS"
+DIVIDENDS = "DIVIDENDS"
 RATES = "TREASURY_YIELD"
 # The name of this provider in the record: the sources of its readings begin with it.
 PRICE_SOURCE = "alphavantage"
 SOURCE = f"{PRICE_SOURCE} TIME_SERIES_DAILY"
 SPLITS_SOURCE = f"{PRICE_SOURCE} SPLITS"
+DIVIDENDS_SOURCE = f"{PRICE_SOURCE} DIVIDENDS"
 RATES_SOURCE = f"{PRICE_SOURCE} TREASURY_YIELD 3month"
 # What the rates are about. In the ledger, and in messages, it takes the place of a ticker.
 MATURITY = "3month"
@@ -130,6 +136,28 @@ class SplitsAnswer(Struct, frozen=True):
     splits: list[ListedSplit]
     unreadable: list[UnreadableRow] = []
     body_sha256: str = ""
+
+
+class DividendsAnswer(Struct, frozen=True):
+    """
+    The dividends that are listed for one ticker, oldest first, also those of the future.
+
+    - `unreadable`: the rows of the response that cannot be read; an ex-date with such a row is not
+      among `dividends`
+    - `body_sha256`: the hash of the response's body
+    - `ex_dates`: all ex-dates in the response, the earliest first, each once: also those whose
+      amount cannot be read
+    - `undated`: the number of rows whose ex-date cannot be read
+
+    The caller has to store the outcome of the request under `grant`.
+    """
+
+    grant: Grant
+    dividends: list[ListedDividend]
+    unreadable: list[UnreadableRow] = []
+    body_sha256: str = ""
+    ex_dates: list[date] = []
+    undated: int = 0
 
 
 class RatesAnswer(Struct, frozen=True):
@@ -228,6 +256,40 @@ class AlphaVantage:
         if isinstance(answer, AlreadyAnswered):
             return answer
         return SplitsAnswer(*answer)
+
+    async def dividends(
+        self,
+        ticker: str,
+        since: datetime,
+        needed_since: datetime | None = None,
+        *,
+        max_attempts: int | None = None,
+    ) -> DividendsAnswer | AlreadyAnswered:
+        """
+        Return the dividends listed for `ticker`; parameters and errors are those of `bars`.
+
+        `max_attempts` is the maximum number of attempts if it is below that of this client. It
+        never raises UnknownTicker: dividends are requested only for tickers that had bars.
+        """
+        answer = await self._request(
+            DIVIDENDS,
+            ticker=ticker,
+            since=since,
+            needed_since=needed_since or since,
+            reader=read_dividends,
+            max_attempts=max_attempts,
+        )
+        if isinstance(answer, AlreadyAnswered):
+            return answer
+        grant, dividends, unreadable, sha256 = answer
+        return DividendsAnswer(
+            grant=grant,
+            dividends=dividends,
+            unreadable=unreadable,
+            body_sha256=sha256,
+            ex_dates=find_ex_dates(dividends, unreadable),
+            undated=sum(row.day is None for row in unreadable),
+        )
 
     async def rates(
         self,

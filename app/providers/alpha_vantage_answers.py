@@ -14,6 +14,7 @@ a response is data, a notice or an error. There are three rules:
 """
 
 import decimal
+import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -48,6 +49,9 @@ _SPLITS = "data"
 _META_DATA = "Meta Data"
 _SYMBOL_MEMBERS = ("symbol", "ticker")
 _RATES = "data"
+_DIVIDENDS = "data"
+# The member of a row with a dividend that says on which day its ticker trades without it.
+_EX_DATE = "ex_dividend_date"
 # The members that describe a response with rates. They are no notice.
 _RATE_MEMBERS = ("name", "interval", "unit")
 _RATE_INTERVAL = "weekly"
@@ -65,8 +69,8 @@ _MAX_NOTICE_READ = 2000
 # of the other, for example 4 of 4.0001 (see `_is_rounding_of`). We know no date with two different
 # events whose factors were so close.
 _ROUNDING_TOLERANCE = Decimal("0.005")
-# The precision of a comparison of two factors, in digits. No factor that
-# `app.domain.returns.parse_price` reads has so many digits.
+# The precision of a comparison of two factors, and of a sum of dividends, in digits. No number that
+# `app.domain.returns.parse_price` reads has so many digits, so neither is rounded.
 _ROUNDING_PRECISION = 300
 _DATE_IN_OTHER_SPELLING = re.compile(
     r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])"
@@ -95,6 +99,19 @@ class ListedSplit(Struct, frozen=True):
 
     effective_date: date
     factor: Decimal
+    text: str
+
+
+class ListedDividend(Struct, frozen=True):
+    """
+    All dividends of one ex-date, per share of that day, in the currency of the ticker's prices.
+
+    `amount` is their sum, above zero, with every digit that was sent: 1.6900 keeps its zeros.
+    `text` has the amounts as the provider wrote them, the smallest first, with " + " between them.
+    """
+
+    ex_date: date
+    amount: Decimal
     text: str
 
 
@@ -140,12 +157,47 @@ def read_splits(
     except ProviderUnavailable as error:
         notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
         raise notice or error from None
-    notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
-    # A notice may say that the request was rejected. Then an empty list does not mean that the
-    # ticker had no splits.
-    if not listed and isinstance(notice, ProviderBusy | QuotaSpent | ConfigurationError):
-        raise notice
+    _refuse_rejection(answer, listed, ticker=ticker, key=key, now=now)
     return listed, unreadable
+
+
+def read_dividends(
+    body: bytes, ticker: str, key: str, now: datetime
+) -> tuple[list[ListedDividend], list[UnreadableRow]]:
+    """
+    Return the dividends of a response, oldest first, and the rows that cannot be read.
+
+    Dividends of the future are among them. Rows that are equal in every member count once, and the
+    different rows of one ex-date are added up. If one of the rows of an ex-date has an amount that
+    cannot be read, this ex-date has no dividend in the result: a part of a sum is no sum. A row
+    whose ex-date cannot be read is an unreadable row without a day.
+
+    An empty list is an answer: the ticker pays no dividends. If there is no list of dividends,
+    raises the error that the response reports. `key` is removed from the text of the error.
+    """
+    answer = _decode_object(body, ticker)
+    try:
+        _refuse_other_symbol(answer, ticker)
+        listed, unreadable = _read_dividends(answer, ticker)
+    except ProviderUnavailable as error:
+        notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+        raise notice or error from None
+    _refuse_rejection(answer, listed, ticker=ticker, key=key, now=now)
+    return listed, unreadable
+
+
+def find_ex_dates(
+    listed: Iterable[ListedDividend], unreadable: Iterable[UnreadableRow]
+) -> list[date]:
+    """
+    Return every ex-date that a response with dividends lists, the earliest first, each once.
+
+    The ex-dates whose amount cannot be read are among them. The arguments are the result of
+    `read_dividends`.
+    """
+    days = {dividend.ex_date for dividend in listed}
+    days |= {row.day for row in unreadable if row.day}
+    return sorted(days)
 
 
 def read_rates(
@@ -166,6 +218,19 @@ def read_rates(
     except ProviderUnavailable as error:
         notice = _parse_notice(described, ticker=ticker, key=key, now=now)
         raise notice or error from None
+
+
+def _refuse_rejection(
+    answer: dict[str, Any], listed: Sequence[Row], *, ticker: str, key: str, now: datetime
+) -> None:
+    """
+    Raise the error of a notice that rejects the request, if nothing is listed.
+
+    Then an empty list does not mean that the ticker had no splits, or no dividends.
+    """
+    notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+    if not listed and isinstance(notice, ProviderBusy | QuotaSpent | ConfigurationError):
+        raise notice
 
 
 def _decode_object(body: bytes, ticker: str) -> dict[str, Any]:
@@ -206,7 +271,8 @@ def _descriptive_members(answer: dict[str, Any]) -> list[tuple[str, Any]]:
     for name, value in answer.items():
         if name == _BARS:
             continue
-        # A list of objects may describe the response, too, unless it is the list of splits.
+        # A list of objects may describe the response, too, unless it is the list of splits or of
+        # dividends, which has the same name.
         is_other_list = isinstance(value, list) and name != _SPLITS
         elements = value if is_other_list else [value]
         for element in elements:
@@ -329,6 +395,82 @@ def _read_split(row: object, ticker: str) -> ListedSplit | UnreadableRow:
         return UnreadableRow(day, str(error))
 
 
+def _read_dividends(
+    answer: dict[str, Any], ticker: str
+) -> tuple[list[ListedDividend], list[UnreadableRow]]:
+    data = answer.get(_DIVIDENDS)
+    if not isinstance(data, list):
+        raise _missing_data_error(answer, ticker, "a list of dividends")
+    different = _different_rows(data, ticker)
+    rows = _limit_undated_rows([_read_dividend(row, ticker) for row in different])
+    unreadable = _unreadable_rows(rows, ticker)
+    # If no row has the member for its ex-date, this is another list, for example of splits. A row
+    # whose ex-date is the text `None` is a dividend: its ex-date is not known yet.
+    if unreadable and not any(isinstance(row, dict) and _EX_DATE in row for row in data):
+        raise ProviderUnavailable(unreadable[0].reason)
+    texts: dict[date, list[str]] = {}
+    for row in rows:
+        if isinstance(row, ListedDividend):
+            texts.setdefault(row.ex_date, []).append(row.text)
+    incomplete_days = {row.day for row in unreadable}
+    listed = [
+        _add_up(day, amounts)
+        for day, amounts in sorted(texts.items())
+        if day not in incomplete_days
+    ]
+    return listed, unreadable
+
+
+def _different_rows(data: Sequence[object], ticker: str) -> list[object]:
+    """
+    Return the rows in their order, and of several rows that are equal in every member the first.
+
+    Raises ProviderUnavailable if a row is nested too deeply to be compared.
+    """
+    rows: dict[str, object] = {}
+    try:
+        for row in data:
+            # As JSON, 1, 1.0 and true are three values. In Python they are equal.
+            rows.setdefault(json.dumps(row, sort_keys=True, default=str), row)
+    except RecursionError:
+        raise ProviderUnavailable(
+            f"{ticker}: Alpha Vantage's list of dividends is nested too deeply."
+        ) from None
+    return list(rows.values())
+
+
+def _read_dividend(row: object, ticker: str) -> ListedDividend | UnreadableRow:
+    if not isinstance(row, dict):
+        return UnreadableRow(None, f"{ticker}: {describe_value(row)} is not a dividend.")
+    text = row.get(_EX_DATE)
+    day = _parse_day(text)
+    if day is None:
+        # A date in another spelling is no ex-date, but it shows that the row is not from later.
+        latest = _guess_day(text) or _guess_year_end(text)
+        reason = f"{ticker}: {describe_value(text)} is not a dividend's ex-date."
+        return UnreadableRow(None, reason, latest)
+    amount = row.get("amount")
+    try:
+        return ListedDividend(day, parse_price(amount, ticker, day, what="dividend"), str(amount))
+    except ProviderUnavailable as error:
+        return UnreadableRow(day, str(error))
+
+
+def _add_up(day: date, texts: Sequence[str]) -> ListedDividend:
+    """
+    Return the sum of one ex-date's amounts, for example of an ordinary and a special dividend.
+
+    The order of the rows makes no difference, because the same list in another order must not
+    become a new reading.
+    """
+    ordered = sorted(texts, key=lambda text: (Decimal(text), text))
+    amount = Decimal(ordered[0])
+    with decimal.localcontext(DECIMAL_CONTEXT, prec=_ROUNDING_PRECISION):
+        for text in ordered[1:]:
+            amount += Decimal(text)
+    return ListedDividend(day, amount, " + ".join(ordered))
+
+
 def _refuse_other_rates(answer: dict[str, Any], subject: str) -> None:
     """
     Raise ProviderUnavailable if the response has other rates than the requested ones.
@@ -448,9 +590,7 @@ def _is_rounding_of(text: str, other: str) -> bool:
         return is_near and round(exact, _decimal_places(text)) == value
 
 
-def _limit_undated_rows(
-    rows: Sequence[ListedSplit | UnreadableRow],
-) -> list[ListedSplit | UnreadableRow]:
+def _limit_undated_rows(rows: Sequence[Row | UnreadableRow]) -> list[Row | UnreadableRow]:
     """
     Return the rows, with the latest possible day for each row that has no day.
 
@@ -462,7 +602,7 @@ def _limit_undated_rows(
     dated = [day for day in days if day]
     if dated != sorted(dated, reverse=True):
         return list(rows)
-    limited: list[ListedSplit | UnreadableRow] = []
+    limited: list[Row | UnreadableRow] = []
     latest: date | None = None
     for row, day in zip(rows, days, strict=True):
         latest = day or latest
@@ -477,13 +617,18 @@ def _earlier(one: date | None, other: date | None) -> date | None:
     return min((day for day in (one, other) if day), default=None)
 
 
-def _row_day(row: ListedSplit | UnreadableRow) -> date | None:
-    if isinstance(row, ListedSplit):
-        return row.effective_date
-    return row.day
+def _row_day(row: object) -> date | None:
+    match row:
+        case ListedSplit():
+            return row.effective_date
+        case ListedDividend():
+            return row.ex_date
+        case UnreadableRow():
+            return row.day
+    return None
 
 
-def _is_undated(row: ListedSplit | UnreadableRow) -> TypeGuard[UnreadableRow]:
+def _is_undated(row: object) -> TypeGuard[UnreadableRow]:
     return isinstance(row, UnreadableRow) and row.day is None
 
 
@@ -617,7 +762,7 @@ _PREMIUM = re.compile(
     r"\bthis( \w+)?,? (is|was|has become) an?( \w+)? premium([- ]only)?( api)? "
     r"(endpoint|function)"
     r"|^an?( \w+)? premium( api)? (endpoint|function)\b"
-    r"|(endpoint|function|parameter|outputsize|time_series_daily|splits)\b[^.;,:]{0,30} "
+    r"|(endpoint|function|parameter|outputsize|time_series_daily|splits|dividends)\b[^.;,:]{0,30} "
     r"(is|are|has become)"
     r"( an?| now| only)*( \w+)? premium([- ]only)?( api)? "
     r"(endpoint|feature|function|parameter|data|service)"

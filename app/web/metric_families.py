@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 from app.domain import calendar
 from app.domain.model import BatchStatus, CheckpointStatus, FailureReason, SkipReason
 from app.ops.snapshot import LATENESS_BUCKETS, MONDAY_STATES, MetricsSnapshot
-from app.providers.alpha_vantage import DAILY, RATES, SPLITS
+from app.providers.alpha_vantage import DAILY, DIVIDENDS, RATES, SPLITS
 from app.providers.rate_limiter import RequestOutcome
 from app.store.checkpoints import Lateness
 from jobs.queue import app as queue
@@ -238,7 +238,7 @@ def _queue_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
 
 def _quota_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     outcomes = (*map(str, RequestOutcome), "cut_off")
-    requests = dict.fromkeys(product((DAILY, SPLITS, RATES), outcomes), 0)
+    requests = dict.fromkeys(product((DAILY, SPLITS, DIVIDENDS, RATES), outcomes), 0)
     requests |= snapshot.totals.requests
     yield counter(
         "provider_requests",

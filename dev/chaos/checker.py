@@ -905,10 +905,10 @@ def request_period(at: datetime, function: str) -> datetime | date:
     """
     Return the beginning of the period within which an answer given at `at` serves all jobs.
 
-    It is the last of the day's request times, and for splits and rates the day.
+    It is the last of the day's request times, and for splits, dividends and rates the day.
     """
     local = at.astimezone(NEW_YORK)
-    if function in ("SPLITS", "TREASURY_YIELD"):
+    if function in ("SPLITS", "DIVIDENDS", "TREASURY_YIELD"):
         return local.date()
     # Before nine, the last request time is yesterday's.
     yesterday = local.date() - timedelta(days=1)

@@ -1,6 +1,7 @@
 """Alpha Vantage over real HTTP: what every body means, and which outcome its request gets."""
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
@@ -34,7 +35,9 @@ from app.providers.alpha_vantage import (
     MAX_ATTEMPTS,
     AlphaVantage,
     BarsAnswer,
+    DividendsAnswer,
 )
+from app.providers.alpha_vantage_answers import ListedDividend
 from app.providers.rate_limiter import (
     GRANT_LIFETIME,
     AlreadyAnswered,
@@ -93,6 +96,12 @@ OLDER_THROTTLE = (
 SPLITS = (
     '{"symbol": "NVDA", "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}, '
     '{"effective_date": "2021-07-20", "split_factor": "4.0000"}]}'
+)
+DIVIDENDS = (
+    '{"symbol": "IBM", "data": [{"ex_dividend_date": "2025-11-10", "declaration_date": '
+    '"2025-08-27", "record_date": "2025-11-10", "payment_date": "2025-12-10", "amount": "1.69"}, '
+    '{"ex_dividend_date": "2025-08-08", "declaration_date": "None", "record_date": "None", '
+    '"payment_date": "None", "amount": "1.6800"}]}'
 )
 NO_QUOTE = '{"Global Quote": {}}'
 
@@ -540,6 +549,122 @@ async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
         await client().splits("NVDA", NINE)
     assert type(raised.value) is ProviderUnavailable
     assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_dividends(client, provider, pool):
+    """The request names the function, the symbol and the key; the answer has every digit."""
+    provider.play(Reply(DIVIDENDS.encode()))
+    vendor = client()
+    answer = await vendor.dividends("IBM", NINE)
+    assert [request.query for request in provider.requests] == [
+        {"function": "DIVIDENDS", "symbol": "IBM", "apikey": KEY}
+    ]
+    assert isinstance(answer, DividendsAnswer)
+    days = [date(2025, 8, 8), date(2025, 11, 10)]
+    assert answer.dividends == [
+        ListedDividend(days[0], Decimal("1.6800"), "1.6800"),
+        ListedDividend(days[1], Decimal("1.69"), "1.69"),
+    ]
+    assert [str(one.amount) for one in answer.dividends] == ["1.6800", "1.69"]
+    assert (answer.unreadable, answer.ex_dates, answer.undated) == ([], days, 0)
+    assert answer.body_sha256 == hashlib.sha256(DIVIDENDS.encode()).hexdigest()
+    async with pool.connection() as conn:
+        await vendor.ledger.store_outcome(conn, answer.grant, RequestOutcome.ANSWERED)
+    assert await vendor.dividends("IBM", NINE) == AlreadyAnswered()
+    assert await outcomes(pool) == ["answered"]
+
+
+async def test_a_ticker_without_dividends(client, provider, pool):
+    """An empty list is an answer."""
+    provider.play(says({"symbol": "BRK-B", "data": []}))
+    answer = await client().dividends("BRK.B", NINE)
+    assert isinstance(answer, DividendsAnswer)
+    assert (answer.dividends, answer.ex_dates, answer.undated) == ([], [], 0)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
+    assert await outcomes(pool) == [None]
+
+
+async def test_dividends_that_cannot_be_read(client, provider):
+    """The answer has all ex-dates, the number of rows without one, and no part of the key."""
+    rows = [
+        {"ex_dividend_date": "None", "amount": "1.69"},
+        {"ex_dividend_date": "2025-08-08", "amount": KEY},
+        {"ex_dividend_date": "2025-08-08", "amount": "1.68"},
+        {"ex_dividend_date": "2025-05-09", "amount": "1.68"},
+        {"ex_dividend_date": KEY, "amount": "1.68"},
+    ]
+    provider.play(says({"symbol": "IBM", "data": rows}))
+    answer = await client().dividends("IBM", NINE)
+    assert isinstance(answer, DividendsAnswer)
+    assert [one.ex_date for one in answer.dividends] == [date(2025, 5, 9)]
+    assert answer.ex_dates == [date(2025, 5, 9), date(2025, 8, 8)]
+    assert answer.undated == 2
+    assert [(row.day, row.reason) for row in answer.unreadable] == [
+        (date(2025, 8, 8), "IBM, 2025-08-08: '***' is not a dividend."),
+        (None, "IBM: 'None' is not a dividend's ex-date."),
+        (None, "IBM: '***' is not a dividend's ex-date."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "outcome", "requests"),
+    [
+        pytest.param(PREMIUM, ConfigurationError, "refused", 1, id="premium"),
+        pytest.param(BAD_KEY, ConfigurationError, "refused", 1, id="bad key"),
+        pytest.param(DAILY_QUOTA, QuotaSpent, "quota_spent", 1, id="daily quota"),
+        pytest.param(BURST, ProviderBusy, "failed", 5, id="burst"),
+        pytest.param(UNKNOWN_SYMBOL, ProviderUnavailable, "unknown", 5, id="unknown symbol"),
+        pytest.param("{}", ProviderUnavailable, "unknown", 5, id="empty object"),
+        pytest.param(SPLITS, ProviderUnavailable, "failed", 5, id="splits of another symbol"),
+        pytest.param(DAILY_SERIES, ProviderUnavailable, "failed", 5, id="bars"),
+        pytest.param(SPLITS.replace("NVDA", "IBM"), ProviderUnavailable, "failed", 5, id="splits"),
+        pytest.param(
+            '{"symbol": "GE", "data": []}', ProviderUnavailable, "failed", 5, id="another symbol"
+        ),
+        pytest.param(DIVIDENDS[:200], ProviderUnavailable, "failed", 5, id="truncated JSON"),
+        pytest.param("<html>", ProviderUnavailable, "failed", 5, id="HTML"),
+    ],
+)
+async def test_what_an_answer_about_dividends_means(
+    client, provider, pool, reply, error, outcome, requests
+):
+    """
+    Each answer without dividends raises the error that says what to do; the ticker never becomes
+    unknown.
+    """
+    provider.play(Reply(reply.encode()))
+    with pytest.raises(error) as raised:
+        await client().dividends("IBM", NINE)
+    assert type(raised.value) is error
+    assert await outcomes(pool) == [outcome] * requests
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+
+
+async def test_dividends_with_fewer_attempts(client, provider, pool):
+    """The caller can have fewer attempts than other requests have."""
+    provider.play(Reply(status=503))
+    with pytest.raises(ProviderUnavailable):
+        await client().dividends("IBM", NINE, max_attempts=2)
+    assert await outcomes(pool) == ["failed"] * 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        pytest.param(endless(), "more than 5,000,000 bytes", id="endless chunks"),
+        pytest.param(compressed(100_000_000), "more than 5,000,000 bytes", id="gzip"),
+        pytest.param(endless_headers(b"a"), "cannot be reached", id="one endless header"),
+        pytest.param(plain(4_000_000), "did not answer with a JSON object", id="only spaces"),
+        pytest.param(
+            plain(4_000_000, fill=b"["), "did not answer with a JSON object", id="very deep"
+        ),
+    ],
+)
+async def test_hostile_dividends(client, provider, reply, error):
+    """The request fails with the provider's error, whatever the provider sends."""
+    provider.play(reply)
+    with pytest.raises(ProviderUnavailable, match=error):
+        await client(attempts=1).dividends("IBM", NINE)
 
 
 async def test_an_unknown_notice_is_quoted(client, provider):

@@ -20,7 +20,12 @@ from app.errors import (
     ProviderUnavailable,
     QuotaSpent,
 )
-from app.providers.alpha_vantage_answers import MaybeUnknownTicker, read_bars, read_splits
+from app.providers.alpha_vantage_answers import (
+    MaybeUnknownTicker,
+    read_bars,
+    read_dividends,
+    read_splits,
+)
 from app.simulation.faults import BAD_KEY, BURST, NOTE, PREMIUM, QUOTA, UNKNOWN
 
 KEY = "K7QZ4XW9J2VB8RTM"
@@ -572,9 +577,9 @@ def test_a_member_that_occurs_twice_in_an_answer(text):
         pytest.param('"symbol": "IBM", "symbol": 5', id="a number"),
     ],
 )
-@pytest.mark.parametrize("reader", [read_bars, read_splits])
+@pytest.mark.parametrize("reader", [read_bars, read_splits, read_dividends])
 def test_an_answer_that_names_two_symbols(about, reader):
-    """The error says so, for bars and for splits alike."""
+    """The error says so, for bars, splits and dividends alike."""
     text = f'{{{about}, "Time Series (Daily)": {{"2026-10-23": {{"4. close": "1"}}}}, "data": []}}'
     with pytest.raises(ProviderUnavailable) as refused:
         reader(text.encode(), "IBM", KEY, NOW)
