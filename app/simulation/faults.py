@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from app.domain import calendar
 from app.errors import ConfigurationError
-from app.simulation import timestamp_authority
+from app.simulation import dividends, timestamp_authority
 from app.simulation.market import Market
 
 # Notices and errors in Alpha Vantage's own words.
@@ -62,6 +62,7 @@ BAD_KEY = (
     "the parameter apikey is invalid or missing. Please claim your free API key on "
     "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
 )
+DIVIDENDS = "DIVIDENDS"
 # With the fault `late_split`, a split is listed only when its day is longer ago than this.
 _LATE_SPLIT_DELAY = timedelta(days=5)
 HTML = (
@@ -116,6 +117,8 @@ Fault = Callable[[SimulatedReply, SimulatedRequest], SimulatedReply]
 Series = dict[str, dict[str, str]]
 # The list of splits of an answer, newest split first.
 Splits = list[dict[str, str]]
+# The list of dividends of an answer, newest ex-date first.
+Dividends = list[dividends.Row]
 # The picks in the answer of a model.
 Picks = list[dict[str, Any]]
 
@@ -157,12 +160,51 @@ def change_splits(change: Callable[[Splits, SimulatedRequest], Any]) -> Fault:
 
     def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
-        # An answer with rates has a member of this name, too.
-        if "data" not in answer or request.function == "TREASURY_YIELD":
+        # Answers with dividends and with rates have a member of this name, too.
+        if "data" not in answer or request.function in (DIVIDENDS, "TREASURY_YIELD"):
             return good
         return json_reply({**answer, "data": change(answer["data"], request)})
 
     return fault
+
+
+def change_dividends(change: Callable[[Dividends, SimulatedRequest], Any]) -> Fault:
+    """Return a fault that replaces the list of dividends by the result of `change`."""
+
+    def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
+        answer = msgspec.json.decode(good.body)
+        if "data" not in answer or request.function != DIVIDENDS:
+            return good
+        return json_reply({**answer, "data": change(answer["data"], request)})
+
+    return fault
+
+
+def change_each_dividend(**values: Any) -> Fault:
+    """Return a fault that sets members of each listed dividend."""
+    return change_dividends(lambda listed, _: [{**row, **values} for row in listed])
+
+
+def list_dividends_wrongly(name: str) -> Fault:
+    """
+    Return a fault of `app.simulation.dividends.DIVIDENDS_LISTED_WRONGLY`, for each dividend.
+
+    The row of a dividend is right from some days after its ex-date on.
+    """
+
+    def change(listed: Dividends, request: SimulatedRequest) -> Dividends:
+        assert request.market
+        rows: Dividends = []
+        for row in listed:
+            rows += dividends.list_wrongly(
+                name,
+                row,
+                today=calendar.new_york_date(request.at),
+                calendar=request.market.calendar,
+            )
+        return rows
+
+    return change_dividends(change)
 
 
 def change_picks(change: Callable[[Picks], object]) -> Fault:
@@ -241,6 +283,30 @@ def _without_late_splits(listed: Splits, request: SimulatedRequest) -> Splits:
 
 def _each_split_twice(listed: Splits, _: SimulatedRequest) -> Splits:
     return [*listed, *({**split, "split_factor": "7.0000"} for split in listed)]
+
+
+def _restate_dividends(listed: Dividends, request: SimulatedRequest) -> Dividends:
+    """Divide each amount by the factors of the splits after its ex-date."""
+    assert request.market
+    ticker, today = request.symbol.replace("-", "."), calendar.new_york_date(request.at)
+    return [request.market.restate_dividend(ticker, row, today) for row in listed]
+
+
+def _list_splits_as_dividends(listed: Dividends, request: SimulatedRequest) -> Dividends:
+    """Add a dividend for each split that increases the number of shares, as for a spin-off."""
+    assert request.market
+    ticker, today = request.symbol.replace("-", "."), calendar.new_york_date(request.at)
+    spin_offs = request.market.spin_offs_as_dividends(ticker, today, every_split=True)
+    rows = [*listed, *(row for _, row in spin_offs)]
+    return sorted(rows, key=lambda row: row["ex_dividend_date"], reverse=True)
+
+
+def _answer_premium_for_dividends(
+    good: SimulatedReply, request: SimulatedRequest
+) -> SimulatedReply:
+    if request.function != DIVIDENDS:
+        return good
+    return answer_notice("Information", PREMIUM)(good, request)
 
 
 def _with_bar_of_today(series: Series, request: SimulatedRequest) -> Series:
@@ -343,6 +409,17 @@ ALPHA_VANTAGE: dict[str, Fault] = {
     "factor_is_zero": change_each_split(lambda split: {**split, "split_factor": "0.0000"}),
     "factor_is_a_number": change_each_split(lambda split: {**split, "split_factor": 2}),
     "close_is_the_key": change_bars(_key_as_closes),
+    "premium_dividends": _answer_premium_for_dividends,
+    "no_dividends": change_dividends(lambda *_: []),
+    "dividends_are_text": change_dividends(lambda *_: "none"),
+    "amount_is_zero": change_each_dividend(amount="0.0000"),
+    "amount_is_a_number": change_each_dividend(amount=0.51),
+    "amount_is_the_key": change_dividends(
+        lambda listed, request: [{**row, "amount": request.key} for row in listed]
+    ),
+    **{name: list_dividends_wrongly(name) for name in dividends.DIVIDENDS_LISTED_WRONGLY},
+    dividends.RESTATED: change_dividends(_restate_dividends),
+    "spin_off_as_dividend": change_dividends(_list_splits_as_dividends),
 }
 OPENAI: dict[str, Fault] = {
     **ANYWHERE,
@@ -479,6 +556,10 @@ class FaultScript:
             return rng.choice(_MODEL_FAULTS) if rng.random() < 0.25 else None
         if rng.random() < 0.04:
             return rng.choice(_PASSING_FAULTS)
+        if request.function == DIVIDENDS:
+            # The other faults of dividends are those of the market.
+            is_premium = is_premium_week(self.seed, calendar.new_york_date(request.at))
+            return "premium_dividends" if is_premium else None
         if request.function != "SPLITS":
             return self._draw_fault_of_morning(request)
         # The splits of a ticker are listed late in every answer or in none, so the seed of this
@@ -504,8 +585,22 @@ class FaultScript:
         return None
 
 
-# The faults that any request for prices or splits may get at random. `hang` is not one of them,
-# because it takes real time even in a rehearsal.
+def is_premium_week(seed: str, day: date) -> bool:
+    """
+    Return whether all requests for dividends are refused on a day, as those of a premium function.
+
+    They are refused for a week, from Saturday to Friday.
+    """
+    week = (day.toordinal() + 1) // 7
+    draw = Random(f"{seed}/premium dividends/{week}").random()  # noqa: S311
+    return draw < _PREMIUM_WEEK_CHANCE
+
+
+# The chance that dividends are a premium function for a week.
+_PREMIUM_WEEK_CHANCE = 0.1
+
+# The faults that any request for prices, splits or dividends may get at random. `hang` is not one
+# of them, because it takes real time even in a rehearsal.
 _PASSING_FAULTS = (
     "burst",
     "http_500",

@@ -4,11 +4,13 @@ A simulated market: real tickers and real sessions, with generated prices that l
 Every price depends only on the ticker, the session and the arguments of `Market`, so the market is
 the same in every process and every run. The move of a share is the move of the market times the
 beta of the share, plus a random move. Prices are rounded to cents, as on an exchange.
+
+The shares pay dividends (`app.simulation.dividends`), but these do not change the prices.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from random import Random
@@ -17,8 +19,10 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from app.core import universe
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, new_york_date
 from app.domain.splits import intended_factor
+from app.simulation import dividends
+from app.simulation.dividends import Dividend, PlannedDividend
 
 # The chance of a split per share and session: higher than in reality, so that a split happens in a
 # rehearsal of some weeks.
@@ -205,7 +209,9 @@ class Market:
     """
     The bars of every share, generated session by session.
 
-    `split_chance` is the chance of a split per share and session.
+    `split_chance` is the chance of a split per share and session. With a seed in `hostile`, the
+    provider lists some dividends wrongly, at least for a while; the seed decides which. Prices,
+    splits and the true dividends do not depend on it.
     """
 
     def __init__(
@@ -213,10 +219,12 @@ class Market:
         calendar: Calendar,
         seed: str = "alpha monday",
         split_chance: float = _SPLIT_CHANCE,
+        hostile: str = "",
     ) -> None:
         self.calendar = calendar
         self.seed = seed
         self.split_chance = split_chance
+        self.hostile = hostile
         self._series: defaultdict[str, list[tuple[date, MarketBar]]] = defaultdict(list)
         self._splits: defaultdict[str, list[tuple[date, str]]] = defaultdict(list)
 
@@ -237,6 +245,133 @@ class Market:
         """
         self._generate(ticker, last)
         return [(day, factor) for day, factor in self._splits[ticker] if day <= last]
+
+    def true_dividends(self, ticker: str, last: date) -> list[Dividend]:
+        """
+        Return the dividends that `ticker` really paid, with ex-dates up to `last`, oldest first.
+
+        `amount` is per share of the ex-date, as it was declared; no later split changes it. An
+        ordinary and a special dividend may have the same ex-date: both count. The value of a
+        spin-off is no dividend here: it is in the splits.
+
+        A checker of total returns computes with these. They are what the provider lists in the end,
+        except amounts that it restates for a later split, and spin-offs that it lists as dividends
+        (see `dividend_fault`).
+        """
+        planned = dividends.plan_dividends(
+            self.seed,
+            ticker,
+            is_benchmark=ticker == BENCHMARK_TICKER,
+            calendar=self.calendar,
+            first=FIRST_DAY,
+            last=last,
+        )
+        return [self._declare(ticker, one) for one in planned]
+
+    def dividends_known(self, ticker: str, on: datetime) -> list[dividends.Row]:
+        """
+        Return the rows that the provider lists for `ticker` at a time, newest first.
+
+        They are the declared dividends, also those whose ex-date is up to 40 days ahead, in the
+        provider's own form. Without `hostile`, they are all right. With it, they are what the
+        provider lists on that day. A fault of a single request is not in them.
+        """
+        today = new_york_date(on)
+        latest = today + dividends.DECLARED_AT_MOST_BEFORE
+        rows: list[tuple[date, list[dividends.Row]]] = []
+        for dividend in self.true_dividends(ticker, latest):
+            if dividend.declared_on <= today:
+                rows.append((dividend.ex_date, self._list_dividend(ticker, dividend, today)))
+        if self.hostile:
+            rows += self._list_withdrawn(ticker, today)
+            rows += [(day, [row]) for day, row in self.spin_offs_as_dividends(ticker, today)]
+        # Only the ex-dates are compared, so the rows of one ex-date keep their order.
+        rows.sort(key=lambda item: item[0], reverse=True)
+        return [row for _, several in rows for row in several]
+
+    def dividend_fault(self, ticker: str, dividend: Dividend) -> str | None:
+        """
+        Return the fault with which the provider lists a dividend, or None.
+
+        The name is one of `app.simulation.dividends.DIVIDENDS_LISTED_WRONGLY`, or RESTATED there.
+        """
+        if not self.hostile:
+            return None
+        soon = dividend.ex_date + dividends.RESTATED_WITHIN
+        split_days = [day for day, _ in self.splits(ticker, soon)]
+        return dividends.choose_fault(self.hostile, ticker, dividend, split_days)
+
+    def spin_offs_as_dividends(
+        self, ticker: str, last: date, *, every_split: bool = False
+    ) -> list[tuple[date, dividends.Row]]:
+        """
+        Return the spin-offs up to `last` that a hostile provider lists as dividends, too.
+
+        Each has its day, and its row: the amount is the value of what was spun off, per share. Half
+        of the spin-offs are listed so; with `every_split`, all splits that increase the number of
+        shares are.
+        """
+        listed = []
+        for day, factor in self.splits(ticker, last):
+            is_listed = factor in _SPIN_OFF_FACTORS and dividends.is_spin_off_listed(
+                self.hostile, ticker, day
+            )
+            shares = Decimal(factor)
+            if shares > 1 and (is_listed or every_split):
+                price = self._close_before(ticker, day)
+                row = dividends.make_spin_off_row(day, price * (1 - 1 / shares))
+                listed.append((day, row))
+        return listed
+
+    def _declare(self, ticker: str, planned: PlannedDividend) -> Dividend:
+        """Return a dividend with its amount: a part of the price when it was declared."""
+        price = self._close_before(ticker, planned.declared_on)
+        # The amount is per share of the ex-date.
+        for day, factor in self.splits(ticker, planned.ex_date):
+            if day >= planned.declared_on:
+                price /= intended_factor(Decimal(factor))
+        unit = Decimal((0, (1,), -planned.decimals))
+        amount = max(unit, (price * planned.rate).quantize(unit))
+        return Dividend(
+            ex_date=planned.ex_date,
+            declared_on=planned.declared_on,
+            paid_on=planned.paid_on,
+            amount=str(amount),
+            is_special=planned.is_special,
+        )
+
+    def _close_before(self, ticker: str, day: date) -> Decimal:
+        ((_, bar),) = self.bars(ticker, day - timedelta(days=1), count=1)
+        return Decimal(bar.close)
+
+    def _list_dividend(self, ticker: str, dividend: Dividend, today: date) -> list[dividends.Row]:
+        row = dividends.make_row(dividend, self.seed, ticker)
+        fault = self.dividend_fault(ticker, dividend)
+        if fault == dividends.RESTATED:
+            return [self.restate_dividend(ticker, row, today)]
+        if fault:
+            return dividends.list_wrongly(fault, row, today=today, calendar=self.calendar)
+        return [row]
+
+    def restate_dividend(self, ticker: str, row: dividends.Row, today: date) -> dividends.Row:
+        """Return a row with its amount divided by the factors of the splits from then to today."""
+        ex_date = date.fromisoformat(row["ex_dividend_date"])
+        factors = [
+            intended_factor(Decimal(factor))
+            for day, factor in self.splits(ticker, today)
+            if day > ex_date
+        ]
+        return dividends.restate(row, factors) if factors else row
+
+    def _list_withdrawn(self, ticker: str, today: date) -> list[tuple[date, list[dividends.Row]]]:
+        # Every result depends on the benchmark, so its dividends are never withdrawn.
+        if ticker == BENCHMARK_TICKER:
+            return []
+        planned = dividends.plan_withdrawn(
+            self.hostile, ticker, calendar=self.calendar, first=FIRST_DAY, on=today
+        )
+        listed = [self._declare(ticker, one) for one in planned]
+        return [(one.ex_date, [dividends.make_row(one, self.seed, ticker)]) for one in listed]
 
     def _generate(self, ticker: str, last: date) -> None:
         """Add the missing sessions of `ticker` up to and including `last`."""

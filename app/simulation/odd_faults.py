@@ -19,9 +19,11 @@ from msgspec.structs import replace
 from app.domain import calendar
 from app.domain.splits import intended_factor
 from app.simulation.faults import (
+    DIVIDENDS,
     FAULTS,
     SERIES,
     UNKNOWN,
+    Dividends,
     Fault,
     Picks,
     Series,
@@ -31,6 +33,7 @@ from app.simulation.faults import (
     answer_notice,
     change_bars,
     change_choice,
+    change_dividends,
     change_splits,
     json_reply,
 )
@@ -128,12 +131,17 @@ def _symbol_twice(text: str, answer: dict[str, Any], request: SimulatedRequest) 
     return _add_member(text, before=f'"{name}":"{request.symbol}"', name=name, value=other)
 
 
-def _factor_twice(text: str, answer: dict[str, Any], _: SimulatedRequest) -> str:
-    if not answer.get("data"):
-        return text
-    factor = answer["data"][0]["split_factor"]
-    before = f'"split_factor":"{factor}"'
-    return _add_member(text, before=before, name="split_factor", value="7.0000")
+def _newest_value_twice(name: str, value: str) -> TextChange:
+    """Return a change that gives the newest row of a list a second member `name`, with `value`."""
+
+    def change(text: str, answer: dict[str, Any], _: SimulatedRequest) -> str:
+        rows = answer.get("data")
+        if not rows or name not in rows[0]:
+            return text
+        before = f'"{name}":"{rows[0][name]}"'
+        return _add_member(text, before=before, name=name, value=value)
+
+    return change
 
 
 def _other_ticker(request: SimulatedRequest) -> str:
@@ -161,6 +169,9 @@ def _other_symbol(good: SimulatedReply, request: SimulatedRequest) -> SimulatedR
         return json_reply(
             {"Meta Data": {**answer["Meta Data"], "2. Symbol": other}, SERIES: series}
         )
+    if request.function == DIVIDENDS:
+        rows = request.market.dividends_known(other, request.at)
+        return json_reply({"symbol": other, "data": rows})
     if "data" in answer:
         listed = reversed(request.market.splits(other, today))
         data = [{"effective_date": str(day), "split_factor": factor} for day, factor in listed]
@@ -231,6 +242,21 @@ def _correct_baseline(series: Series, request: SimulatedRequest) -> Series:
 def _unreadable_factor(listed: Splits, _: SimulatedRequest) -> Splits:
     """Return the splits with an unreadable factor in the newest row."""
     return [{**split, "split_factor": "n/a"} for split in listed[:1]] + listed[1:]
+
+
+def _change_newest_dividend(**values: str) -> Fault:
+    """Return a fault that sets members of the newest dividend."""
+
+    def change(listed: Dividends, _: SimulatedRequest) -> Dividends:
+        return [{**row, **values} for row in listed[:1]] + listed[1:]
+
+    return change_dividends(change)
+
+
+def _add_old_dividend(listed: Dividends, _: SimulatedRequest) -> Dividends:
+    """Return the dividends with one of 1999 whose amount is unknown."""
+    old = {"ex_dividend_date": "1999-06-28", "declaration_date": "None", "record_date": "None"}
+    return [*listed, {**old, "payment_date": "None", "amount": "None"}]
 
 
 def _split_in_two(listed: Splits, _: SimulatedRequest) -> Splits:
@@ -334,7 +360,7 @@ ODD_ALPHA_VANTAGE_FAULTS: dict[str, Fault] = {
     "session_twice": change_text(_session_twice),
     "close_twice": change_text(_close_twice),
     "symbol_twice": change_text(_symbol_twice),
-    "factor_twice": change_text(_factor_twice),
+    "factor_twice": change_text(_newest_value_twice("split_factor", "7.0000")),
     "other_symbol": _other_symbol,
     "old_bar_open_zero": _change_bar(62, {"1. open": "0.0000"}),
     "old_bar_close_unreadable": _change_bar(71, {"4. close": "None"}),
@@ -349,6 +375,10 @@ ODD_ALPHA_VANTAGE_FAULTS: dict[str, Fault] = {
     "split_unreadable": change_splits(_unreadable_factor),
     "split_in_two": change_splits(_split_in_two),
     "very_late_split": change_splits(_without_very_late_splits),
+    "old_dividend_unreadable": change_dividends(_add_old_dividend),
+    "dividend_unreadable": _change_newest_dividend(amount="n/a"),
+    "dividend_undated": _change_newest_dividend(ex_dividend_date="None"),
+    "amount_twice": change_text(_newest_value_twice("amount", "7.0000")),
     "not_utf_8": _break_utf_8,
 }
 ODD_OPENAI_FAULTS: dict[str, Fault] = {

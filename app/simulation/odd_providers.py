@@ -24,7 +24,14 @@ from typing import NamedTuple
 
 from app.domain import calendar
 from app.domain.model import QUESTIONS_PER_MONDAY
-from app.simulation.faults import Fault, Series, SimulatedRequest, change_bars
+from app.simulation.faults import (
+    DIVIDENDS,
+    Fault,
+    Series,
+    SimulatedRequest,
+    change_bars,
+    is_premium_week,
+)
 from app.simulation.market import BENCHMARK_TICKER
 from app.simulation.odd_faults import ALL_FAULTS, VERY_LATE_SPLIT_DELAY
 
@@ -35,7 +42,8 @@ FAULT_CHANCE = 0.25
 # batches have enough splits in a year.
 SPLIT_CHANCE = 0.012
 
-# Passing faults of any request for prices, and those of requests for bars or for splits only.
+# Passing faults of any request for prices, and those of requests for bars, for splits or for
+# dividends only.
 ANY_REQUEST = (
     "throttle_premium", "throttle_plan", "throttle_bursty", "unheard_of", "error_unheard_of",
     "unknown_once", "empty_object", "symbol_twice", "other_symbol", "not_utf_8", "burst", "note",
@@ -46,6 +54,9 @@ BARS = (
     "old_bar_close_unreadable", "open_zero",
 )  # fmt: skip
 SPLITS = ("old_splits_clash", "old_split_unreadable", "split_unreadable", "factor_twice")
+DIVIDEND_ROWS = (
+    "old_dividend_unreadable", "dividend_unreadable", "dividend_undated", "amount_twice",
+)  # fmt: skip
 # Passing faults of a question. With a fault of METADATA the answer is still usable, with one of
 # SLIPS it is not.
 METADATA = (
@@ -100,6 +111,8 @@ class OddProviders:
         if request.provider == "openai":
             return self._draw_for_question(request)
 
+        if request.function == DIVIDENDS:
+            return self._faults_of_dividends(request)
         is_for_splits = request.function == "SPLITS"
         if request.symbol == _symbol(BENCHMARK_TICKER):
             lasting = []
@@ -115,6 +128,15 @@ class OddProviders:
         if not is_for_splits and not passing and not lasting:
             self._last_correct[request.symbol] = calendar.new_york_date(request.at)
         return lasting + passing
+
+    def _faults_of_dividends(self, request: SimulatedRequest) -> list[NamedFault]:
+        """Return the faults of a request for dividends. The market has their lasting faults."""
+        if is_premium_week(self.seed, calendar.new_york_date(request.at)):
+            return [_named(request.provider, "premium_dividends")]
+        is_benchmark = request.symbol == _symbol(BENCHMARK_TICKER)
+        if not is_benchmark and self._is_gone(request, "unknown_for_good"):
+            return [_named(request.provider, "unknown_for_good")]
+        return self._draw_passing(request)
 
     def listed_after(self, ticker: str) -> timedelta:
         """
@@ -217,7 +239,7 @@ class OddProviders:
         rng = self._request_rng(request)
         if rng.random() >= FAULT_CHANCE:
             return []
-        specific = SPLITS if request.function == "SPLITS" else BARS
+        specific = {"SPLITS": SPLITS, DIVIDENDS: DIVIDEND_ROWS}.get(request.function, BARS)
         return [_named(request.provider, rng.choice((*ANY_REQUEST, *specific)))]
 
 

@@ -1,7 +1,7 @@
 """
 Simulators of the providers: a process on loopback that responds with their protocols.
 
-`GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY`, `SPLITS` and
+`GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY`, `SPLITS`, `DIVIDENDS` and
 `TREASURY_YIELD`, its limits, and its notices and errors, which have the status 200.
 `POST /v1/chat/completions` simulates OpenAI, and `GET /v1/models/NAME` knows every model and is not
 logged. The prices are those of the simulated market, and the simulated OpenAI writes its ideas as a
@@ -46,6 +46,7 @@ from app.simulation import timestamp_calendar
 from app.simulation.faults import (
     BAD_KEY,
     BURST,
+    DIVIDENDS,
     QUOTA,
     RANDOM_PROVIDERS,
     SERIES,
@@ -257,7 +258,11 @@ class ProviderSimulators:
         if request.function == _RATES:
             return None, json_reply(_rates(request.at))
         ticker = request.symbol.replace("-", ".")
-        answers = {"TIME_SERIES_DAILY": self._daily, "SPLITS": self._splits}
+        answers = {
+            "TIME_SERIES_DAILY": self._daily,
+            "SPLITS": self._splits,
+            DIVIDENDS: self._dividends,
+        }
         if request.function not in answers or not find_share(ticker):
             return "unknown", json_reply({"Error Message": UNKNOWN})
         answer = answers[request.function](request.symbol, ticker, request.at)
@@ -293,6 +298,10 @@ class ProviderSimulators:
         listed = reversed(self.market.splits(ticker, new_york_date(now)))
         data = [{"effective_date": str(day), "split_factor": factor} for day, factor in listed]
         return {"symbol": symbol, "data": data}
+
+    def _dividends(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
+        """Return the dividends of a ticker that the provider knows of, newest first."""
+        return {"symbol": symbol, "data": self.market.dividends_known(ticker, now)}
 
     def _answer_openai(
         self, body: bytes, request: SimulatedRequest
@@ -690,10 +699,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         now = database_time(clock_database)
         pass_time = simulated_sleep(clock_database)
     odd: OddProviders | None = None
-    market = Market(Calendar(options.closed))
+    market = Market(Calendar(options.closed), hostile=options.hostile or "")
     if options.odd:
         odd = OddProviders(options.odd)
-        market = Market(Calendar(options.closed), split_chance=SPLIT_CHANCE)
+        market = Market(Calendar(options.closed), split_chance=SPLIT_CHANCE, hostile=options.odd)
     app = ProviderSimulators(
         market=market,
         now=now,

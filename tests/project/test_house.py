@@ -109,6 +109,7 @@ OTHER_NUMBERS = {
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes
     "app.database.migrations": {15},  # a version of Postgres
+    "app.simulation.dividends": {3, 15},  # months of a quarter, the earliest third Friday
     "app.simulation.market": {3, 15},  # a day of January, dollars
     "app.simulation.provider_simulators": {3},  # percent
     "app.web.charts.batch_chart": {3},  # pixels

@@ -585,6 +585,8 @@ def encoded(body: bytes, chance: Random) -> tuple[str, bytes]:
 
 SPLITS = {"symbol": TICKER, "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}]}
 
+DIVIDENDS = {"symbol": TICKER, "data": [{"ex_dividend_date": "2026-08-10", "amount": "0.2600"}]}
+
 
 def good(provider: str) -> SimulatedReply:
     """Return the usual reply of the rehearsal's provider simulator."""
@@ -602,7 +604,11 @@ def examples(provider: str) -> list[tuple[str, SimulatedReply]]:
     first = good(provider)
     request = SimulatedRequest(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
     more = (
-        {"splits": json_reply(SPLITS), "no_quote": json_reply({"Global Quote": {}})}
+        {
+            "splits": json_reply(SPLITS),
+            "dividends": json_reply(DIVIDENDS),
+            "no_quote": json_reply({"Global Quote": {}}),
+        }
         if provider == "alphavantage"
         else {}
     )

@@ -380,7 +380,7 @@ def test_requests_are_counted(database, tmp_path):
 
 
 def test_names_are_as_prometheus_wants_them(database, tmp_path):
-    """Base units, `_total` only for counters, a description for each, and less than 500 lines."""
+    """Base units, `_total` only for counters, a description for each, and less than 600 lines."""
     with serving(tmp_path, DATABASE_URL=database) as server:
         text = httpx.get(f"{server.address}/metrics").text
     families = list(text_string_to_metric_families(text))
@@ -391,4 +391,4 @@ def test_names_are_as_prometheus_wants_them(database, tmp_path):
         totals = {sample.name.endswith("_total") for sample in family.samples}
         assert (totals == {True}) == (family.type == "counter"), family.name
         assert not re.search("_(ms|milliseconds|minutes|hours|kb|percent)$", family.name)
-    assert len(text.splitlines()) < 500
+    assert len(text.splitlines()) < 600

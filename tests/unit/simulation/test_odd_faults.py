@@ -22,6 +22,7 @@ from app.simulation.odd_faults import (
 from app.simulation.odd_providers import (
     ANY_REQUEST,
     BARS,
+    DIVIDEND_ROWS,
     FAULT_CHANCE,
     METADATA,
     PERMANENT,
@@ -77,6 +78,16 @@ SPLITS_REPLY = json_reply(
         ],
     }
 )
+DIVIDENDS_REQUEST = msgspec.structs.replace(DAILY, function="DIVIDENDS")
+DIVIDENDS_REPLY = json_reply(
+    {
+        "symbol": TICKER,
+        "data": [
+            {"ex_dividend_date": "2026-10-12", "amount": "0.5100"},
+            {"ex_dividend_date": "2026-07-10", "amount": "0.5100"},
+        ],
+    }
+)
 IDEAS = {
     "picks": [
         {"ticker": ticker, "action": "BUY", "reasoning": "Because."}
@@ -96,9 +107,11 @@ QUESTION = SimulatedRequest(provider="openai", key="k", symbol="", at=AT)
 
 @pytest.mark.parametrize("name", ODD_ALPHA_VANTAGE_FAULTS)
 def test_an_odd_answer_about_prices_differs(name):
-    """It differs in bars, in splits, or in both."""
+    """It differs in bars, in splits, in dividends, or in several of them."""
     fault = ODD_ALPHA_VANTAGE_FAULTS[name]
-    assert (fault(BARS_REPLY, DAILY), fault(SPLITS_REPLY, LISTED)) != (BARS_REPLY, SPLITS_REPLY)
+    good = (BARS_REPLY, SPLITS_REPLY, DIVIDENDS_REPLY)
+    requests = (DAILY, LISTED, DIVIDENDS_REQUEST)
+    assert tuple(map(fault, good, requests)) != good
 
 
 @pytest.mark.parametrize("name", ODD_OPENAI_FAULTS)
@@ -167,6 +180,22 @@ def _many_faults(seed: str):
         yield from odd.faults(msgspec.structs.replace(DAILY, symbol="SPY", at=at))
 
 
+def test_the_faults_of_dividends():
+    """One request in four has a fault, and in some weeks dividends are a premium function."""
+    odd, names = OddProviders("a seed"), Counter()
+    for number in range(2000):
+        at = AT + timedelta(days=number % 400)
+        request = msgspec.structs.replace(DIVIDENDS_REQUEST, symbol="SPY", at=at)
+        names.update([one.name for one in odd.faults(request)])
+    specific = {*ANY_REQUEST, *DIVIDEND_ROWS}
+    passing = sum(count for name, count in names.items() if name in specific)
+    days_of_the_key = sum(names[name] for name in PERMANENT["alphavantage"])
+    answered = 2000 - names["premium_dividends"] - days_of_the_key
+    assert passing == pytest.approx(answered * FAULT_CHANCE, rel=0.15)
+    assert names["premium_dividends"] == pytest.approx(200, rel=0.75)
+    assert specific <= set(names) <= {*specific, "premium_dividends", *PERMANENT["alphavantage"]}
+
+
 def test_the_third_question_of_a_day_always_succeeds():
     """Except for permanent faults."""
     odd, third = OddProviders("a seed"), Counter()
@@ -186,7 +215,7 @@ def test_the_mix_has_every_odd_fault():
         "split_in_two",
         "close_unreadable",
     }
-    prices = {*ANY_REQUEST, *BARS, *SPLITS, *lasting, *PERMANENT["alphavantage"]}
+    prices = {*ANY_REQUEST, *BARS, *SPLITS, *DIVIDEND_ROWS, *lasting, *PERMANENT["alphavantage"]}
     model = {*METADATA, *SLIPS, *PERMANENT["openai"]}
     assert set(ODD_FAULTS["alphavantage"]) <= prices <= set(ALL_FAULTS["alphavantage"])
     assert set(ODD_FAULTS["openai"]) <= model <= set(ALL_FAULTS["openai"])
