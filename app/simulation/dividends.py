@@ -16,6 +16,7 @@ row is right from then on.
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import product
 from random import Random
 from typing import NamedTuple
 
@@ -137,7 +138,7 @@ def _plan_benchmark(
         friday = month.replace(day=_EARLIEST_THIRD_FRIDAY)
         friday += timedelta(days=(_FRIDAY - friday.weekday()) % 7)
         ex_date = _session_until(calendar, friday)
-        rng = _random(seed, "dividend", ticker, ex_date)
+        rng = _random(seed, f"dividend/{ticker}/{ex_date}")
         planned.append(
             PlannedDividend(
                 ex_date=ex_date,
@@ -155,7 +156,7 @@ def _plan_share(
 ) -> list[PlannedDividend]:
     # The order of the calls of `rng` must not change: in another order, the same seed would give
     # other dividends.
-    rng = _random(seed, "dividends", ticker)
+    rng = _random(seed, f"dividends/{ticker}")
     is_paying = rng.random() < _PAYING_SHARE
     phase = rng.randrange(_QUARTER_MONTHS)
     day_of_month = rng.randint(*_DAYS_OF_MONTH)
@@ -196,12 +197,9 @@ def _plan_share(
 
 def _quarterly_months(first: date, last: date, phase: int) -> list[date]:
     """Return the first days of every third month from the year of `first` to that of `last`."""
-    return [
-        date(year, month + 1, 1)
-        for year in range(first.year, last.year + 1)
-        for month in range(12)
-        if (month + 1) % _QUARTER_MONTHS == phase
-    ]
+    months = [month for month in range(1, 13) if month % _QUARTER_MONTHS == phase]
+    years = range(first.year, last.year + 1)
+    return [date(year, month, 1) for year, month in product(years, months)]
 
 
 def _session_until(calendar: Calendar, day: date) -> date:
@@ -209,8 +207,8 @@ def _session_until(calendar: Calendar, day: date) -> date:
     return calendar.session_before(day + timedelta(days=1))
 
 
-def _random(*about: object) -> Random:
-    return Random("/".join(map(str, about)))  # noqa: S311
+def _random(seed: str, about: str) -> Random:
+    return Random(f"{seed}/{about}")  # noqa: S311
 
 
 def make_row(dividend: Dividend, seed: str, ticker: str) -> Row:
@@ -224,7 +222,7 @@ def make_row(dividend: Dividend, seed: str, ticker: str) -> Row:
     }
     if dividend.ex_date >= _COMPLETE_SINCE:
         return row
-    rng = _random(seed, "dividend row", ticker, dividend.ex_date)
+    rng = _random(seed, f"dividend row/{ticker}/{dividend.ex_date}")
     missing = rng.sample(_OTHER_DATES, rng.randint(1, len(_OTHER_DATES)))
     return {**row, **dict.fromkeys(missing, UNKNOWN_VALUE)}
 
@@ -325,7 +323,7 @@ def restate(row: Row, factors: Sequence[Decimal]) -> Row:
 
 
 def choose_fault(
-    seed: str, ticker: str, dividend: Dividend, split_days: Sequence[date]
+    seed: str, ticker: str, dividend: Dividend, *, split_days: Sequence[date]
 ) -> str | None:
     """
     Return the fault with which a hostile provider lists a dividend; None if it lists it rightly.
@@ -333,8 +331,8 @@ def choose_fault(
     It is a name of DIVIDENDS_LISTED_WRONGLY, or RESTATED. Only a dividend that is soon followed by
     a split, on one of `split_days`, is restated.
     """
-    about = (dividend.ex_date, dividend.is_special)
-    rng = _random(seed, "dividend listed", ticker, *about)
+    about = f"{ticker}/{dividend.ex_date}/{dividend.is_special}"
+    rng = _random(seed, f"dividend listed/{about}")
     if rng.random() >= _WRONG_CHANCE:
         return None
     latest = dividend.ex_date + RESTATED_WITHIN
@@ -353,7 +351,7 @@ def plan_withdrawn(
     """
     planned = []
     for month in _quarterly_months(first, on + _WITHDRAWN_DECLARED_BEFORE, phase=0):
-        rng = _random(seed, "dividend withdrawn", ticker, month)
+        rng = _random(seed, f"dividend withdrawn/{ticker}/{month}")
         if rng.random() >= _WITHDRAWN_CHANCE:
             continue
         day = month + timedelta(days=rng.randrange(_QUARTER_DAYS))
@@ -374,7 +372,7 @@ def plan_withdrawn(
 
 def is_spin_off_listed(seed: str, ticker: str, day: date) -> bool:
     """Return whether a hostile provider lists a spin-off as a dividend, too."""
-    return _random(seed, "spin-off", ticker, day).random() < _SPIN_OFF_CHANCE
+    return _random(seed, f"spin-off/{ticker}/{day}").random() < _SPIN_OFF_CHANCE
 
 
 def make_spin_off_row(day: date, value: Decimal) -> Row:

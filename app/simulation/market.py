@@ -13,6 +13,7 @@ from collections import defaultdict
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
+from itertools import chain
 from random import Random
 from typing import NamedTuple
 
@@ -287,7 +288,7 @@ class Market:
             rows += [(day, [row]) for day, row in self.spin_offs_as_dividends(ticker, today)]
         # Only the ex-dates are compared, so the rows of one ex-date keep their order.
         rows.sort(key=lambda item: item[0], reverse=True)
-        return [row for _, several in rows for row in several]
+        return list(chain.from_iterable(several for _, several in rows))
 
     def dividend_fault(self, ticker: str, dividend: Dividend) -> str | None:
         """
@@ -299,7 +300,7 @@ class Market:
             return None
         soon = dividend.ex_date + dividends.RESTATED_WITHIN
         split_days = [day for day, _ in self.splits(ticker, soon)]
-        return dividends.choose_fault(self.hostile, ticker, dividend, split_days)
+        return dividends.choose_fault(self.hostile, ticker, dividend, split_days=split_days)
 
     def spin_offs_as_dividends(
         self, ticker: str, last: date, *, every_split: bool = False
