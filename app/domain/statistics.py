@@ -31,6 +31,9 @@ from msgspec import Meta, Struct
 
 DECIMAL_PLACES = 6
 
+# The risk that a published interval misses the true value.
+SIGNIFICANCE = 0.05
+
 # A line through fewer points leaves no residuals, so nothing can be said about its error.
 MIN_LINE_POINTS = 3
 
@@ -312,6 +315,23 @@ def wilson_interval(hits: int, count: int, outside: float) -> tuple[float, float
     if hits == count:
         high = 1.0
     return low, high
+
+
+def hit_rate_pct(
+    hits: int, count: int, outside: float
+) -> tuple[Decimal, Interval] | tuple[None, None]:
+    """
+    Return the share `hits` / `count` in percent, and its Wilson interval in percent.
+
+    The interval assumes that picks are independent. They are not, so the true uncertainty is
+    larger. Both are None if `count` is 0.
+    """
+    bounds = wilson_interval(hits, count, outside)
+    if bounds is None:
+        return None, None
+    low, high = bounds
+    rate = to_decimal(100 * hits / count)
+    return rate, Interval(to_decimal(100 * low), to_decimal(100 * high))
 
 
 def t_tail_probability(t: float, freedom: int) -> float:

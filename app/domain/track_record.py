@@ -50,6 +50,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from app.domain.calibration import ProbabilityScores, StatedPick, score_probabilities
+from app.domain.costs import AfterCosts, BeforeCosts, CostBps, sorted_last_hits
 from app.domain.model import (
     CHECKPOINT_DAYS,
     PICKS_PER_BATCH,
@@ -57,22 +59,21 @@ from app.domain.model import (
     Action,
     BatchStatus,
 )
+from app.domain.prompt import MAX_PROBABILITY, MIN_PROBABILITY
 from app.domain.returns import DECIMAL_CONTEXT, format_decimal
 from app.domain.statistics import (
+    SIGNIFICANCE,
     Interval,
     Points,
     draw_random_signs,
-    finite_interval,
+    hit_rate_pct,
     round_estimate,
     to_decimal,
     to_float,
-    wilson_interval,
 )
 from app.domain.verdict import CountedBatch, RecordChecks, Verdict, reach_verdict, verdict_of_a_part
 from app.errors import RecordDamaged
 
-# The risk that an interval misses the true value.
-SIGNIFICANCE = 0.05
 DRAW_COUNT = 1000
 BIN_COUNT = 20
 # How many draws lie outside the interval of random actions on each side.
@@ -114,6 +115,8 @@ class TrackedPick(Struct, frozen=True, array_like=True):
     middle_vs_benchmark_pct: Decimal | None = None
     vs_benchmark_pct: Decimal | None = None
     absolute_return_pct: Decimal | None = None
+    # The probability that the model stated for this pick, in percent; None if it stated none.
+    probability: int | None = None
 
     def in_direction(self, value: Decimal | None) -> Decimal:
         """Return a figure in the direction of this pick: the negative of `value` for a SELL."""
@@ -182,6 +185,12 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
         if not _TICKER.fullmatch(pick.ticker):
             raise RecordDamaged(
                 f"row {pick.id} of picks (Monday {self.run_date}) has an invalid ticker"
+            )
+        stated = pick.probability
+        if stated is not None and not MIN_PROBABILITY <= stated <= MAX_PROBABILITY:
+            raise RecordDamaged(
+                f"the probability of {pick.ticker} of the Monday {self.run_date} is not from "
+                f"{MIN_PROBABILITY} to {MAX_PROBABILITY} percent"
             )
         needed: list[Decimal | None] = []
         if self.benchmark_pct is not None:
@@ -644,6 +653,29 @@ class TrackRecord(Struct, frozen=True):
     verdict: Annotated[
         Verdict, Meta(description="The verdict on skill or luck, from the yearly checks.")
     ]
+    after_costs: Annotated[
+        Callable[[int], AfterCosts],
+        Meta(
+            description="The results of the finished picks after the costs of trading that the "
+            "argument names. All other figures of the track record are without costs.",
+            extra={"arguments": {"bps": CostBps}},
+        ),
+    ]
+    break_even_bps: Annotated[
+        Decimal | None,
+        Meta(
+            description="The cost of one way, in basis points, at which the mean alpha after costs "
+            "is zero: 50 times the mean `alphaPct` of the finished picks, exact. If it is below "
+            "zero, the picks lose even without costs. Null if there are no finished picks."
+        ),
+    ]
+    probability: Annotated[
+        ProbabilityScores | None,
+        Meta(
+            description="How good the stated probabilities were. Null if there is no finished pick "
+            "with a probability: version 1 of the prompt asks for none, and a control states none."
+        ),
+    ]
 
 
 class Comparison(Struct, frozen=True):
@@ -708,13 +740,15 @@ def compute_track_record(
     for group in groups:
         one_pick_groups += [[pick] for pick in group]
     best, worst = best_and_worst(scored)
+    pick_results = summarize_results(one_pick_groups)
+    before_costs = collect_before_costs(scored, pick_results, curve)
     return TrackRecord(
         series=series,
         first_run_date=first_run_date,
         last_run_date=last_run_date,
         batches=count_batches(all_batches),
         picks=count_picks(all_batches, scored),
-        pick_results=summarize_results(one_pick_groups),
+        pick_results=pick_results,
         batch_results=summarize_results(groups),
         best=best,
         worst=worst,
@@ -723,6 +757,9 @@ def compute_track_record(
         weekly_excess=compute_weekly_excess(scored),
         random_actions=compare_random_actions(scored),
         verdict=_verdict(checks, all_batches),
+        after_costs=before_costs,
+        break_even_bps=before_costs.break_even_bps,
+        probability=score_probabilities(stated_picks(scored)),
     )
 
 
@@ -839,12 +876,7 @@ def count_picks(all_batches: Sequence[TrackedBatch], scored: Sequence[TrackedBat
     hits = 0
     for one in scored:
         hits += sum(pick.alpha_pct > 0 for pick in one.picks)
-    rate = interval = None
-    bounds = wilson_interval(hits, finished, SIGNIFICANCE)
-    if bounds:
-        low, high = bounds
-        rate = to_decimal(100 * hits / finished)
-        interval = finite_interval(100 * low, 100 * high)
+    rate, interval = hit_rate_pct(hits, finished, SIGNIFICANCE)
     return PickCounts(
         total=sum(len(one.picks) for one in all_batches),
         finished=finished,
@@ -866,6 +898,34 @@ def summarize_results(groups: Sequence[Sequence[TrackedPick]]) -> ResultFigures:
         directional_return_pct=of_groups(lambda pick: pick.in_direction(pick.absolute_return_pct)),
         absolute_return_pct=of_groups(lambda pick: require_figure(pick.absolute_return_pct)),
     )
+
+
+def collect_before_costs(
+    scored: Sequence[TrackedBatch], pick_results: ResultFigures, curve: Sequence[CurvePoint]
+) -> BeforeCosts:
+    """Return the figures without costs from which the results after any cost follow."""
+    alphas: list[Decimal] = []
+    for one in scored:
+        alphas += [pick.alpha_pct for pick in one.picks]
+    curve_sum = None
+    if curve:
+        curve_sum = curve[-1].sum_pct
+    return BeforeCosts(
+        mean_alpha_pct=pick_results.alpha_pct.mean,
+        median_alpha_pct=pick_results.alpha_pct.median,
+        mean_directional_return_pct=pick_results.directional_return_pct.mean,
+        curve_sum_pct=curve_sum,
+        batch_count=len(curve),
+        last_hits=sorted_last_hits(alphas),
+    )
+
+
+def stated_picks(scored: Iterable[TrackedBatch]) -> Iterator[StatedPick]:
+    """Yield the finished picks for which the model stated a probability."""
+    for one in scored:
+        for pick in one.picks:
+            if pick.probability is not None:
+                yield StatedPick(probability=pick.probability, is_hit=pick.alpha_pct > 0)
 
 
 def best_and_worst(scored: Sequence[TrackedBatch]) -> tuple[PickScore | None, PickScore | None]:

@@ -106,6 +106,8 @@ JSON_SCALARS = {
 # Returns the values of a group of parameters when the plan runs. Its arguments are the variables
 # and the facts: what the process knows and the database does not (`api.schema.Facts`).
 Values = Callable[[VariableValues, Any], Iterable[object]]
+# Returns the values of a field's arguments, by name, for the variables of a request.
+ArgumentValues = Callable[[VariableValues], Mapping[str, object]]
 
 
 # The key that only markers have: no response key contains a space.
@@ -140,7 +142,8 @@ class Member(Struct, frozen=True):
     One member of a value's JSON: its key, the field that it shows, and the type of that field.
 
     `field` is the field's full name, such as `Batch.picks`. `attribute` names the attribute of the
-    computed value that the member shows. `children` are the members of an object; None for a value
+    computed value that the member shows. If `arguments` is set, this attribute is a function of the
+    arguments that it returns. `children` are the members of an object; None for a value
     that is not an object. `computed` says how the value is computed if the field is a computed one
     inside a root field. The member for `__typename` has only a key and `typename`, the name of the
     type.
@@ -150,6 +153,7 @@ class Member(Struct, frozen=True):
     field: str = ""
     type: Any = None
     attribute: str = ""
+    arguments: "ArgumentValues | None" = None
     children: "Sequence[Member] | None" = None
     computed: "ComputedField | None" = None
     typename: str = ""
@@ -159,7 +163,7 @@ class ComputedField(Struct, frozen=True):
     """How to compute a field: its source, and its arguments without those that a row supplies."""
 
     source: Computed
-    arguments: Callable[[VariableValues], Mapping[str, object]]
+    arguments: ArgumentValues
 
 
 class Root(Struct, frozen=True):
@@ -529,10 +533,12 @@ class Planner:
             return Member(key, typename=parent.name)
         definition = parent.fields[name]
         target: Any = get_named_type(definition.type)
-        computed = None
+        computed = arguments = None
         match source_of(definition):
             case Computed() as source if parent is not self.schema.query_type:
                 computed = computed_field(source, definition, fields[0])
+            case ValuePart() if definition.args:
+                arguments = self.part_arguments(definition, fields[0])
         children = None
         if not is_leaf_type(target):
             children = [
@@ -544,9 +550,26 @@ class Planner:
             field=f"{parent.name}.{name}",
             type=definition.type,
             attribute=declared(definition).python_name,
+            arguments=arguments,
             children=children,
             computed=computed,
         )
+
+    def part_arguments(self, definition: GraphQLField, details: FieldDetails) -> ArgumentValues:
+        """
+        Return how a part of a computed value gets its arguments.
+
+        When the plan runs, they are also checked together with the arguments of the root field, so
+        that nothing is read and computed for invalid ones.
+        """
+        arguments = field_arguments(definition, details)
+
+        def check(variables: VariableValues, facts: object) -> Iterable[object]:
+            arguments(variables)
+            return ()
+
+        self.parameters.append((0, check))
+        return arguments
 
     def related_pieces(
         self,
@@ -777,12 +800,17 @@ def computed_field(
     computed: Computed, definition: GraphQLField, details: FieldDetails
 ) -> ComputedField:
     """Return how a computed field gets its value."""
+    return ComputedField(computed, field_arguments(definition, details))
+
+
+def field_arguments(definition: GraphQLField, details: FieldDetails) -> ArgumentValues:
+    """Return the function that returns the arguments of a field for the variables of a request."""
     without_children = details._replace(node=without_selections(details.node))
 
     def arguments(variables: VariableValues) -> Mapping[str, object]:
         return argument_values(definition, without_children, variables)
 
-    return ComputedField(computed, arguments)
+    return arguments
 
 
 def _fact_values(fact: Fact) -> Values:

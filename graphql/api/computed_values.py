@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from graphql import get_nullable_type, is_list_type, is_non_null_type
+from graphql.execution.values import VariableValues
 
 from api.compiler import Member
 from api.fields import Computed, api_error
@@ -87,10 +88,13 @@ class ValueComputer:
             task.exception()
 
 
-def to_json(value: Any, type_: Any, member: Member) -> object:
+def to_json(
+    value: Any, type_: Any, member: Member, variables: VariableValues | None = None
+) -> object:
     """
     Return a value in a form that can be written as JSON.
 
+    `variables` are those of the request; without them, no part of the value may have arguments.
     Raises ValueError, which names the field, for a null where the schema promises a value.
     """
     if value is None:
@@ -99,16 +103,22 @@ def to_json(value: Any, type_: Any, member: Member) -> object:
         return None
     nullable_type = get_nullable_type(type_)
     if is_list_type(nullable_type):
-        return [to_json(item, nullable_type.of_type, member) for item in value]
+        return [to_json(item, nullable_type.of_type, member, variables) for item in value]
     if member.children is not None:
-        return {selected.key: _member_json(value, selected) for selected in member.children}
+        return {
+            selected.key: _member_json(value, selected, variables) for selected in member.children
+        }
     if isinstance(value, Enum):
         return value.name
     return nullable_type.coerce_output_value(value)
 
 
-def _member_json(value: object, member: Member) -> object:
+def _member_json(value: object, member: Member, variables: VariableValues | None) -> object:
     """Return the value of one member of an object."""
     if member.typename:
         return member.typename
-    return to_json(getattr(value, member.attribute), member.type, member)
+    shown = getattr(value, member.attribute)
+    if member.arguments is not None:
+        assert variables
+        shown = shown(**member.arguments(variables))
+    return to_json(shown, member.type, member, variables)

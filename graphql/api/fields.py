@@ -173,7 +173,9 @@ class ValuePart(Struct, frozen=True):
     """
     The attribute of a computed value that has the same name as the field.
 
-    If this attribute is a list, it usually has `usual_length` items.
+    If this attribute is a list, it usually has `usual_length` items. If the field has arguments,
+    the attribute is a function of these arguments, and the field shows its result. The function
+    runs while other requests wait, so its work must not grow with the record.
     """
 
     usual_length: int = 1
@@ -455,6 +457,9 @@ def type_of(struct: type[Struct]) -> type[Any]:
     many items there usually are. A field named `id` is an ID. An annotation with `deprecated`
     deprecates its field for this reason.
 
+    A field that is a function has arguments. Its annotation has them as `arguments`: the annotated
+    type of each, by name (`number_argument`).
+
     Raises TypeError for a field without a description.
     """
     annotations: dict[str, Any] = {}
@@ -467,12 +472,40 @@ def type_of(struct: type[Struct]) -> type[Any]:
         is_list = get_origin(declared_type) is Sequence
         extra = meta.extra or {}
         usual_length = extra["usual_length"] if is_list else 1
+        if get_origin(declared_type) is Callable:
+            _, declared_type = get_args(declared_type)
+        arguments = {
+            argument: number_argument(argument, type_)
+            for argument, type_ in extra.get("arguments", {}).items()
+        }
         annotations[name] = ID if name == "id" else declared_type
         fields[name] = _field(
-            meta.description, ValuePart(usual_length), deprecated=extra.get("deprecated")
+            meta.description,
+            ValuePart(usual_length),
+            arguments,
+            deprecated=extra.get("deprecated"),
         )
     body = {"__doc__": struct.__doc__, "__annotations__": annotations, **fields}
     return table()(type(struct.__name__, (), body))
+
+
+def number_argument(name: str, annotated_type: Any) -> Argument:
+    """
+    Return the argument that an annotated whole number declares.
+
+    Its annotation has a description, and the lowest and highest value as `ge` and `le`. Another
+    value raises BAD_NUMBER.
+    """
+    type_, meta = get_args(annotated_type)
+
+    def check_number(value: int) -> int:
+        if not meta.ge <= value <= meta.le:
+            raise bad_value(
+                "BAD_NUMBER", f"`{name}` must be {meta.ge:,} to {meta.le:,}, not {value:,}."
+            )
+        return value
+
+    return Argument(type=type_, description=meta.description, convert=check_number)
 
 
 def _strawberry_annotation(declared_type: Any) -> Any:

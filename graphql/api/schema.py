@@ -1536,7 +1536,8 @@ BATCH_ROWS = f"""
                     ',', coalesce(to_json(picks.action)::text, 'null'),
                     ',', coalesce('"' || halfway.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.vs_benchmark_pct || '"', 'null'),
-                    ',', coalesce('"' || final.absolute_return_pct || '"', 'null'), ']'
+                    ',', coalesce('"' || final.absolute_return_pct || '"', 'null'),
+                    ',', coalesce(picks.probability::text, 'null'), ']'
                 ), ',' ORDER BY picks.position)
                 FROM picks
                 LEFT JOIN {METRICS} halfway

@@ -154,6 +154,24 @@ type TrackRecord {
   pickResults: ResultFigures! batchResults: ResultFigures! best: PickScore worst: PickScore
   curve: [CurvePoint!]! drawdownPct: Decimal!
   weeklyExcess: WeeklyExcess! randomActions: RandomActions verdict: Verdict!
+  afterCosts(bps: Int!): AfterCosts! breakEvenBps: Decimal
+  probability: ProbabilityScores
+}
+type AfterCosts {
+  bps: Int! costPct: Decimal! meanAlphaPct: Decimal medianAlphaPct: Decimal
+  meanDirectionalReturnPct: Decimal sumPct: Decimal hits: Int! hitRatePct: Decimal
+  hitRateInterval: Interval
+}
+type ProbabilityScores {
+  picks: Int! hits: Int! meanStatedPct: Decimal! hitRatePct: Decimal! hitRateInterval: Interval!
+  brierScore: Decimal! reliability: Decimal! resolution: Decimal! uncertainty: Decimal!
+  halfBrierScore: Decimal! hitRateBrierScore: Decimal!
+  groups: [ProbabilityGroup!]! bins: [CalibrationBin!]! words: String!
+}
+type ProbabilityGroup { statedPct: Int! picks: Int! hits: Int! }
+type CalibrationBin {
+  lowPct: Int! highPct: Int! picks: Int! hits: Int! meanStatedPct: Decimal hitRatePct: Decimal
+  hitRateInterval: Interval
 }
 type BatchCounts {
   total: Int! active: Int! completed: Int! failed: Int! late: Int! unresolved: Int! scored: Int!

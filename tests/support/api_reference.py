@@ -78,7 +78,8 @@ class Reference:
             case Same():
                 return row[declaration.python_name] if row else {}
             case ValuePart():
-                return getattr(row, declaration.python_name)
+                part = getattr(row, declaration.python_name)
+                return part(**arguments) if arguments else part
             case Computed() as computed:
                 computed.check(arguments)
                 of_row = {name: row[sql.partition(".")[2]] for name, sql in supplied(computed)}

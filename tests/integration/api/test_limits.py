@@ -427,6 +427,11 @@ def measured(query: str) -> int:
         ),
         ("{ trackRecord { series picks { hits } } }", 1 + 5_000 + 1 + 1 + 1),
         (
+            "{ trackRecord { a: afterCosts(bps: 0) { bps } afterCosts(bps: 5) { bps hits } } }",
+            1 + 5_000 + 2 + 3,
+        ),
+        ("{ trackRecord { probability { groups { picks } } } }", 1 + 5_000 + 1 + 1 + 50),
+        (
             "{ trackRecord { verdict { looks { on } } curve { sumPct } } }",
             5_001 + 1 + 1 + 10 + 1 + 520,
         ),

@@ -63,9 +63,9 @@ def a_fortnight(
                 )  # fmt: skip
 
 
-async def query_data(pool, query: str):
+async def query_data(pool, query: str, variables: dict | None = None):
     """Return the data of a query, after checking that it has no errors."""
-    answer = json.loads((await engine_on(pool).execute(query)).body)
+    answer = json.loads((await engine_on(pool).execute(query, variables)).body)
     assert "errors" not in answer
     return answer["data"]
 
