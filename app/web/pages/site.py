@@ -35,9 +35,9 @@ from app.domain.model import CHECKPOINT_DAYS, SERIES
 from app.domain.text import join_words
 from app.store.rehearsed import REHEARSED_NOTICE
 from app.web import formatting, routes
-from app.web.charts import batch_chart, layout, record_charts
+from app.web.charts import batch_chart, calibration_chart, layout, record_charts
 from app.web.documents import extended
-from app.web.pages import batch_text, correction_text, series_text, timestamp_text
+from app.web.pages import batch_text, correction_text, score_text, series_text, timestamp_text
 from app.web.pages.series_text import KnownSeries
 from app.web.refusals import too_large_number_result
 from app.web.routes import Route
@@ -109,7 +109,9 @@ seriesNamed(name: $series) {
   latestBatch { runDate status }
 }
 """
-# The page of a record also asks for the ids of its best and its worst call, and then for the marks
+# The page of a record also asks for the results after costs, and for the scores of probabilities.
+_SCORES = f"drawdownPct {score_text.RECORD_FIELDS}"
+# It also asks for the ids of its best and its worst call, and then for the marks
 # of these two picks: `trackRecord` has no marks.
 _BEST = "best { id } best"
 _WORST = "worst { id } worst"
@@ -147,14 +149,21 @@ _DOCUMENTS = {
         "Record",
         best=_BEST,
         worst=_WORST,
+        drawdownPct=_SCORES,
         service="seriesNamed(name: $series) { kind profiles { tools } } "
         "service { origin lostAnswers } service",
-    ),
+    )
+    + score_text.COSTS_FRAGMENT,
     "SeriesRecord": extended(
         "Record",
         best=_BEST,
         worst=_WORST,
+        drawdownPct=_SCORES,
         service=f"{_SERIES} service {{ origin }} service",
+    )
+    + score_text.COSTS_FRAGMENT,
+    "Leaderboard": extended(
+        "Leaderboard", lastRunDate=f"lastRunDate {score_text.LEADERBOARD_FIELDS}"
     ),
     "Marks": _MARKS,
     "About": extended("Head", service="service { sealed origin recordId } service"),
@@ -205,6 +214,7 @@ class Site:
         self.environment.globals |= {
             "batch_chart": batch_chart,
             "batch_text": batch_text,
+            "calibration_chart": calibration_chart,
             "correction_text": correction_text,
             "days": CHECKPOINT_DAYS,
             "expects_stamps": expects_stamps,
@@ -216,6 +226,7 @@ class Site:
             "query_url": query_url,
             "record_charts": record_charts,
             "routes": routes,
+            "score_text": score_text,
             "series_text": series_text,
             "sessions": sessions or Calendar(),
             "timestamp_text": timestamp_text,

@@ -278,7 +278,7 @@ async def test_the_leaderboard_on_a_phone(writer, browser, database):
     assert [one.get("role") for one in table if one.tag != "caption"] == ["rowgroup", "rowgroup"]
     assert {one.get("role") for one in table.iter("tr")} == {"row"}
     headings = [visible_text(one) for one in table.iter("th") if one.get("role") == "columnheader"]
-    assert len(headings) == 7
+    assert len(headings) == 8
     for row in find_all(find_one(table, "tbody"), "tr"):
         name, *cells = row
         assert name.get("role") == "rowheader"
