@@ -308,18 +308,28 @@ def _brier(groups: Sequence[ProbabilityGroup]) -> Fraction:
 
 
 def _reliability(groups: Sequence[ProbabilityGroup]) -> Fraction:
+    """
+    Return the mean of (p - o)^2, with the stated p and the share of hits o of each pick's group.
+
+    For a group of n picks with h hits, n (p - o)^2 is (n p - h)^2 / n. In percent, this is a whole
+    number divided by n.
+    """
     total = Fraction(0)
     for one in groups:
-        difference = Fraction(one.stated_pct, 100) - Fraction(one.hits, one.picks)
-        total += one.picks * difference**2
-    return total / count(groups)[0]
+        total += Fraction((one.picks * one.stated_pct - 100 * one.hits) ** 2, one.picks)
+    return total / (100 * 100 * count(groups)[0])
 
 
 def _resolution(groups: Sequence[ProbabilityGroup], share: Fraction) -> Fraction:
-    total = Fraction(0)
+    """
+    Return the mean of (o - share)^2, with the share of hits o of each pick's group.
+
+    The mean of all o is `share`, so this is the mean of o^2 less `share`^2.
+    """
+    squares = Fraction(0)
     for one in groups:
-        total += one.picks * (Fraction(one.hits, one.picks) - share) ** 2
-    return total / count(groups)[0]
+        squares += Fraction(one.hits**2, one.picks)
+    return squares / count(groups)[0] - share**2
 
 
 def _mean_stated(groups: Sequence[ProbabilityGroup]) -> Fraction:
