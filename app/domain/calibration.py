@@ -107,8 +107,8 @@ class CalibrationBin(Struct, frozen=True):
 class ProbabilityScores(Struct, frozen=True):
     """
     How good the stated probabilities were. Only finished picks with a probability count. A pick was
-    right if its `alphaPct` at the result is above zero. Scores take probabilities as fractions from
-    0 to 1; fields whose names end in `Pct` are in percent. docs/record.md defines each figure.
+    right if its `alphaPct` at the result is above zero. Scores are computed from probabilities
+    as fractions from 0 to 1; all other shares are in percent. docs/record.md defines each figure.
     """
 
     picks: Annotated[

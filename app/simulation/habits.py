@@ -1,7 +1,9 @@
 """
 The habits of the simulated models: how each chooses its picks, and in which words.
 
-A model's ideas depend only on the Monday and on a seed, so they are the same in every process.
+A model's ideas depend only on the Monday and on a seed, so they are the same in every process. No
+model knows anything: about half of its picks turn out right, whatever probability it states. So
+the careful model is roughly calibrated, and the other two are overconfident, the bold one most.
 """
 
 from collections.abc import Callable

@@ -89,7 +89,7 @@ class ValueComputer:
 
 
 def to_json(
-    value: Any, type_: Any, member: Member, variables: VariableValues | None = None
+    value: Any, type_: Any, member: Member, *, variables: VariableValues | None = None
 ) -> object:
     """
     Return a value in a form that can be written as JSON.
@@ -103,7 +103,7 @@ def to_json(
         return None
     nullable_type = get_nullable_type(type_)
     if is_list_type(nullable_type):
-        return [to_json(item, nullable_type.of_type, member, variables) for item in value]
+        return [to_json(item, nullable_type.of_type, member, variables=variables) for item in value]
     if member.children is not None:
         return {
             selected.key: _member_json(value, selected, variables) for selected in member.children
@@ -121,4 +121,4 @@ def _member_json(value: object, member: Member, variables: VariableValues | None
     if member.arguments is not None:
         assert variables
         shown = shown(**member.arguments(variables))
-    return to_json(shown, member.type, member, variables)
+    return to_json(shown, member.type, member, variables=variables)

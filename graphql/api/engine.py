@@ -622,7 +622,7 @@ class Engine:
             value = await self.value_computer.value(computed.source, rows, arguments)
         except RecordDamaged as error:
             raise DamagedError((root.key,), selected.field, text=str(error)) from error
-        return encode_json(to_json(value, selected.type, selected, variables))
+        return encode_json(to_json(value, selected.type, selected, variables=variables))
 
     async def _compute_parts(
         self,
@@ -665,7 +665,7 @@ class Engine:
             value = await self.value_computer.value(field.source, part["rows"].encode(), arguments)
         except RecordDamaged as error:
             return {MARKER_KEY: "", "text": str(error)}
-        return to_json(value, member.type, member, variables)
+        return to_json(value, member.type, member, variables=variables)
 
     def _damaged_result(
         self,

@@ -116,6 +116,7 @@ OTHER_NUMBERS = {
     "app.web.charts.layout": {14},  # pixels
     "app.web.feeds.downloads": {3},  # exports at once
     "app.web.charts.record_charts": {14},  # pixels
+    "app.web.pages.score_text": {15},  # basis points
     "jobs.messages": {15},  # seconds
     "jobs.queue": {15},  # hours
 }

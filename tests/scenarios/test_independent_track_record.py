@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import reduce
 from hashlib import sha256, shake_256
 from pathlib import Path
+from random import Random
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -377,7 +378,124 @@ def results(groups):
     }
 
 
-def computed_again(batches, checks, first=None, last=None, action=None):
+def wilson_of(hits, n):
+    """Return the interval of a share in percent, and the share; both are None without picks."""
+    if not n:
+        return {"hitRatePct": None, "hitRateInterval": None}
+    share = Fraction(hits, n)
+    middle = share + Z * Z / (2 * n)
+    reach = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    low, high = ((middle + sign * reach) / (1 + Z * Z / n) * 100 for sign in (-1, 1))
+    return {
+        "hitRatePct": six(100 * share),
+        "hitRateInterval": between(low if hits else 0, 100 if hits == n else high),
+    }
+
+
+def costs_of(picks, curve, bps):
+    """Return the results after costs, and the cost that leaves a mean of zero."""
+    loss = Decimal("0.02") * bps
+    alpha, directed = (average([pick[key] for pick in picks]) for key in ("alpha", "directed"))
+    hits = sum(pick["alpha"] > loss for pick in picks)
+    after = {
+        "bps": bps,
+        "costPct": loss,
+        "meanAlphaPct": alpha["mean"] - loss if picks else None,
+        "medianAlphaPct": alpha["median"] - loss if picks else None,
+        "meanDirectionalReturnPct": directed["mean"] - loss if picks else None,
+        "sumPct": curve[-1]["sumPct"] - loss * len(curve) if picks else None,
+        "hits": hits,
+        **wilson_of(hits, len(picks)),
+    }
+    return {
+        "afterCosts": after,
+        "breakEvenBps": alpha["mean"] / Decimal("0.02") if picks else None,
+    }
+
+
+def exactly(value):
+    """Return a fraction, rounded once to 28 digits."""
+    return Decimal(value.numerator) / Decimal(value.denominator)
+
+
+def shares_of(picks):
+    hits = sum(pick["alpha"] > 0 for pick in picks)
+    stated = [pick["probability"] for pick in picks]
+    return {
+        "picks": len(picks),
+        "hits": hits,
+        "meanStatedPct": exactly(Fraction(sum(stated), len(stated))) if stated else None,
+        **wilson_of(hits, len(picks)),
+    }
+
+
+def probability_of(picks):
+    """Return the scores of the stated probabilities."""
+    picks = [pick for pick in picks if pick["probability"] is not None]
+    if not picks:
+        return None
+    shares, n = shares_of(picks), len(picks)
+    groups = defaultdict(list)
+    for pick in picks:
+        groups[pick["probability"]].append(pick["alpha"] > 0)
+    o = Fraction(shares["hits"], n)
+    brier = sum((Fraction(pick["probability"], 100) - (pick["alpha"] > 0)) ** 2 for pick in picks)
+    rows = [
+        (Fraction(stated, 100), Fraction(sum(hits), len(hits)), len(hits))
+        for stated, hits in groups.items()
+    ]
+    return {
+        **shares,
+        "brierScore": exactly(brier / n),
+        "reliability": exactly(sum(n_k * (p_k - o_k) ** 2 for p_k, o_k, n_k in rows) / n),
+        "resolution": exactly(sum(n_k * (o_k - o) ** 2 for _, o_k, n_k in rows) / n),
+        "uncertainty": exactly(o * (1 - o)),
+        "hitRateBrierScore": exactly(o * (1 - o)),
+        "halfBrierScore": Decimal("0.25"),
+        "groups": [
+            {"statedPct": stated, "picks": len(hits), "hits": sum(hits)}
+            for stated, hits in sorted(groups.items())
+        ],
+        "bins": [
+            {
+                "lowPct": low,
+                "highPct": low + 9,
+                **shares_of([pick for pick in picks if low <= pick["probability"] <= low + 9]),
+            }
+            for low in (50, 60, 70, 80, 90)
+        ],
+        "words": calibration_words(shares),
+    }
+
+
+def calibration_words(shares):
+    n, mean_stated = shares["picks"], shares["meanStatedPct"]
+    (early,) = re.findall(r'"(Too early to say whether the prob.*?)"', " ".join(DOCS.split()))
+    if n < 60:
+        some = "1 finished pick has" if n == 1 else f"{n} finished picks have"
+        return early.replace("N finished picks have", some)
+    (sentences,) = re.findall(r'"(FINDING: .*?)"', " ".join(DOCS.split()))
+    interval = shares["hitRateInterval"]
+    low, high = Decimal(interval["low"]), Decimal(interval["high"])
+    condition = "otherwise"
+    if mean_stated > high:
+        condition = "above `high`"
+    elif mean_stated < low:
+        condition = "below `low`"
+    ((finding, place),) = re.findall(rf"^\| {condition} \| (.+) \| (.+) \|$", DOCS, re.MULTILINE)
+    values = {
+        "STATED": mean_stated,
+        "RATE": Decimal(shares["hitRatePct"]),
+        "LOW": low,
+        "HIGH": high,
+    }
+    sentences = sentences.replace("FINDING", finding).replace("PLACE", place)
+    for name, value in values.items():
+        sentences = sentences.replace(name, str(value.quantize(Decimal("0.01"))))
+    return sentences
+
+
+def computed_again(batches, checks, first=None, last=None, action=None, bps=5):
     """Return every figure of `trackRecord`, computed from the rows of the API."""
     every = sorted(batches, key=lambda one: one["runDate"])
     every = [
@@ -408,7 +526,6 @@ def computed_again(batches, checks, first=None, last=None, action=None):
     counted = [one for one in scored if one["picks"]]
     picks = [pick for one in counted for pick in one["picks"]]
     hits, n = sum(pick["alpha"] > 0 for pick in picks), len(picks)
-    share = Fraction(hits, n) if n else None
     curve, summed, highest, fall = [], Decimal(0), Decimal(0), Decimal(0)
     for one in counted:
         alpha = mean([pick["alpha"] for pick in one["picks"]])
@@ -417,14 +534,6 @@ def computed_again(batches, checks, first=None, last=None, action=None):
         highest = max(highest, summed)
         fall = max(fall, highest - summed)
     weeks, without = weeks_of(counted)
-    wilson = None
-    if n:
-        middle, reach = (
-            share + Z * Z / (2 * n),
-            Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)),
-        )
-        low, high = ((middle + sign * reach) / (1 + Z * Z / n) * 100 for sign in (-1, 1))
-        wilson = between(low if hits else 0, 100 if hits == n else high)
     scores = [
         {
             "id": p["id"],
@@ -452,8 +561,7 @@ def computed_again(batches, checks, first=None, last=None, action=None):
             "total": sum(len(one["picks"]) for one in every),
             "finished": n,
             "hits": hits,
-            "hitRatePct": six(100 * share) if n else None,
-            "hitRateInterval": wilson,
+            **wilson_of(hits, n),
         },
         "pickResults": results([[pick] for pick in picks]),
         "batchResults": results([one["picks"] for one in counted]),
@@ -468,6 +576,8 @@ def computed_again(batches, checks, first=None, last=None, action=None):
             "weeks": weeks[-520:],
         },
         "randomActions": tossed(picks),
+        **costs_of(picks, curve, bps),
+        "probability": probability_of(picks),
     }
 
 
@@ -541,6 +651,7 @@ def plant(database, fortnights):
                     ticker=pick.ticker,
                     action=pick.action,
                     reasoning="It rises.",
+                    probability=pick.probability,
                     initial_price=1,
                     initial_close_id=uuid4(),
                     ended=False,
@@ -619,6 +730,25 @@ def years(mondays, seed=1, chooser=INDIFFERENT):
         for n, one in enumerate(made)
     ]
     return changed(made, (mondays - 2, mondays - 1), status="active", benchmark_pct=None)
+
+
+def with_probabilities(fortnights, lowest, highest, since=0, knows=0):
+    """
+    Return these batches with probabilities from `lowest` to `highest`, from a batch on.
+
+    If the call is right, `knows` is added to the probability.
+    """
+    random = Random(1)
+    made = []
+    for number, one in enumerate(fortnights):
+        picks = []
+        for pick in one.picks:
+            stated = random.randint(lowest, highest)
+            if pick.vs_benchmark_pct is not None and pick.alpha_pct > 0:
+                stated = min(stated + knows, 99)
+            picks.append(replace(pick, probability=stated if number >= since else None))
+        made.append(replace(one, picks=picks))
+    return made
 
 
 def quiet(mondays):
@@ -771,9 +901,19 @@ RECORDS = [
 
 
 async def check(database, **arguments):
+    """Compare the track record of a database (`compared`); return the verdict's words."""
+    return (await compared(database, **arguments))["verdict"]["words"]
+
+
+async def scores(database, **arguments):
+    """Compare the track record of a database (`compared`); return the scores of probabilities."""
+    return (await compared(database, **arguments))["probability"]
+
+
+async def compared(database, **arguments):
     """
     Compare the track record of a database with the one that is computed independently from its
-    rows; return the verdict's words.
+    rows, and return it.
     """
     async with record_server(database) as url:
         published = (await asyncio.to_thread(query_api, url, OPERATION, **arguments))["trackRecord"]
@@ -782,7 +922,7 @@ async def check(database, **arguments):
     renamed = {"from": "first", "to": "last"}
     part = {renamed.get(name, name): value for name, value in arguments.items()}
     compare(published, computed_again(batches, checks, **part))
-    return published["verdict"]["words"]
+    return published
 
 
 @pytest.mark.parametrize(("fortnights", "checks", "words"), RECORDS)
@@ -794,6 +934,33 @@ async def test_the_independent_verifier_computes_the_same(fortnights, checks, wo
         for number, standings in enumerate(checks, 1):
             write_check(journaled, number, *standings, first=FIRST)
     assert words in await check(database)
+
+
+@pytest.mark.parametrize(
+    ("fortnights", "words"),
+    [
+        pytest.param(with_probabilities(scored(1), 70, 70), "Too early", id="one batch"),
+        pytest.param(with_probabilities(years(58), 50, 99), "Overconfident", id="any probability"),
+        pytest.param(with_probabilities(years(58), 50, 53), "Not disting", id="near a half"),
+        pytest.param(
+            with_probabilities(years(58), 70, 80, since=30, knows=15),
+            "Overconfident",
+            id="since the prompt asks for one",
+        ),
+        pytest.param(
+            with_probabilities(years(58, 3, replace(SKILLED, skill=3.0)), 50, 52),
+            "Underconfident",
+            id="knows more than it states",
+        ),
+        pytest.param(with_probabilities(quiet(56), 50, 99), "Overconfident", id="nothing moves"),
+    ],
+)
+@pytest.mark.parametrize("bps", [0, 15, 10_000])
+@pytest.mark.sampled(6)
+async def test_the_independent_verifier_computes_the_same_scores(fortnights, words, bps, database):
+    """It agrees on what the probabilities are worth, and on what costs take off."""
+    plant(database, fortnights)
+    assert (await scores(database, bps=bps))["words"].startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from app.web.formatting import unsigned
 # than high, because a reader compares points with a diagonal.
 LAYOUTS = {
     "wide": replace(WIDE, width=720, height=430, left=56, right=24, top=38, bottom=62),
-    "narrow": replace(NARROW, height=340, left=48, right=14, top=36, bottom=60),
+    "narrow": replace(NARROW, height=340, left=48, right=16, top=36, bottom=60),
 }
 
 # The ends of the axes, in percent: stated probabilities, and shares of right calls.

@@ -30,7 +30,7 @@ KNOWN_HASHES = {
     "Monday": "afaf76f4",
     "PickStory": "7a114390",
     "Record": "d3afa346",
-    "TrackRecord": "a96a5a82",
+    "TrackRecord": "c6d93b30",
 }
 
 

@@ -52,7 +52,7 @@ def picks_of(kind: Kind, random: Random, count: int) -> Iterator[StatedPick]:
     """Yield picks in batches of three; in a batch, some have the luck of the first pick."""
     luck = 0.0
     for number in range(count):
-        # `randint` takes several times as long.
+        # A method of Random for whole numbers takes several times as long.
         stated = kind.lowest + int(random.random() * (kind.highest - kind.lowest + 1))
         if number % 3 == 0 or random.random() >= kind.shared:
             own = random.random()
