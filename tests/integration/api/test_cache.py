@@ -197,6 +197,31 @@ async def test_requests_with_separate_responses(service):
         assert service.counts == (hits, len(apart))
 
 
+async def test_arguments_of_a_part_have_separate_responses(service):
+    """Each cost of trading has a response of its own, whether it is a literal or a variable."""
+    field = "{ trackRecord { afterCosts(bps: %s) { bps } } }"
+    apart = []
+    for bps in (0, 5, 15):
+        variables = {"bps": bps}
+        query = f"query($bps: Int!) {field % '$bps'}"
+        apart += [
+            ("POST", "/graphql", {"query": query, "variables": variables}, bps),
+            ("POST", "/graphql", {"query": field % bps}, bps),
+            ("GET", f"/graphql?query={quote(field % bps)}", None, bps),
+            (
+                "GET",
+                f"/graphql?query={quote(query)}&variables={quote(json.dumps(variables))}",
+                None,
+                bps,
+            ),
+        ]
+    for hits in (0, len(apart)):
+        for method, url, json_, bps in apart:
+            answer = await service.client.request(method, url, json=json_)
+            assert answer.json() == {"data": {"trackRecord": {"afterCosts": {"bps": bps}}}}
+        assert service.counts == (hits, len(apart))
+
+
 # The kind: a text that any client may send, and that has no meaning, or the meaning of another
 # text.
 VARIED = {
