@@ -164,6 +164,8 @@ async def _log_request_plan(settings: Settings, context: Context) -> None:
         closes=[day.closes for day in plan.days],
         splits=[day.splits for day in plan.days],
         splits_left_out=plan.left_out_splits,
+        dividends=[day.dividends for day in plan.days],
+        dividends_left_out=plan.left_out_dividends,
     )
 
 

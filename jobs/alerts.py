@@ -32,6 +32,7 @@ from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar, splits
 from app.domain.alternation import Alternation, Difference
+from app.domain.dividends import RestatedAmount
 from app.domain.journal import format_timestamp
 from app.domain.model import (
     CHECKPOINT_DAYS,
@@ -41,6 +42,7 @@ from app.domain.model import (
     FailureReason,
     SkipReason,
 )
+from app.domain.returns import format_decimal
 from app.domain.text import for_chat
 from app.domain.timestamps import Timestamp
 from app.errors import QuotaSpent
@@ -433,6 +435,39 @@ def _join_sentences(sentences: Sequence[str]) -> str:
         return first
     noun = "session differs" if more == 1 else "sessions differ"
     return f"{first}, and {more} more {noun}"
+
+
+async def report_restated_dividend(conn: Conn, context: Context, restated: RestatedAmount) -> None:
+    """
+    Store an alert about a dividend whose listed amount is the known one, divided by a later split.
+
+    Amounts count as declared, so nothing is corrected. There is one alert for each listed amount:
+    the provider lists it again every week.
+    """
+    known = restated.known
+    reason = f"{known.ticker} {known.ex_date} {format_decimal(restated.listed)}"
+    cursor = await conn.execute(
+        "SELECT FROM operations.alerts WHERE kind = 'dividend_restated' AND reason = %s", (reason,)
+    )
+    if await cursor.fetchone() is not None:
+        return
+    text = (
+        f"the provider now lists the dividend of {known.ticker} of {known.ex_date} as "
+        f"{format_decimal(restated.listed)}: the known amount, {format_decimal(known.amount)}, "
+        f"divided by the factor {format_decimal(restated.factor)} of later splits. Amounts count "
+        "as declared, so nothing was corrected."
+    )
+    await _store(
+        conn,
+        context,
+        kind="dividend_restated",
+        reason=reason,
+        text=text,
+        to_do=(
+            "Compare the amount with the company's own announcement. `alpha-monday closes "
+            f"{known.ticker}` shows all readings."
+        ),
+    )
 
 
 async def report_head_unpublished(

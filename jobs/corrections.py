@@ -1,4 +1,6 @@
-"""Corrections of stored figures: after a late split, or when an operator adopts a new reading."""
+"""
+Corrections of stored figures: after a late split or dividend, or when an operator adopts a reading.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -17,20 +19,29 @@ from app.domain.model import (
     Checkpoint,
     CheckpointStatus,
     Close,
+    Dividend,
     Pick,
     PickMetric,
     Split,
 )
 from app.domain.text import STATEMENT_RULE, is_publishable, join_words
 from app.errors import Refused
-from app.store import batches, checkpoints, closes, corrections, share_histories
+from app.store import (
+    batches,
+    checkpoints,
+    closes,
+    corrections,
+    further_benchmarks,
+    share_histories,
+)
 from app.store.rows import Conn
+from jobs import further_corrections
 
 # The adopted readings, which replace those that the figures use, by day and ticker.
 Adopted = Mapping[tuple[int, str], Close]
 
-# For each row: the stored row, the corrected row, and the ticker of its pick (None for a batch or a
-# checkpoint).
+# For each row: the stored row, the corrected row, and the ticker of its pick or its further
+# benchmark (None for a batch or a checkpoint).
 Rows = list[tuple[measurement.MeasuredRow, measurement.MeasuredRow, str | None]]
 
 
@@ -66,6 +77,39 @@ async def correct_after_split(
             corrected += await _correct(conn, correction)
             if corrected:
                 in_force = None  # see `_correct`
+    return corrected
+
+
+async def correct_totals(
+    conn: Conn,
+    locked: Sequence[Batch],
+    *,
+    reason: str,
+    now: datetime,
+    in_force: InForce | None,
+) -> int:
+    """
+    Correct the total returns of batches for which they are known, after a change of dividends.
+
+    Return how many checkpoints changed. As in `correct_after_split`, the caller has locked the
+    batches. Figures without dividends stay as they are, and so do marks.
+    """
+    corrected = 0
+    for batch in locked:
+        taken = await checkpoints.list_for_batch(conn, batch.id)
+        if not any(checkpoint.has_totals for checkpoint in taken):
+            continue
+        correction = _Correction(
+            batch=batch,
+            ticker=None,
+            adopted={},
+            reason=reason,
+            now=now,
+            in_force=in_force,
+        )
+        corrected += await _correct(conn, correction)
+        if corrected:
+            in_force = None  # see `_correct`
     return corrected
 
 
@@ -194,6 +238,7 @@ async def _get_used_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) 
     if ticker == batch.benchmark_symbol:
         close_id = checkpoint.benchmark_close_id
     elif ticker not in picks:
+        await _refuse_further_benchmark(conn, batch, ticker)
         raise Refused(f"{ticker} is no pick of {batch.run_date}; its picks: {', '.join(picks)}.")
     elif day == 0:
         close_id = picks[ticker].initial_close_id
@@ -206,6 +251,16 @@ async def _get_used_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) 
         )
     (used,) = await closes.list_by_ids(conn, [close_id])
     return used
+
+
+async def _refuse_further_benchmark(conn: Conn, batch: Batch, ticker: str) -> None:
+    """Raise Refused if a ticker is a further benchmark of a batch."""
+    declared = await further_benchmarks.list_of_batches(conn, [batch.id])
+    if ticker in declared.get(batch.id, ()):
+        raise Refused(
+            f"{ticker} is a further benchmark of {batch.run_date}, and no pick. Its prices are not "
+            "corrected: no other figure depends on them. Only a late split corrects its return."
+        )
 
 
 async def _ticker_of_session(conn: Conn, batch: Batch, *, ticker: str, used: Close) -> str:
@@ -227,12 +282,13 @@ class _Correction(Struct, frozen=True, kw_only=True):
     """
     The correction of one batch: of the figures that depend on the prices or splits of `ticker`.
 
-    `adopted` has the readings that replace the used ones. It is empty after a split. `in_force` is
-    declared in the journal before the correction, if it is set.
+    `ticker` is None if only dividends have changed. `adopted` has the readings that replace the
+    used ones. It is empty after a split or a dividend. `in_force` is declared in the journal before
+    the correction, if it is set.
     """
 
     batch: Batch
-    ticker: str
+    ticker: str | None
     adopted: Adopted
     reason: str
     now: datetime
@@ -261,6 +317,7 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
             continue
         new_checkpoint = _with_new_price(batch, checkpoint, adopted)
         used_histories = [benchmark]
+        received: list[Dividend] = []
         rows: Rows
         if checkpoint.day == 0:
             rows = [(batch, new_batch, None), (checkpoint, new_checkpoint, None)]
@@ -272,7 +329,13 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
             new_checkpoint = _with_benchmark_mark(
                 checkpoint, new_checkpoint, is_about_benchmark=is_about_benchmark
             )
-            rows, metric_histories = await _recompute_metrics(
+            if checkpoint.has_totals:
+                new_checkpoint, received = measurement.total_of_benchmark(
+                    new_batch,
+                    new_checkpoint,
+                    await share_histories.with_dividends(conn, benchmark),
+                )
+            recomputed = await _recompute_metrics(
                 conn,
                 correction,
                 checkpoint=checkpoint,
@@ -281,10 +344,24 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
                 new_picks={pick.id: pick for pick in new_picks},
                 histories=histories,
             )
-            rows = [(checkpoint, new_checkpoint, None), *rows]
-            used_histories += metric_histories
+            rows = [(checkpoint, new_checkpoint, None), *recomputed.rows]
+            used_histories += recomputed.histories
+            received += recomputed.dividends
+            further = None
+            if correction.ticker is not None:
+                further = await further_corrections.recompute(
+                    conn, batch, checkpoint=checkpoint, ticker=correction.ticker
+                )
+            if further is not None:
+                rows.append((further.stored, further.corrected, correction.ticker))
+                used_histories.append(further.history)
         if await _store_changes(
-            conn, correction, checkpoint=checkpoint, rows=rows, histories=used_histories
+            conn,
+            correction,
+            checkpoint=checkpoint,
+            rows=rows,
+            histories=used_histories,
+            dividends=received,
         ):
             corrected += 1
             # The first entry has declared what is in force. Its transaction holds the journal's
@@ -292,6 +369,19 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
             # compared again.
             correction = replace(correction, in_force=None)
     return corrected
+
+
+class _Recomputed(Struct, frozen=True):
+    """
+    The metrics of a checkpoint, computed again.
+
+    `rows` have each metric as it is stored, and the new one. The new metrics depend on `histories`.
+    `dividends` are the readings that their total returns count.
+    """
+
+    rows: Rows
+    histories: list[ShareHistory]
+    dividends: list[Dividend]
 
 
 async def _recompute_metrics(
@@ -303,21 +393,16 @@ async def _recompute_metrics(
     new_batch: Batch,
     new_picks: Mapping[UUID, Pick],
     histories: Mapping[UUID, ShareHistory],
-) -> tuple[Rows, list[ShareHistory]]:
-    """
-    Compute a checkpoint's metrics again.
-
-    Return the rows (stored and new), and the share histories that the new metrics use.
-    """
-    rows: Rows = []
-    metric_histories = []
+) -> _Recomputed:
+    """Compute a checkpoint's metrics again."""
+    recomputed = _Recomputed([], [], [])
     for metric in await checkpoints.list_metrics(conn, checkpoint.id):
         pick = new_picks[metric.pick_id]
         new_metric = _with_new_close(metric, correction.adopted.get((checkpoint.day, pick.ticker)))
         history = await share_histories.for_metric(
             conn, correction.batch, metric=new_metric, history=histories[pick.id]
         )
-        metric_histories.append(history)
+        recomputed.histories.append(history)
         figures = measurement.measure_pick(
             new_batch,
             new_checkpoint,
@@ -330,8 +415,17 @@ async def _recompute_metrics(
         # unusual move.
         if correction.ticker not in histories[pick.id].tickers.all_tickers:
             new_metric = replace(new_metric, unusual_move=metric.unusual_move)
-        rows.append((metric, new_metric, pick.ticker))
-    return rows, metric_histories
+        if metric.has_totals:
+            new_metric, received = measurement.total_of_pick(
+                new_batch,
+                new_checkpoint,
+                pick=pick,
+                metric=new_metric,
+                history=await share_histories.with_dividends(conn, history),
+            )
+            recomputed.dividends.extend(received)
+        recomputed.rows.append((metric, new_metric, pick.ticker))
+    return recomputed
 
 
 async def _store_changes(
@@ -341,11 +435,13 @@ async def _store_changes(
     checkpoint: Checkpoint,
     rows: Rows,
     histories: Sequence[ShareHistory],
+    dividends: Sequence[Dividend],
 ) -> bool:
     """
     Store the changed rows of a checkpoint, with their corrections.
 
-    Return False if no row has changed. `histories` belong to the shares of the new figures.
+    Return False if no row has changed. `histories` belong to the shares of the new figures, and
+    `dividends` are the readings that the total returns count.
     """
     batch = correction.batch
     used = [reading for (day, _), reading in correction.adopted.items() if day == checkpoint.day]
@@ -353,7 +449,7 @@ async def _store_changes(
     # While this transaction waited for the lock of the batch, another transaction may have stored a
     # reading that is used here. The time of a correction must not be before the times of its
     # readings.
-    corrected_at = measurement.not_before_readings(correction.now, used, counted)
+    corrected_at = measurement.not_before_readings(correction.now, used, [*counted, *dividends])
     changes = measurement.build_corrections(
         rows, checkpoint=checkpoint, reason=correction.reason, at=corrected_at
     )
@@ -366,6 +462,7 @@ async def _store_changes(
         corrections=changes,
         readings=used,
         splits=counted,
+        dividends=list(dict.fromkeys(dividends)),
         at=corrected_at,
         in_force=correction.in_force,
     )

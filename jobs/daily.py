@@ -34,7 +34,15 @@ from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgain
 from app.store import batches, checkpoints, opens, share_histories
 from app.store.checkpoints import DueCheckpoint, RelatedChanges
 from app.store.rows import Conn
-from jobs import alerts, late_splits, queue_tables, splits, timestamps
+from jobs import (
+    alerts,
+    further_benchmarks,
+    late_splits,
+    queue_tables,
+    splits,
+    timestamps,
+    total_returns,
+)
 from jobs.context import Context
 from jobs.in_force import effective_calendar
 from jobs.prices import fetch_closes, is_traded
@@ -128,6 +136,7 @@ async def take(context: Context, batch_id: UUID, day: int, *, retake: bool = Fal
         raise TryAgainAt(f"The checkpoint is due at {due_at:%Y-%m-%d %H:%M} UTC.", due_at)
     else:
         await _measure_or_skip(context, target, picks=picks)
+        await further_benchmarks.measure_after_checkpoint(context, batch_id)
     if day in calendar.SPLIT_CHECK_DAYS:
         bind_contextvars(step="splits")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
@@ -308,6 +317,7 @@ async def _compute_and_store(
             is_completed = is_stored and await _is_completed(conn, batch.id)
         if is_stored:
             await timestamps.defer_for_checkpoint(conn, context)
+            await _defer_total_returns(conn, context, batch.id)
     _log_computed(batch, measured, is_stored=is_stored)
     if is_completed:
         log.info("batch completed")
@@ -357,6 +367,12 @@ def _log_computed(batch: Batch, measured: "_Measured", *, is_stored: bool) -> No
         tickers.append(batch.benchmark_symbol)
     for ticker in tickers:
         log.warning("unusual move", ticker=ticker, checkpoint=str(checkpoint.id))
+
+
+async def _defer_total_returns(conn: Conn, context: Context, batch_id: UUID) -> None:
+    """Defer the job for the total returns of a batch if the batch is completed now."""
+    if await _is_completed(conn, batch_id):
+        await total_returns.defer(conn, context, batch_id)
 
 
 async def _is_completed(conn: Conn, batch_id: UUID) -> bool:
@@ -496,6 +512,7 @@ async def _skip(context: Context, target: _Target, *, reason: SkipReason, note: 
         is_completed = is_stored and await _is_completed(conn, batch.id)
         if is_stored:
             await timestamps.defer_for_checkpoint(conn, context)
+            await _defer_total_returns(conn, context, batch.id)
     _log_skipped(checkpoint, is_stored=is_stored)
     if is_completed:
         log.info("batch completed")

@@ -53,6 +53,7 @@ def make(settings: Settings, *, is_command: bool = False) -> InForce:
         price_source=_price_source(settings),
         calendar=Calendar(settings.market_closed_days),
         timestamp_roots=timestamp_roots,
+        further_benchmarks=settings.further_benchmarks,
         series=tuple(_in_force(one) for one in series),
         is_command=is_command,
     )

@@ -114,7 +114,7 @@ async def _fetch_close(
     # If `answer` is not a BarsAnswer, another job has made the same request, and has stored the
     # closes.
     if isinstance(answer, BarsAnswer):
-        await _store_answer(context, ticker, answer=answer, session=session)
+        await store_answer(context, ticker, answer=answer, session=session)
     return await _get_stored(context, ticker, session)
 
 
@@ -140,14 +140,19 @@ async def _get_stored(context: Context, ticker: str, session: date) -> Close | N
         return await closes.get_newest(conn, ticker, session)
 
 
-async def _store_answer(
-    context: Context, ticker: str, *, answer: BarsAnswer, session: date
+async def store_answer(
+    context: Context,
+    ticker: str,
+    *,
+    answer: BarsAnswer,
+    session: date,
+    also_since: date = date.max,
 ) -> None:
     """
-    Store the bars of an answer, from the oldest active baseline on.
+    Store the bars of an answer, from the oldest active baseline on, or from `also_since` on.
 
-    Only bars of finished sessions are stored: the provider may also return a bar of today, or of a
-    holiday.
+    `session` is the session for which they were requested. Only bars of finished sessions are
+    stored: the provider may also return a bar of today, or of a holiday.
     """
     now = context.now()
     today = calendar.new_york_date(now)
@@ -156,7 +161,7 @@ async def _store_answer(
         oldest = await batches.get_oldest_active_baseline(conn)
         # The close of the session before `session` is stored, too. A ticker that has no close of
         # either session is no longer traded (see `jobs/weekly.py`).
-        since = min(context.calendar.session_before(session), oldest or session)
+        since = min(context.calendar.session_before(session), oldest or session, also_since)
 
         def is_finished_session(day: date) -> bool:
             return day < today and sessions.is_session(day)

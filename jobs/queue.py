@@ -317,6 +317,10 @@ class RetryPolicy(BaseRetryStrategy):
     - The quota has no room, or there is no response: TryAgainAt 10:00 the next day, until the week
       is over.
 
+    `further_benchmarks`:
+    - The quota has no room, or there is no response: TryAgainAt 10:30 the next day, until the next
+      Sunday.
+
     `rates`:
     - The quota has no room, or there is no response: TryAgainAt 11:00 the next day, until the next
       Sunday.
@@ -676,7 +680,10 @@ app = Queue(
         "jobs.weekly",
         "jobs.daily",
         "jobs.late_splits",
+        "jobs.further_benchmarks",
         "jobs.rates",
+        "jobs.dividends",
+        "jobs.total_returns",
         "jobs.alerts",
         "jobs.heartbeat",
         "jobs.timestamps",

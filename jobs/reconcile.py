@@ -7,8 +7,8 @@ Because of an advisory lock, only one process at a time does a round. A round ha
 - if a job has failed: skip its checkpoint, or record its Monday as failed;
 - defer a job for each checkpoint that is due and has neither a row nor a job;
 - start this Monday's run if the weekly job was lost, and record missed Mondays;
-- defer retakes of skipped checkpoints once a day, the jobs for late splits and for rates,
-  heartbeats, and the publication of the journal's head;
+- defer retakes of skipped checkpoints once a day, the jobs for late splits, for further benchmarks,
+  rates and dividends, heartbeats, and the publication of the journal's head;
 - hold the yearly checks that are due;
 - report processes that record with different settings;
 - defer lost jobs of timestamps and alerts, and delete old jobs and messages.
@@ -43,6 +43,8 @@ from jobs import (
     alerts,
     checks,
     daily,
+    dividends,
+    further_benchmarks,
     heartbeat,
     late_splits,
     messages,
@@ -186,7 +188,9 @@ async def run_round(
         missed = await _run_step(conn, weekly.record_missed_mondays, context)
         await _run_step(conn, _defer_retakes, context)
         await _run_step(conn, late_splits.defer_due, context)
+        await _run_step(conn, further_benchmarks.defer_due, context)
         await _run_step(conn, rates.defer_due, context)
+        await _run_step(conn, dividends.defer_due, context)
         await _run_step(conn, timestamps.defer_lost, context)
         await _run_step(conn, timestamps.defer_lost_check, context)
         await _run_step(conn, heartbeat.defer_if_morning_is_good, context)

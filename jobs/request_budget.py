@@ -16,15 +16,15 @@ from app.core.settings import Settings
 from app.domain import calendar, request_plan
 from app.domain.calendar import Calendar
 from app.domain.model import batch_id
-from app.domain.request_plan import PlannedBatch, PlannedDay, RequestPlan
-from app.providers.alpha_vantage import SPLITS
+from app.domain.request_plan import PlannedBatch, PlannedDay, RequestPlan, Sent
+from app.providers.alpha_vantage import DAILY, DIVIDENDS, MATURITY, RATES, SPLITS
 from app.providers.rate_limiter import RequestLedger
 from app.store import batches, checkpoints
 from app.store.rows import Conn
 from jobs.context import Context
 
-# The oldest batches whose splits are requested were made so many days ago.
-_OLDEST_DAYS = max(request_plan.SPLIT_DAYS) + 7
+# The oldest batches whose splits or dividends are requested were made so many days ago.
+_OLDEST_DAYS = max(*request_plan.SPLIT_DAYS, *request_plan.DIVIDEND_DAYS) + 7
 
 _DAY = timedelta(days=1)
 
@@ -38,12 +38,25 @@ class Configured(Struct, frozen=True, kw_only=True):
     What a plan needs of the configuration.
 
     `series` are the names of the configured series, `sessions` is the calendar with
-    MARKET_CLOSED_DAYS.
+    MARKET_CLOSED_DAYS. `benchmarks` are the tickers of the benchmark and of the further ones.
     """
 
     series: Sequence[str]
     sessions: Calendar
-    benchmark: str
+    benchmarks: Sequence[str]
+
+    @property
+    def benchmark(self) -> str:
+        """Return the ticker that picks are measured against."""
+        return self.benchmarks[0]
+
+    @property
+    def weekly_requests(self) -> list[tuple[str, str]]:
+        """Return the function and the symbol of each weekly request: see `request_plan`."""
+        requests = [(RATES, MATURITY)]
+        for symbol in self.benchmarks[1:]:
+            requests += [(DAILY, symbol), (SPLITS, symbol)]
+        return requests
 
 
 class PlanInputs(Struct, frozen=True, kw_only=True):
@@ -53,9 +66,11 @@ class PlanInputs(Struct, frozen=True, kw_only=True):
     - `day`: the first day of the plan. A day begins at 09:00 in New York, so before that time it is
       yesterday.
     - `batches`: the batches that are young enough to need requests
-    - `served`: the tickers whose splits need no request any more in this week
-    - `sent_early`, `sent_late`: the requests for splits that were sent on `day`, with the morning's
-      closes and later
+    - `served`, `served_dividends`: the tickers whose splits and dividends need no request any more
+      in this week
+    - `weekly_waiting`: how many weekly requests this week still needs
+    - `sent`: the requests that were sent on `day`, besides closes
+    - `refuses_dividends`: whether the provider refused the newest request for dividends
     """
 
     configured: Configured
@@ -63,8 +78,10 @@ class PlanInputs(Struct, frozen=True, kw_only=True):
     day: date
     batches: list[PlannedBatch]
     served: set[str]
-    sent_early: int
-    sent_late: int
+    served_dividends: set[str]
+    weekly_waiting: int
+    sent: Sent
+    refuses_dividends: bool = False
 
     def make_plan(self) -> RequestPlan:
         """Return the plan from `day` on."""
@@ -76,8 +93,10 @@ class PlanInputs(Struct, frozen=True, kw_only=True):
             per_day=self.per_day,
             benchmark=self.configured.benchmark,
             answered=self.served,
-            sent_early=self.sent_early,
-            sent_late=self.sent_late,
+            answered_dividends=self.served_dividends,
+            weekly=len(self.configured.weekly_requests),
+            weekly_waiting=self.weekly_waiting,
+            sent=self.sent,
         )
 
     def list_waiting(self) -> list[str]:
@@ -92,7 +111,7 @@ def configured_by(settings: Settings) -> Configured:
     return Configured(
         series=[one.name for one in series_file.load(settings)],
         sessions=Calendar(settings.market_closed_days),
-        benchmark=settings.benchmark_symbol,
+        benchmarks=(settings.benchmark_symbol, *settings.further_benchmarks),
     )
 
 
@@ -106,14 +125,24 @@ async def read(
     since_sunday = calendar.due_at(request_plan.split_sunday(day))
     sent = await ledger.count_since(conn, calendar.due_at(day), function=SPLITS)
     sent_late = await ledger.count_since(conn, _end_of_morning(day), function=SPLITS)
+    after_splits = 0
+    for function in (RATES, DIVIDENDS):
+        after_splits += await ledger.count_since(conn, calendar.due_at(day), function=function)
+    served = {
+        function: await ledger.served_since(conn, function, since_sunday)
+        for function in (DAILY, SPLITS, DIVIDENDS, RATES)
+    }
+    waiting = [one for one in configured.weekly_requests if one[1] not in served[one[0]]]
     return PlanInputs(
         configured=configured,
         per_day=ledger.limits[-1].requests,
         day=day,
         batches=await batches.list_planned(conn, day - _OLDEST_DAYS * _DAY),
-        served=await ledger.served_since(conn, SPLITS, since_sunday),
-        sent_early=sent - sent_late,
-        sent_late=sent_late,
+        served=served[SPLITS],
+        served_dividends=served[DIVIDENDS],
+        weekly_waiting=len(waiting),
+        sent=Sent(splits_early=sent - sent_late, splits_late=sent_late, after_splits=after_splits),
+        refuses_dividends=await ledger.is_refused(conn, DIVIDENDS, since_sunday - 7 * _DAY),
     )
 
 
@@ -146,10 +175,24 @@ async def count_spare(conn: Conn, context: Context) -> int:
     return room - len(inputs.list_waiting())
 
 
+async def count_spare_for_dividends(conn: Conn, context: Context) -> int:
+    """
+    Return how many requests for dividends may be sent now.
+
+    They come after everything that `count_spare` leaves room for, and after the weekly requests of
+    this week. The result may be negative.
+    """
+    inputs = await _read_own(conn, context)
+    room = await _count_left(conn, context, inputs)
+    return room - len(inputs.list_waiting()) - inputs.weekly_waiting
+
+
 async def _read_own(conn: Conn, context: Context) -> PlanInputs:
     """Return what a plan of this process is made of, from now on."""
     configured = Configured(
-        series=context.series, sessions=context.calendar, benchmark=context.benchmark
+        series=context.series,
+        sessions=context.calendar,
+        benchmarks=(context.benchmark, *context.in_force.further_benchmarks),
     )
     return await read(conn, context.prices.ledger, configured=configured, now=context.now())
 

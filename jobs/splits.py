@@ -23,6 +23,7 @@ from msgspec import Struct
 from app.database.pools import transaction
 from app.domain import calendar, splits
 from app.domain.declarations import ProviderResponse, ResponseKind
+from app.domain.further_benchmarks import oldest_awaited
 from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, Close, Pick, Split
 from app.domain.returns import ONE, format_decimal
@@ -31,7 +32,7 @@ from app.errors import AlphaMondayError, ProviderError, ProviderUnavailable, Try
 from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
 from app.providers.alpha_vantage_answers import ListedSplit
 from app.providers.rate_limiter import RequestOutcome, UnreadableRow
-from app.store import batches, journal, share_histories
+from app.store import batches, further_benchmarks, journal, share_histories
 from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections, request_budget
@@ -176,12 +177,13 @@ async def refresh(
     needed_since: datetime,
     needed: NeededDays | None = None,
     baseline: date | None = None,
+    max_attempts: int | None = None,
 ) -> None:
     """
     Request a ticker's splits, unless they were already requested after `since`. Store the changes.
 
-    Failed requests since `needed_since` count against the limit of attempts. `baseline` is the
-    baseline session of a batch that does not have the ticker yet.
+    Failed requests since `needed_since` count against the limit of attempts, which is at most
+    `max_attempts`. `baseline` is the baseline session of a batch that does not have the ticker yet.
 
     With `needed`, raise ProviderUnavailable if a split of these days cannot be read. Prices are
     requested at fixed times of the day. If such a time has passed since the answer was received,
@@ -189,7 +191,12 @@ async def refresh(
     time. So at 13:00, an answer of 10:35 is replaced by a new one, but an answer of 12:40 is not.
     """
     unreadable = await _request(
-        context, ticker=ticker, since=since, needed_since=needed_since, baseline=baseline
+        context,
+        ticker=ticker,
+        since=since,
+        needed_since=needed_since,
+        baseline=baseline,
+        max_attempts=max_attempts,
     )
     if needed is None:
         return
@@ -216,9 +223,10 @@ async def _request(
     since: datetime,
     needed_since: datetime,
     baseline: date | None = None,
+    max_attempts: int | None = None,
 ) -> Sequence[UnreadableRow]:
     """Request a ticker's splits, and store the changes. Return the answer's unreadable rows."""
-    answer = await context.prices.splits(ticker, since, needed_since)
+    answer = await context.prices.splits(ticker, since, needed_since, max_attempts=max_attempts)
     if isinstance(answer, SplitsAnswer) and await _withdraws_a_split(context, ticker, answer):
         # A single answer without a known split may come from an outdated cache of the provider.
         await context.prices.ledger.store_failure(answer.grant, RequestOutcome.FAILED)
@@ -278,7 +286,11 @@ async def _store_answer(
     async with transaction(context.pool) as conn:
         # First lock all batches that use the ticker, then write to the journal: otherwise there
         # could be a deadlock (see `corrections.correct_after_split`).
-        locked = await batches.lock_all_with_ticker(conn, ticker)
+        # A further benchmark that is measured at the same time must count the new splits.
+        awaited = await further_benchmarks.list_awaited(conn, oldest_awaited(now))
+        locked = await batches.lock_all_with_ticker(
+            conn, ticker, also=[one.batch.id for one in awaited if one.symbol == ticker]
+        )
         since = _earliest_baseline(locked, baseline)
         known = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
         unreadable: list[UnreadableRow] = []

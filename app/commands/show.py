@@ -76,7 +76,9 @@ async def _find_batches(conn: Conn, monday: date | None, series: str | None) -> 
 @_rehearsal
 @async_command
 async def show_closes(ticker: str, rehearsal: bool) -> None:
-    """Print every reading of a share's prices and splits; a session can have several readings.
+    """Print every reading of a share's prices, splits and dividends.
+
+    A session can have several readings.
 
     \b
     Example:

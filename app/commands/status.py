@@ -173,6 +173,7 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "unstamped_monday": state.unstamped[0].run_date if state.unstamped else None,
         "published_head": _publication_document(state),
         "series": [_series_document(one, state) for one in state.series],
+        "further_benchmarks": state.further_benchmarks,
     }
 
 
@@ -224,6 +225,7 @@ def _plan_document(plan: RequestPlan) -> dict[str, Any]:
         "per_day": plan.per_day,
         "most_closes": plan.most_closes,
         "splits_left_out": plan.left_out_splits,
+        "dividends_left_out": plan.left_out_dividends,
         "days": plan.days,
     }
 
@@ -272,6 +274,8 @@ def facts(state: OperatorSnapshot) -> Iterator[str]:
     yield f"price requests planned: {_describe_plan(state.request_plan)}"
     yield f"last batch: {_describe_last_batch(state)}"
     yield f"last figures: {_describe_last_checkpoint(state)}"
+    if state.further_benchmarks:
+        yield f"further benchmarks: {_describe_further(state)}"
     yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
     yield f"heartbeat: {_describe_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
     yield f"timestamps: {_describe_stamps(state)}"
@@ -401,10 +405,13 @@ def _describe_plan(plan: RequestPlan) -> str:
     line = (
         f"closes {today.closes} today, {tomorrow.closes} tomorrow, at most {fullest.closes} "
         f"({fullest.day:%A}, {fullest.day}); splits {today.splits} today, {tomorrow.splits} "
-        f"tomorrow; of {plan.per_day} a day"
+        f"tomorrow; dividends {today.dividends} today, {tomorrow.dividends} tomorrow; of "
+        f"{plan.per_day} a day"
     )
     if plan.left_out_splits:
         line += f"; {plan.left_out_splits} for splits have no room in the next two weeks"
+    if plan.left_out_dividends:
+        line += f"; {plan.left_out_dividends} for dividends have no room in the next two weeks"
     return line
 
 
@@ -436,6 +443,16 @@ def _describe_messages(messages: MessageState, setting: str) -> str:
     if messages.waiting:
         line += f"; {messages.waiting} waiting"
     return line
+
+
+def _describe_further(state: OperatorSnapshot) -> str:
+    parts = []
+    for one in state.further_benchmarks:
+        when = "never read"
+        if one.last_read_at is not None:
+            when = f"new prices {format_duration(state.at - one.last_read_at)} ago"
+        parts.append(f"{one.symbol} {when}")
+    return "; ".join(parts)
 
 
 def _describe_stamps(state: OperatorSnapshot) -> str:
@@ -531,6 +548,12 @@ def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
             f"two weeks, because ALPHA_VANTAGE_PER_DAY is {plan.per_day}: a split that is listed "
             "late may correct figures later, or never. A key with more requests a day prevents "
             "this."
+        )
+    if state.plan_inputs.refuses_dividends:
+        yield (
+            "The price provider refused the last request for dividends, so results get no total "
+            "return. Every other figure does without dividends. The log has the provider's words "
+            "(`dividends refused by the provider`); one request is tried each week."
         )
 
 

@@ -18,7 +18,12 @@ from app.commands.terminal import format_new_york
 from app.database.pools import Pool
 from app.database.queries import snapshot_fetcher
 from app.domain.calendar import MEASURED_DAYS, Calendar, checkpoint_date, due_at
-from app.domain.closures import CheckpointDay, closure_sentences, counts_as_session
+from app.domain.closures import (
+    checkpoint_day,
+    closure_sentences,
+    find_result,
+)
+from app.domain.further_track_record import vs_pct
 from app.domain.lost_answers import Question, question_sentences
 from app.domain.model import (
     CHECKPOINT_DAYS,
@@ -28,15 +33,26 @@ from app.domain.model import (
     Checkpoint,
     CheckpointStatus,
     Close,
+    Dividend,
+    FurtherBenchmark,
     Pick,
     PickMetric,
-    SkipReason,
     Split,
 )
 from app.domain.returns import format_decimal
 from app.domain.timestamps import Timestamp, is_before
 from app.errors import RECORD_DAMAGED_ADVICE, RecordDamaged, Refused
-from app.store import batches, checkpoints, closes, generations, rehearsed, splits, timestamps
+from app.store import (
+    batches,
+    checkpoints,
+    closes,
+    dividends,
+    further_benchmarks,
+    generations,
+    rehearsed,
+    splits,
+    timestamps,
+)
 from app.web.formatting import MINUS, TOO_LARGE_ERRORS, rounded, signed
 
 console = Console(soft_wrap=True, highlight=False)
@@ -48,6 +64,7 @@ _UNUSUAL = "!"
 _PRINTED_FIELDS = """query ($runDate: Date!, $series: String!) {
     batchOn(runDate: $runDate, series: $series) {
         status late failureReason failure benchmarkSymbol benchmarkInitialPrice result { day }
+        furtherBenchmarks { symbol position price splitFactor returnPct }
         picks { ticker pickedAs action initialPrice result { hit } }
         checkpoints {
             day checkpointDate tradingDay status skipReason note skippedAt
@@ -69,7 +86,8 @@ class _BatchRecord(Struct, frozen=True):
     `tickers` has the ticker of each reading that the figures use, by the reading's id.
     `days_with_price` are the days for which a price of the benchmark was read. `stamps` are the
     tokens that cover the batch, earliest first; `has_stamps` says whether the record has any.
-    `opens_at` is the first open at which the picks could be traded.
+    `opens_at` is the first open at which the picks could be traded. `further` are the further
+    benchmarks that were measured, in the order of the setting.
     """
 
     batch: Batch
@@ -83,6 +101,7 @@ class _BatchRecord(Struct, frozen=True):
     stamps: Sequence[Timestamp]
     has_stamps: bool
     opens_at: datetime
+    further: Sequence[FurtherBenchmark]
 
     @property
     def has_unusual_move(self) -> bool:
@@ -164,6 +183,7 @@ async def _read_batch(pool: Pool, batch: Batch, sessions: Calendar) -> _BatchRec
             stamps=await timestamps.list_covering(conn, batch.id),
             has_stamps=await timestamps.exists(conn),
             opens_at=await timestamps.get_first_open(conn, batch, sessions),
+            further=await further_benchmarks.list_of_batch(conn, batch.id),
         )
 
 
@@ -186,6 +206,7 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
         "alike."
     )
     yield from _call_lines(record)
+    yield from _further_lines(record)
     yield from _closure_sentences(record)
     if batch.status == BatchStatus.ACTIVE:
         # The days of a rehearsal are simulated, so they cannot be compared with the real time.
@@ -262,7 +283,7 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
         yield "No call is right or wrong yet: there are no figures."
         return
     last = measured[-1]
-    result = result_of(batch, record.checkpoints, record.days_with_price)
+    result = find_result(batch, record.checkpoints, record.days_with_price)
     if result:
         yield f"The result, of day {last.day}, closes of {last.trading_day}:"
     elif batch.status == BatchStatus.COMPLETED:
@@ -282,6 +303,26 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
         )
 
 
+def _further_lines(record: _BatchRecord) -> Iterator[str]:
+    """Yield a line for each further benchmark: its return, and the points of each call over it."""
+    result = find_result(record.batch, record.checkpoints, record.days_with_price)
+    if result is None:
+        return
+    for further in record.further:
+        points = []
+        for pick in record.picks:
+            metric = record.metrics[result.id][pick.id]
+            excess = vs_pct(metric.absolute_return_pct, further.further_return_pct)
+            if pick.action is Action.SELL:
+                excess = -excess
+            title = _pick_title(pick, record.tickers)
+            points.append(f"{title} {signed(excess).replace(MINUS, '-')}")
+        yield (
+            f"Against {further.symbol} ({_percent(further.further_return_pct)}): "
+            f"{', '.join(points)} points in the calls' favour"
+        )
+
+
 def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
     """Return the pick's alpha in points: a SELL gains what its share loses to the benchmark."""
     if pick.action is Action.SELL:
@@ -289,48 +330,12 @@ def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
     return metric.vs_benchmark_pct
 
 
-def result_of(
-    batch: Batch, taken: Sequence[Checkpoint], days_with_price: frozenset[date]
-) -> Checkpoint | None:
-    """
-    Return a completed batch's checkpoint of the last session before day 14.
-
-    `days_with_price` are the days for which a price of the benchmark was read. Returns None if the
-    batch is not completed, or if that checkpoint was skipped.
-    """
-    after_sessions = [
-        checkpoint
-        for checkpoint in taken
-        if checkpoint.day and _closure_day(checkpoint, days_with_price).was_session
-    ]
-    if batch.status != BatchStatus.COMPLETED or not after_sessions:
-        return None
-    last = max(after_sessions, key=lambda checkpoint: checkpoint.day)
-    if last.status != CheckpointStatus.COMPUTED:
-        return None
-    return last
-
-
-def _closure_day(checkpoint: Checkpoint, days_with_price: frozenset[date]) -> CheckpointDay:
-    is_closed = checkpoint.skip_reason == SkipReason.MARKET_CLOSED
-    return CheckpointDay(
-        day=checkpoint.day,
-        checkpoint_date=checkpoint.checkpoint_date,
-        is_closed=is_closed,
-        was_session=counts_as_session(
-            is_closed=is_closed,
-            checkpoint_date=checkpoint.checkpoint_date,
-            days_with_price=days_with_price,
-        ),
-    )
-
-
 def _closure_sentences(record: _BatchRecord) -> Iterator[str]:
     """Return sentences about closed days that decide the result."""
     taken, days_with_price = record.checkpoints, record.days_with_price
-    result = result_of(record.batch, taken, days_with_price)
+    result = find_result(record.batch, taken, days_with_price)
     return closure_sentences(
-        [_closure_day(checkpoint, days_with_price) for checkpoint in taken],
+        [checkpoint_day(checkpoint, days_with_price) for checkpoint in taken],
         result_day=result.day if result else None,
         is_completed=record.batch.status == BatchStatus.COMPLETED,
     )
@@ -398,13 +403,14 @@ def _percent(value: Any) -> str:
 
 async def show_closes(pool: Pool, ticker: str) -> None:
     """
-    Print every reading of a ticker's prices and splits.
+    Print every reading of a ticker's prices, splits and dividends.
 
     If a session has several readings, which differ, all of them but the first are marked.
     """
     async with pool.connection() as conn:
         readings = await closes.list_by_ticker(conn, ticker)
         factors = await splits.list_readings(conn, ticker)
+        paid = await dividends.list_readings(conn, ticker)
     if not readings:
         raise Refused(
             f"There are no readings of {ticker}: it is neither a pick nor a benchmark of this "
@@ -415,6 +421,8 @@ async def show_closes(pool: Pool, ticker: str) -> None:
     console.print(_closes_table(readings))
     if factors:
         console.print(_splits_table(factors))
+    if paid:
+        console.print(_dividends_table(paid))
 
 
 def _closes_table(readings: Sequence[Close]) -> Table:
@@ -444,6 +452,19 @@ def _splits_table(factors: Sequence[Split]) -> Table:
             format_decimal(split.factor),
             split.source,
             f"{split.read_at:%Y-%m-%d %H:%M:%S}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _dividends_table(readings: Sequence[Dividend]) -> Table:
+    table = _table(["dividend of", "amount", "source", "read at (UTC)"])
+    for dividend in readings:
+        cells = [
+            str(dividend.ex_date),
+            format_decimal(dividend.amount),
+            dividend.source,
+            f"{dividend.read_at:%Y-%m-%d %H:%M:%S}",
         ]
         table.add_row(*cells)
     return table

@@ -92,6 +92,9 @@ _MIN_DEFAULT_CONNECTIONS = 4
 _MAX_DEFAULT_CONNECTIONS = 8
 _CONNECTIONS_PER_CORE = 2
 
+# More benchmarks would say little more, and each of them needs two price requests a week.
+MAX_FURTHER_BENCHMARKS = 4
+
 # Like a key, the address of a receiver is a secret: a person who knows the address can send
 # messages in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
@@ -236,6 +239,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(pattern=f"^{TICKER_PATTERN}$", description="a ticker in capitals", examples=["SPY"]),
     ]
+    benchmarks: Annotated[
+        tuple[Annotated[str, Meta(pattern=f"^{TICKER_PATTERN}$")], ...],
+        Meta(
+            max_length=1 + MAX_FURTHER_BENCHMARKS,
+            description=(
+                f"one to {1 + MAX_FURTHER_BENCHMARKS} tickers in capitals, with commas between them"
+            ),
+            examples=["SPY,RSP"],
+        ),
+    ]
     market_closed_days: Annotated[
         tuple[date, ...],
         Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"]),
@@ -336,6 +349,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         ]
 
     @property
+    def further_benchmarks(self) -> tuple[str, ...]:
+        """Return the tickers of BENCHMARKS after the first one, which is the benchmark itself."""
+        return self.benchmarks[1:]
+
+    @property
     def queue_address(self) -> str:
         """Return the address for the queue and LISTEN, which need a direct connection."""
         return self.queue_database_url or self.database_url
@@ -399,7 +417,27 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     if error:
         raise ConfigurationError(error)
     values = {name: _convert(name, source.get(name.upper())) for name in Settings.__struct_fields__}
+    values["benchmark_symbol"] = _choose_benchmark(values, environment)
     return Settings(**values)
+
+
+def _choose_benchmark(values: Mapping[str, Any], environment: Mapping[str, str] | None) -> str:
+    """
+    Return the benchmark: the first ticker of BENCHMARKS, or BENCHMARK_SYMBOL if that is not set.
+
+    Raises ConfigurationError if both are set and differ.
+    """
+    benchmark: str = values["benchmark_symbol"]
+    if not values["benchmarks"]:
+        return benchmark
+    first: str = values["benchmarks"][0]
+    if is_set("BENCHMARK_SYMBOL", environment) and benchmark != first:
+        raise ConfigurationError(
+            "BENCHMARK_SYMBOL and BENCHMARKS name different benchmarks: the first ticker of "
+            "BENCHMARKS is the benchmark. Unset BENCHMARK_SYMBOL, or write its ticker first in "
+            f"BENCHMARKS, {_for_example('benchmarks')}"
+        )
+    return first
 
 
 def api_connections_for(number_of_cores: float) -> int:
@@ -623,6 +661,8 @@ def _describe_mistake(name: str, text: str) -> str:
         mistake = _address_mistake(name, text)
     if not mistake and name in _ADDRESS_LISTS and _has_twins(name, text):
         mistake = f"has the same address twice: remove one of the two, {_for_example(name)}"
+    if not mistake and name == "benchmarks" and _has_twin_tickers(text):
+        mistake = f"has the same ticker twice: remove one of the two, {_for_example(name)}"
     if not mistake and name in _ADDRESSES:
         mistake = _http_address_mistake(name, text)
     return mistake or f"must be {_description(name)}"
@@ -788,6 +828,8 @@ def _convert(name: str, text: str) -> Any:
             raise ValueError
     if name == "head_repository" and text:
         repository_address.parse(text)
+    if name == "benchmarks" and _has_twin_tickers(text):
+        raise ValueError
     return msgspec.convert(value, hint, strict=False)
 
 
@@ -830,6 +872,12 @@ def _require_host(text: str) -> None:
     parts = urlsplit(text)
     if not parts.hostname or parts.port == 0:
         raise ValueError
+
+
+def _has_twin_tickers(text: str) -> bool:
+    """Return whether a list of tickers has a ticker twice."""
+    tickers = _COMMA.split(text)
+    return len(set(tickers)) < len(tickers)
 
 
 def _has_twins(name: str, text: str) -> bool:

@@ -58,6 +58,7 @@ TABLES: dict[str, TableRights] = {
     # right to change one column is enough.
     "public.closes": TableRights(_ADD, reader=True),
     "public.splits": TableRights(_ADD, reader=True),
+    "public.dividends": TableRights(_ADD, reader=True),
     "public.rates": TableRights(_ADD, reader=True),
     "public.batches": TableRights(
         _ADD,
@@ -92,7 +93,7 @@ TABLES: dict[str, TableRights] = {
     ),
     "public.checkpoints": TableRights(
         _ADD,
-        # A skipped checkpoint is taken again; a figure is corrected.
+        # A skipped checkpoint is taken again; a total return is added; a figure is corrected.
         updates=(
             "status",
             "trading_day",
@@ -102,12 +103,16 @@ TABLES: dict[str, TableRights] = {
             "benchmark_split_factor",
             "benchmark_return_pct",
             "benchmark_unusual_move",
+            "benchmark_dividends",
+            "benchmark_total_return_pct",
+            "benchmark_spin_off_counted_once",
         ),
         reader=True,
     ),
     "public.pick_checkpoint_metrics": TableRights(
         _ADD,
-        # The return from the open is stored after the rest of the metric; a figure is corrected.
+        # The return from the open and the total return are stored after the rest of the metric; a
+        # figure is corrected.
         updates=(
             "current_price",
             "close_id",
@@ -116,7 +121,17 @@ TABLES: dict[str, TableRights] = {
             "vs_benchmark_pct",
             "return_from_open_pct",
             "unusual_move",
+            "dividends",
+            "total_return_pct",
+            "vs_benchmark_total_pct",
+            "spin_off_counted_once",
         ),
+        reader=True,
+    ),
+    "public.further_benchmarks": TableRights(
+        _ADD,
+        # A figure is corrected.
+        updates=("further_split_factor", "further_return_pct"),
         reader=True,
     ),
     "public.generations": TableRights(
@@ -201,6 +216,8 @@ FUNCTIONS: dict[str, tuple[Role, ...]] = {
     # The view `profiles` calls these two. A view calls functions with the rights of its reader.
     "date_or_null": (Role.SERVICE, Role.READER),
     "json_object_or_null": (Role.SERVICE, Role.READER),
+    "further_benchmark_belongs_to_its_batch": (),
+    "further_benchmark_only_with_a_correction": (),
     "metric_belongs_to_its_checkpoint": (),
     "only_with_a_correction": (),
     "refuse_change": (),

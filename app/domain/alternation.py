@@ -35,6 +35,7 @@ LONGEST_PAUSE = timedelta(hours=36)
 _SOURCES = {
     "version": "the version of Alpha Monday",
     "benchmark": "BENCHMARK_SYMBOL",
+    "further_benchmarks": "BENCHMARKS",
     "price_source": "the provider of prices",
     "days_without_session": "the calendar of the exchange",
     "closed_days": "MARKET_CLOSED_DAYS",

@@ -8,12 +8,13 @@ exchange was not closed: the session counts, and its checkpoint has no figures.
 docs/record.md#what-happens has the rule.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 
 from msgspec import Struct
 
 from app.domain.calendar import ORDINARY_CALENDAR, is_weekday
+from app.domain.model import Batch, BatchStatus, Checkpoint, CheckpointStatus, SkipReason
 from app.domain.text import join_words
 
 _DAY = timedelta(days=1)
@@ -63,6 +64,55 @@ def counts_as_session(
         return True
     day_before = checkpoint_date - _DAY
     return is_weekday(day_before) and day_before in days_with_price
+
+
+def checkpoint_day(checkpoint: Checkpoint, days_with_price: frozenset[date]) -> CheckpointDay:
+    """
+    Return what a checkpoint of day 1 or later says about its session.
+
+    `days_with_price` are the days for which a price of the benchmark was read.
+    """
+    is_closed = checkpoint.skip_reason == SkipReason.MARKET_CLOSED
+    return CheckpointDay(
+        day=checkpoint.day,
+        checkpoint_date=checkpoint.checkpoint_date,
+        is_closed=is_closed,
+        was_session=counts_as_session(
+            is_closed=is_closed,
+            checkpoint_date=checkpoint.checkpoint_date,
+            days_with_price=days_with_price,
+        ),
+    )
+
+
+def find_result(
+    batch: Batch, taken: Sequence[Checkpoint], days_with_price: frozenset[date]
+) -> Checkpoint | None:
+    """
+    Return a completed batch's checkpoint of the last session before day 14.
+
+    `taken` are the batch's checkpoints. `days_with_price` are the days for which a price of the
+    benchmark was read. Returns None if the batch is not completed, or if that checkpoint was
+    skipped.
+    """
+    if batch.status != BatchStatus.COMPLETED:
+        return None
+    return find_result_of_completed(taken, days_with_price)
+
+
+def find_result_of_completed(
+    taken: Iterable[Checkpoint], days_with_price: frozenset[date]
+) -> Checkpoint | None:
+    """Return what `find_result` returns for a batch that is known to be completed."""
+    after_sessions = [
+        checkpoint
+        for checkpoint in taken
+        if checkpoint.day and checkpoint_day(checkpoint, days_with_price).was_session
+    ]
+    last = max(after_sessions, key=lambda checkpoint: checkpoint.day, default=None)
+    if last is None or last.status != CheckpointStatus.COMPUTED:
+        return None
+    return last
 
 
 def closure_sentences(

@@ -76,6 +76,8 @@ class RecordSettings(Struct, frozen=True, kw_only=True):
       in ascending order
     - `timestamp_roots`: the SHA-256 of each root certificate that a timestamp may lead to, as 64
       hexadecimal digits; in ascending order
+    - `further_benchmarks`: the tickers that are shown beside the benchmark, in the order of the
+      setting BENCHMARKS; None if there are none
     """
 
     version: str
@@ -86,6 +88,7 @@ class RecordSettings(Struct, frozen=True, kw_only=True):
     days_without_session: tuple[date, ...] = ()
     closed_days: tuple[date, ...] = ()
     timestamp_roots: tuple[str, ...] = ()
+    further_benchmarks: tuple[str, ...] | None = None
 
 
 class Profile(Struct, frozen=True, kw_only=True):
@@ -213,6 +216,7 @@ class ResponseKind(DescribedEnum):
 
     CLOSES = "CLOSES", "Closing and opening prices of a ticker."
     SPLITS = "SPLITS", "Splits of a ticker."
+    DIVIDENDS = "DIVIDENDS", "Dividends of a ticker."
     RATES = "RATES", "The rate of a loan without risk, week by week."
 
 
@@ -221,8 +225,9 @@ class ProviderResponse(Struct, frozen=True, kw_only=True):
     A response of a provider that was read: a READINGS entry states it with what was kept of it.
 
     `ticker` is None for rates. `first_session` and `last_session` are the first and the last day in
-    the body; None if it has no day. `sha256` is the hash of the body as it was received, as 64
-    hexadecimal digits.
+    the body; None if it has no day. `ex_dates` are all ex-dates in the body, in ascending order,
+    future ones too; only a response with dividends has them. `sha256` is the hash of the body as it
+    was received, as 64 hexadecimal digits.
     """
 
     source: str
@@ -231,6 +236,7 @@ class ProviderResponse(Struct, frozen=True, kw_only=True):
     read_at: datetime
     first_session: date | None = None
     last_session: date | None = None
+    ex_dates: tuple[date, ...] | None = None
     sha256: str
 
 
@@ -253,9 +259,11 @@ class InForce(Struct, frozen=True, kw_only=True):
     """
     What is in force in this process: the values that it declares before it records.
 
-    `calendar` is the calendar of the process, with MARKET_CLOSED_DAYS. `is_command` is true in a
-    command of an operator. Such a command compares only what decides its figures: the benchmark,
-    the calendar and the source of prices. So a command of another version writes no declaration.
+    `calendar` is the calendar of the process, with MARKET_CLOSED_DAYS. `further_benchmarks` are the
+    tickers that are shown beside the benchmark. `is_command` is true in a command of an operator.
+    Such a command compares only what decides its figures: the benchmark, the calendar and the
+    source of prices. So a command of another version writes no declaration. No command stores a
+    batch, so the further benchmarks decide none of its figures.
     """
 
     version: str
@@ -263,6 +271,7 @@ class InForce(Struct, frozen=True, kw_only=True):
     price_source: str
     calendar: Calendar
     timestamp_roots: tuple[str, ...] = ()
+    further_benchmarks: tuple[str, ...] = ()
     series: tuple[SeriesInForce, ...] = ()
     is_command: bool = False
 
@@ -307,6 +316,7 @@ def settings_in_force(
         ),
         closed_days=tuple(sorted(sessions.closed)),
         timestamp_roots=tuple(sorted(in_force.timestamp_roots)),
+        further_benchmarks=in_force.further_benchmarks or None,
     )
 
 
@@ -335,7 +345,12 @@ def changed_settings(
         in_force, calendar_from=newest.calendar_from, calendar_to=calendar_to
     )
     if in_force.is_command:
-        declared = replace(declared, version=newest.version, timestamp_roots=newest.timestamp_roots)
+        declared = replace(
+            declared,
+            version=newest.version,
+            timestamp_roots=newest.timestamp_roots,
+            further_benchmarks=newest.further_benchmarks,
+        )
     if differing_fields(newest, declared):
         return declared
     return None

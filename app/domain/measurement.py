@@ -14,9 +14,20 @@ from uuid import uuid4
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from app.domain import returns, splits
+from app.domain import dividends, returns, splits
+from app.domain.dividends import ReceivedDividends
 from app.domain.journal import to_text
-from app.domain.model import Batch, Checkpoint, Close, Correction, Pick, PickMetric, Split
+from app.domain.model import (
+    Batch,
+    Checkpoint,
+    Close,
+    Correction,
+    Dividend,
+    FurtherBenchmark,
+    Pick,
+    PickMetric,
+    Split,
+)
 from app.domain.tickers import TickerHistory
 
 
@@ -26,6 +37,7 @@ class ShareHistory(Struct, frozen=True):
 
     - `tickers`: the tickers of the share.
     - `splits`: its splits in force.
+    - `dividends`: its dividends in force. Only total returns need them.
     - `used`: the readings that the batch's figures of this share use, by session. The sessions are
       the baseline session and those of the computed checkpoints.
     - `newest`: the newest reading of each session from the baseline session to day 14, oldest
@@ -41,6 +53,7 @@ class ShareHistory(Struct, frozen=True):
     newest: Sequence[Close] = ()
     entry_basis_date: date | None = None
     last_session: date | None = None
+    dividends: Sequence[Dividend] = ()
 
     def effective_session(self, session: date) -> date:
         """Return `session`, or the last session of an ended pick if that was earlier."""
@@ -153,6 +166,78 @@ def return_from_open(
     return returns.return_pct(pick.entry_open, price, factor)
 
 
+def receive_dividends(
+    batch: Batch, checkpoint: Checkpoint, *, initial: Decimal, history: ShareHistory
+) -> ReceivedDividends:
+    """Return what a holder received between the baseline and a checkpoint's session."""
+    baseline = _session(batch)
+    return dividends.receive(
+        history.dividends,
+        initial=initial,
+        factors=history.splits,
+        basis=history.basis_date(baseline),
+        after=baseline,
+        through=history.effective_session(_session(checkpoint)),
+    )
+
+
+def total_of_benchmark(
+    batch: Batch, checkpoint: Checkpoint, history: ShareHistory
+) -> tuple[Checkpoint, list[Dividend]]:
+    """
+    Return `checkpoint`, which has the benchmark's figures, with the total return.
+
+    Also return the dividends that it counts.
+    """
+    assert batch.benchmark_initial_price
+    assert checkpoint.benchmark_price
+    assert checkpoint.benchmark_split_factor
+    received = receive_dividends(
+        batch, checkpoint, initial=batch.benchmark_initial_price, history=history
+    )
+    total = dividends.total_return_pct(
+        batch.benchmark_initial_price,
+        checkpoint.benchmark_price,
+        factor=checkpoint.benchmark_split_factor,
+        received=received.per_share,
+    )
+    with_total = replace(
+        checkpoint,
+        benchmark_dividends=received.per_share,
+        benchmark_total_return_pct=total,
+        benchmark_spin_off_counted_once=received.spin_off_counted_once,
+    )
+    return with_total, received.counted
+
+
+def total_of_pick(
+    batch: Batch, checkpoint: Checkpoint, *, pick: Pick, metric: PickMetric, history: ShareHistory
+) -> tuple[PickMetric, list[Dividend]]:
+    """
+    Return `metric`, which has its price figures, with the total return.
+
+    `checkpoint` must have the benchmark's total return already. Also return the dividends that the
+    total return of the pick counts.
+    """
+    assert checkpoint.benchmark_total_return_pct is not None
+    received = receive_dividends(batch, checkpoint, initial=pick.initial_price, history=history)
+    total = dividends.total_return_pct(
+        pick.initial_price,
+        metric.current_price,
+        factor=metric.split_factor,
+        received=received.per_share,
+    )
+    excess = returns.subtract(total, checkpoint.benchmark_total_return_pct)
+    with_total = replace(
+        metric,
+        dividends=received.per_share,
+        total_return_pct=total,
+        vs_benchmark_total_pct=excess,
+        spin_off_counted_once=received.spin_off_counted_once,
+    )
+    return with_total, received.counted
+
+
 def _session(row: Batch | Checkpoint) -> date:
     assert row.trading_day, "a row without prices has no figures"
     return row.trading_day
@@ -173,20 +258,21 @@ def counted_splits(
 
 
 def not_before_readings(
-    at: datetime, readings: Iterable[Close], counted: Iterable[Split]
+    at: datetime, readings: Iterable[Close], counted: Iterable[Split | Dividend]
 ) -> datetime:
     """
     Return the later of two times: `at`, and the time of the newest reading that the figures use.
 
-    Readings of splits are included. A reading can be newer than `at`: while a transaction waits for
-    the lock of its batch, another process may store a reading, and the transaction then uses it.
+    Readings of splits and dividends are included. A reading can be newer than `at`: while a
+    transaction waits for the lock of its batch, another process may store a reading, and the
+    transaction then uses it.
     """
     return max([at, *(one.read_at for one in readings), *(one.read_at for one in counted)])
 
 
-MeasuredRow = Batch | Pick | Checkpoint | PickMetric
+MeasuredRow = Batch | Pick | Checkpoint | PickMetric | FurtherBenchmark
 # `with_changes` returns a row of the same type as its arguments.
-R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric)
+R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric, FurtherBenchmark)
 
 
 def with_changes(stored: R, expected: R) -> R:
@@ -210,8 +296,8 @@ def build_corrections(
     """
     Return one correction for each column that changes.
 
-    `rows` are triples: a row as it is stored, the row as it must be, and the ticker of its pick
-    (None for a batch or a checkpoint).
+    `rows` are triples: a row as it is stored, the row as it must be, and the ticker of its pick or
+    its further benchmark (None for a batch or a checkpoint).
     """
     corrections = []
     for stored, expected, ticker in rows:

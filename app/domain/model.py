@@ -141,13 +141,18 @@ class JournalKind(DescribedEnum):
     SERIES = "SERIES", "A series was registered, or its model, prompt or settings have changed."
     READINGS = (
         "READINGS",
-        "A provider's response was read: its readings of prices, splits or rates.",
+        "A provider's response was read: its readings of prices, splits, dividends or rates.",
     )
     CHECK = "CHECK", "A yearly check was held: its figures, Holm's order and its findings."
     RULES = "RULES", "The rules of the yearly checks, and the first check that they decide."
-    NOTE = "NOTE", "An entry of a kind that only later versions write. This version writes none."
     EXTENSION = (
         "EXTENSION",
+        "Figures beside those of a result became known: its total returns, or the return of a "
+        "further benchmark.",
+    )
+    NOTE = "NOTE", "An entry of a kind that only later versions write. This version writes none."
+    SUPPLEMENT = (
+        "SUPPLEMENT",
         "An entry of another kind that only later versions write. This version writes none.",
     )
 
@@ -216,6 +221,22 @@ class Split(Struct, frozen=True, kw_only=True):
     ticker: str
     effective_date: date
     factor: Decimal
+    source: str
+    read_at: datetime
+
+
+class Dividend(Struct, frozen=True, kw_only=True):
+    """
+    A reading of one ticker's dividend: a share pays `amount` to its holders before `ex_date`.
+
+    `amount` is in dollars for each share of that day, as declared. If a ticker has several
+    dividends with one ex-date, it is their sum. A reading with the amount 0 takes back an earlier
+    reading: the provider no longer lists this dividend. A reading never changes.
+    """
+
+    ticker: str
+    ex_date: date
+    amount: Decimal
     source: str
     read_at: datetime
 
@@ -319,6 +340,9 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     A skipped checkpoint has a reason and no prices. If it is computed later, it keeps `skipped_at`
     and the reason. `benchmark_unusual_move` is None if the benchmark's move was not checked: on day
     0, on a skipped checkpoint, and on one that was computed before this column existed.
+
+    The last three fields are the benchmark's total return, see `PickMetric`. They are None until
+    its dividends are known, and on every checkpoint that is not its batch's result.
     """
 
     id: UUID
@@ -336,6 +360,14 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     benchmark_split_factor: Decimal | None = None
     benchmark_return_pct: Decimal | None = None
     benchmark_unusual_move: bool | None = None
+    benchmark_dividends: Decimal | None = None
+    benchmark_total_return_pct: Decimal | None = None
+    benchmark_spin_off_counted_once: bool | None = None
+
+    @property
+    def has_totals(self) -> bool:
+        """Return whether the benchmark's total return is known."""
+        return self.benchmark_total_return_pct is not None
 
 
 class PickMetric(Struct, frozen=True, kw_only=True):
@@ -343,6 +375,11 @@ class PickMetric(Struct, frozen=True, kw_only=True):
     The figures of one pick at one computed checkpoint of day 1 or later.
 
     Returns are in percent. They are returns of the share: they are the same for BUY and SELL.
+
+    The last four fields are the total return. Only the metric of a result has it, once the
+    dividends of the share and of the benchmark are known. `dividends` is what a holder received, in
+    dollars for each share of the baseline. `spin_off_counted_once` says that the provider lists a
+    spin-off as a split and as a dividend, and that only the split was counted.
     """
 
     id: UUID
@@ -356,6 +393,39 @@ class PickMetric(Struct, frozen=True, kw_only=True):
     return_from_open_pct: Decimal | None = None
     unusual_move: bool = False
     ended: bool = False
+    dividends: Decimal | None = None
+    total_return_pct: Decimal | None = None
+    vs_benchmark_total_pct: Decimal | None = None
+    spin_off_counted_once: bool | None = None
+
+    @property
+    def has_totals(self) -> bool:
+        """Return whether the total return is known."""
+        return self.total_return_pct is not None
+
+
+class FurtherBenchmark(Struct, frozen=True, kw_only=True):
+    """
+    The return of a further benchmark over the fortnight of a batch, in percent.
+
+    It is shown beside the benchmark's, and decides nothing. `position` is its place among the
+    further benchmarks that were in force when the batch was stored, from 1. `trading_day` is the
+    session of the batch's result. A batch has one row for each of them, as soon as its prices are
+    known.
+    """
+
+    id: UUID
+    batch_id: UUID
+    symbol: str
+    position: int
+    trading_day: date
+    further_initial_price: Decimal
+    further_initial_close_id: UUID
+    further_price: Decimal
+    further_close_id: UUID
+    further_split_factor: Decimal
+    further_return_pct: Decimal
+    measured_at: datetime
 
 
 class Correction(Struct, frozen=True, kw_only=True):
@@ -363,8 +433,9 @@ class Correction(Struct, frozen=True, kw_only=True):
     A correction of a stored figure: its value before and after, and the reason.
 
     `field` is the column of the figure. `ticker` is the ticker of the pick that has the figure, or
-    None for a figure of the batch or of the checkpoint itself. A correction of the baseline's
-    figures (initial prices) belongs to the checkpoint of day 0.
+    the symbol of the further benchmark that has it. It is None for a figure of the batch or of the
+    checkpoint itself. A correction of the baseline's figures (initial prices) belongs to the
+    checkpoint of day 0.
     """
 
     id: UUID
@@ -437,3 +508,8 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
 def batch_id(series: str, run_date: date) -> UUID:
     """Return the id that the batch of `series` and `run_date` has, or will have."""
     return uuid5(_BATCHES, f"{series}/{run_date}")
+
+
+def further_benchmark_id(batch: UUID, symbol: str) -> UUID:
+    """Return the id of the row of a further benchmark of a batch."""
+    return uuid5(batch, symbol)

@@ -2,13 +2,17 @@
 The plan of price requests: how many the series need on each day, and which come first.
 
 A key allows a number of requests in any 24 hours. One request for a ticker serves all batches and
-all series that need it on that day. There are two classes of requests:
+all series that need it on that day. These are the classes of requests:
 
 - *Closes* cannot wait: without them, a Monday has no batch, and a morning has no figures. If the
   closes of the configured series do not fit, the service does not start (`explain_misfit`).
 - *Splits* are best effort: they are requested with what is left, on the Sunday or later in the week
   that begins with it. A figure that needs a ticker's splits requests them itself, at once
   (`jobs/splits.py`); such a request cannot be planned.
+- *Weekly requests* come after the splits: one for the rate of a loan without risk, and two for each
+  further benchmark, its closes and its splits.
+- *Dividends* come last, on the Sunday or later in its week. A result has no total return until they
+  are known; every other figure does without them.
 
 How many closes a day needs follows from the days of a batch:
 
@@ -41,6 +45,14 @@ PLANNED_DAYS = CHECKPOINT_DAYS
 # The days of a batch on which a week of requests for its splits begins, the most important first.
 # Day 13 is the last chance before the batch is completed, and day 27 the last of all.
 SPLIT_DAYS = (*reversed(SPLIT_CHECK_DAYS), *reversed(LATE_SPLIT_CHECK_DAYS))
+
+# The days of a batch on which a week of requests for its dividends begins, the most important
+# first. Day 13 is the first Sunday after its result. The two later Sundays find dividends that are
+# listed late.
+DIVIDEND_DAYS = (SPLIT_CHECK_DAYS[-1], 27, 41)
+
+# How many requests a week needs for the rate of a loan without risk.
+RATE_REQUESTS = 1
 
 # If the provider does not know a proposed ticker, a Monday needs this many requests more: four more
 # attempts for that ticker, and the closes of other picks.
@@ -82,6 +94,8 @@ class PlannedDay(Struct, frozen=True, kw_only=True):
     - `splits`: the requests for splits that have room on this day
     - `splits_waiting`: the requests for splits that have no room yet. On a Saturday, the last day
       of their week, they are left out.
+    - `weekly`: the weekly requests that have room on this day
+    - `dividends`, `dividends_waiting`: the same as for splits
     """
 
     day: date
@@ -89,6 +103,9 @@ class PlannedDay(Struct, frozen=True, kw_only=True):
     checkpoint_closes: int
     splits: int
     splits_waiting: int
+    weekly: int
+    dividends: int
+    dividends_waiting: int
 
     @property
     def closes(self) -> int:
@@ -110,8 +127,16 @@ class RequestPlan(Struct, frozen=True):
     @property
     def left_out_splits(self) -> int:
         """Return how many requests for splits have no room until the last day of their week."""
-        last_days = [day for day in self.days if _is_last_day(day.day)]
-        return sum(day.splits_waiting for day in last_days)
+        return sum(day.splits_waiting for day in self._last_days)
+
+    @property
+    def left_out_dividends(self) -> int:
+        """Return how many requests for dividends have no room until the last day of their week."""
+        return sum(day.dividends_waiting for day in self._last_days)
+
+    @property
+    def _last_days(self) -> list[PlannedDay]:
+        return [day for day in self.days if _is_last_day(day.day)]
 
 
 def closes_on_weekday(series_count: int) -> int:
@@ -180,22 +205,66 @@ def order_splits(
 
     `answered` are the tickers whose splits were already requested in this week.
     """
+    return _order(batches, day, ages=SPLIT_DAYS, benchmark=benchmark, answered=answered)
+
+
+def order_dividends(
+    batches: Sequence[PlannedBatch], day: date, *, benchmark: str, answered: Iterable[str] = ()
+) -> list[str]:
+    """
+    Return the tickers whose dividends are still to be requested in the week of `day`, in order.
+
+    The order is that of `order_splits`, with the days of DIVIDEND_DAYS.
+    """
+    return _order(batches, day, ages=DIVIDEND_DAYS, benchmark=benchmark, answered=answered)
+
+
+def _order(
+    batches: Sequence[PlannedBatch],
+    day: date,
+    *,
+    ages: Sequence[int],
+    benchmark: str,
+    answered: Iterable[str],
+) -> list[str]:
+    """Return the tickers of the batches that are so many days old on the Sunday, in order."""
     sunday = split_sunday(day)
     days_passed = (day - sunday).days
     turns = in_turn((batch.series for batch in batches), day)
     keys: dict[str, tuple[int, int, int]] = {}
     for batch in batches:
         age = (sunday - batch.run_date).days
-        if age not in SPLIT_DAYS:
+        if age not in ages:
             continue
         for index, ticker in enumerate(batch.tickers):
             place = (index - days_passed) % len(batch.tickers)
-            key = (SPLIT_DAYS.index(age), place, turns.index(batch.series))
+            key = (ages.index(age), place, turns.index(batch.series))
             keys[ticker] = min(key, keys.get(ticker, key))
     if benchmark in keys:
         keys[benchmark] = (-1, 0, 0)
     done = set(answered)
     return [ticker for ticker in sorted(keys, key=keys.__getitem__) if ticker not in done]
+
+
+class Sent(Struct, frozen=True):
+    """
+    The requests that were already sent on the first day of a plan, besides closes.
+
+    - `splits_early`, `splits_late`: for splits, with the morning's closes and later
+    - `after_splits`: for what comes after the splits
+    """
+
+    splits_early: int = 0
+    splits_late: int = 0
+    after_splits: int = 0
+
+    @property
+    def late(self) -> int:
+        """Return how many of them still count on the next morning."""
+        return self.splits_late + self.after_splits
+
+
+_NOTHING_SENT = Sent()
 
 
 def plan(
@@ -207,8 +276,10 @@ def plan(
     per_day: int,
     benchmark: str,
     answered: Iterable[str] = (),
-    sent_early: int = 0,
-    sent_late: int = 0,
+    answered_dividends: Iterable[str] = (),
+    weekly: int = RATE_REQUESTS,
+    weekly_waiting: int = 0,
+    sent: Sent = _NOTHING_SENT,
 ) -> RequestPlan:
     """
     Return the plan from `first_day` on.
@@ -216,49 +287,111 @@ def plan(
     `series` are the names of the configured series: each makes a batch on every Monday. `batches`
     are those of the record that are young enough to need requests; batches of series that are no
     longer configured are among them. A batch that is still to be made counts with as many different
-    tickers as a batch can have. `answered` are the tickers whose splits were already requested in
-    the week of `first_day`. `sent_early` and `sent_late` are how many requests for splits were
-    already sent on `first_day`, with the morning's closes and later.
+    tickers as a batch can have. `answered` and `answered_dividends` are the tickers whose splits
+    and dividends were already requested in the week of `first_day`. `weekly` is the number of
+    weekly requests, and `weekly_waiting` how many of them are still to be sent in that week.
     """
     needs = _Needs(
         first_day, series=series, batches=batches, sessions=sessions, benchmark=benchmark
     )
-    known = needs.split_batches(first_day)
-    waiting = order_splits(known, first_day, benchmark=benchmark, answered=answered)
+    waiting = _Waiting(
+        splits=order_splits(
+            needs.split_batches(first_day), first_day, benchmark=benchmark, answered=answered
+        ),
+        weekly=weekly_waiting,
+        dividends=order_dividends(
+            needs.dividend_batches(first_day),
+            first_day,
+            benchmark=benchmark,
+            answered=answered_dividends,
+        ),
+    )
     days: list[PlannedDay] = []
     late_before = 0
     for number in range(PLANNED_DAYS):
         day = first_day + number * _DAY
-        closes = needs.closes(day)
-        early = 0
-        if day == split_sunday(day):
-            known = needs.split_batches(day)
-            if number:
-                waiting = order_splits(known, day, benchmark=benchmark)
-            # The splits of active batches are requested at nine, with the Sunday's checkpoints.
-            # These requests no longer count at nine on Monday.
-            own = own_tickers(known, day, benchmark)
-            early = _room(
-                sum(ticker in own for ticker in waiting),
-                per_day - closes - sent_early - sent_late - late_before - SPARE_REQUESTS,
+        if number and day == split_sunday(day):
+            waiting = _Waiting(
+                splits=order_splits(needs.split_batches(day), day, benchmark=benchmark),
+                weekly=weekly,
+                dividends=order_dividends(needs.dividend_batches(day), day, benchmark=benchmark),
             )
-        late = _room(
-            len(waiting) - early,
-            per_day - closes - sent_early - sent_late - early - SPARE_REQUESTS,
-            per_day - sent_late - reserve(day + _DAY, needs.closes(day + _DAY)),
+        done = _plan_day(
+            day, needs=needs, waiting=waiting, sent=sent, per_day=per_day, late_before=late_before
         )
-        waiting = waiting[early + late :]
-        planned = PlannedDay(
-            day=day,
-            baseline_closes=len(needs.baseline_tickers(day)),
-            checkpoint_closes=len(needs.checkpoint_tickers(day)),
-            splits=sent_early + early + sent_late + late,
-            splits_waiting=len(waiting),
-        )
-        days.append(planned)
-        late_before = sent_late + late
-        sent_early, sent_late = 0, 0
+        days.append(done.planned)
+        waiting, late_before, sent = done.waiting, done.late, _NOTHING_SENT
     return RequestPlan(per_day, days)
+
+
+class _Waiting(Struct, frozen=True):
+    """The requests that a week still needs: tickers for splits and dividends, in order."""
+
+    splits: list[str]
+    weekly: int
+    dividends: list[str]
+
+
+class _DoneDay(Struct, frozen=True):
+    """
+    A planned day, and what follows from it for the next one.
+
+    `waiting` are the requests that had no room, and `late` is how many requests of the day still
+    count on the next morning.
+    """
+
+    planned: PlannedDay
+    waiting: _Waiting
+    late: int
+
+
+def _plan_day(
+    day: date,
+    *,
+    needs: "_Needs",
+    waiting: _Waiting,
+    sent: Sent,
+    per_day: int,
+    late_before: int,
+) -> _DoneDay:
+    """
+    Return the plan of one day.
+
+    `sent` are the requests that were already sent on this day, and `late_before` those of the day
+    before that still count on its morning.
+    """
+    closes = needs.closes(day)
+    free = per_day - closes - sent.splits_early - sent.late - SPARE_REQUESTS
+    early = 0
+    if day == split_sunday(day):
+        # The splits of active batches are requested at nine, with the Sunday's checkpoints. These
+        # requests no longer count at nine on Monday.
+        own = own_tickers(needs.split_batches(day), day, needs.benchmark)
+        early = _room(sum(ticker in own for ticker in waiting.splits), free - late_before)
+    tomorrow = day + _DAY
+    room = _room(
+        free - early,
+        per_day - sent.late - reserve(tomorrow, needs.closes(tomorrow)),
+    )
+    late = min(room, len(waiting.splits) - early)
+    weekly = min(room - late, waiting.weekly)
+    dividends = min(room - late - weekly, len(waiting.dividends))
+    left = _Waiting(
+        splits=waiting.splits[early + late :],
+        weekly=waiting.weekly - weekly,
+        dividends=waiting.dividends[dividends:],
+    )
+    planned = PlannedDay(
+        day=day,
+        baseline_closes=len(needs.baseline_tickers(day)),
+        checkpoint_closes=len(needs.checkpoint_tickers(day)),
+        splits=sent.splits_early + early + sent.splits_late + late,
+        splits_waiting=len(left.splits),
+        weekly=weekly,
+        dividends=dividends,
+        dividends_waiting=len(left.dividends),
+    )
+    return _DoneDay(planned=planned, waiting=left, late=sent.late + late + weekly + dividends)
 
 
 def reserve(day: date, closes: int) -> int:
@@ -297,7 +430,7 @@ class _Needs:
         self._first_day = first_day
         self._series = series
         self._sessions = sessions
-        self._benchmark = benchmark
+        self.benchmark = benchmark
         self._known: dict[date, list[PlannedBatch]] = {}
         for batch in batches:
             self._known.setdefault(batch.run_date, []).append(batch)
@@ -322,6 +455,10 @@ class _Needs:
         """Return the batches that may need splits in the week of `day`."""
         return self._batches_of_ages(split_sunday(day), SPLIT_DAYS)
 
+    def dividend_batches(self, day: date) -> list[PlannedBatch]:
+        """Return the batches that may need dividends in the week of `day`."""
+        return self._batches_of_ages(split_sunday(day), DIVIDEND_DAYS)
+
     def _batches_of_ages(self, day: date, ages: Iterable[int]) -> list[PlannedBatch]:
         """Return the batches of the Mondays that are so many days before `day`."""
         found: list[PlannedBatch] = []
@@ -344,7 +481,7 @@ class _Needs:
         # No ticker has such a name, so each place counts as another ticker.
         places = range(1, PICKS_PER_BATCH + 1)
         picks = [f"{series}, {run_date}, {place}" for place in places]
-        return PlannedBatch(series, run_date, (self._benchmark, *picks))
+        return PlannedBatch(series, run_date, (self.benchmark, *picks))
 
 
 def _tickers_of(batches: Sequence[PlannedBatch]) -> set[str]:

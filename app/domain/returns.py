@@ -60,6 +60,12 @@ def measure_returns(
     return PickReturns(absolute_return_pct=absolute, vs_benchmark_pct=excess)
 
 
+def subtract(value: Decimal, other: Decimal) -> Decimal:
+    """Return `value` less `other`, rounded as every figure of the record."""
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        return value - other
+
+
 def parse_price(text: object, ticker: str, session: date, what: str = "price") -> Decimal:
     """
     Return the price that a provider wrote as `text`.

@@ -9,8 +9,9 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.domain import splits
-from app.domain.model import Close, Split
+from app.domain import dividends, splits
+from app.domain.dividends import AskedPeriod
+from app.domain.model import Close, Dividend, Split
 from app.domain.returns import DECIMAL_CONTEXT
 
 _DAY = timedelta(days=1)
@@ -91,6 +92,33 @@ class TickerHistory(Struct, frozen=True):
         return splits.newest_by_effective_date(
             one for one in readings if self.is_ticker_on(one.ticker, one.effective_date)
         )
+
+    def dividends_in_force(self, readings: Iterable[Dividend]) -> list[Dividend]:
+        """
+        Return the newest reading of each of this share's dividends, oldest ex-date first.
+
+        A reading counts only if the share has the reading's ticker on its ex-date. If the provider
+        took back a dividend, its newest reading has the amount 0.
+        """
+        return dividends.newest_by_ex_date(
+            one for one in readings if self.is_ticker_on(one.ticker, one.ex_date)
+        )
+
+    def asked_periods(self, after: date, through: date) -> list[AskedPeriod]:
+        """
+        Return the days after `after`, up to and including `through`, with the share's ticker.
+
+        Each item is a period with one ticker to request.
+        """
+        return [
+            AskedPeriod(
+                ticker=period.ticker,
+                after=max(after, period.before),
+                through=min(through, period.last),
+            )
+            for period in self.periods
+            if period.first <= through and period.last > after
+        ]
 
     def as_read(self, ticker: str, session: date) -> Self:
         """

@@ -52,6 +52,7 @@ from msgspec import Meta, Struct
 
 from app.domain.calibration import ProbabilityScores, StatedPick, score_probabilities
 from app.domain.costs import AfterCosts, BeforeCosts, CostBps, sorted_last_hits
+from app.domain.further_track_record import ComparedPick, FurtherAverage, average_further
 from app.domain.model import (
     CHECKPOINT_DAYS,
     PICKS_PER_BATCH,
@@ -117,6 +118,9 @@ class TrackedPick(Struct, frozen=True, array_like=True):
     absolute_return_pct: Decimal | None = None
     # The probability that the model stated for this pick, in percent; None if it stated none.
     probability: int | None = None
+    # The total return, with dividends; None until the dividends are known.
+    total_return_pct: Decimal | None = None
+    vs_benchmark_total_pct: Decimal | None = None
 
     def in_direction(self, value: Decimal | None) -> Decimal:
         """Return a figure in the direction of this pick: the negative of `value` for a SELL."""
@@ -192,6 +196,11 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
                 f"the probability of {pick.ticker} of the Monday {self.run_date} is not from "
                 f"{MIN_PROBABILITY} to {MAX_PROBABILITY} percent"
             )
+        for value in (pick.total_return_pct, pick.vs_benchmark_total_pct):
+            if value is not None and not value.is_finite():
+                raise RecordDamaged(
+                    f"a total return of {pick.ticker} of the Monday {self.run_date} is no number"
+                )
         needed: list[Decimal | None] = []
         if self.benchmark_pct is not None:
             needed += [pick.vs_benchmark_pct, pick.absolute_return_pct]
@@ -368,6 +377,47 @@ class ResultFigures(Struct, frozen=True):
         Meta(
             description="The mean and the median of `absoluteReturnPct` at the result, in percent."
         ),
+    ]
+
+
+class TotalResults(Struct, frozen=True):
+    """
+    The results with dividends, beside those without, over the finished picks whose dividends are
+    known. Hits and the verdict rest on the results without dividends.
+    """
+
+    count: Annotated[
+        int,
+        Meta(
+            description="The number of finished picks with a total return. It may be less than "
+            "the number of all finished picks. Then `alphaPct` here differs from that of "
+            "`pickResults`."
+        ),
+    ]
+    alpha_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `alphaPct`, without dividends, over these "
+            "picks, in percentage points."
+        ),
+    ]
+    total_alpha_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `totalAlphaPct`, with dividends, over these "
+            "picks, in percentage points."
+        ),
+    ]
+    directional_total_return_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `totalReturnPct` in the direction of each "
+            "pick, in percent: its negative for a SELL."
+        ),
+    ]
+    total_hits: Annotated[
+        int,
+        Meta(description="The number of these picks with a `totalAlphaPct` above zero."),
     ]
 
 
@@ -605,6 +655,10 @@ class TrackRecord(Struct, frozen=True):
             "batches. The figure of a batch is the mean of its picks' figures."
         ),
     ]
+    total_results: Annotated[
+        TotalResults,
+        Meta(description="The results with dividends, of the finished picks that have them."),
+    ]
     best: Annotated[
         PickScore | None,
         Meta(
@@ -676,6 +730,15 @@ class TrackRecord(Struct, frozen=True):
             "with a probability: version 1 of the prompt asks for none, and a control states none."
         ),
     ]
+    vs_benchmarks: Annotated[
+        Sequence[FurtherAverage],
+        Meta(
+            description="The mean excess of the finished picks over each further benchmark, in the "
+            "order of their tickers. Only picks whose batch was measured against it count. No "
+            "other figure depends on these. The list is empty if there are none.",
+            extra={"usual_length": 2},
+        ),
+    ]
 
 
 class Comparison(Struct, frozen=True):
@@ -720,13 +783,18 @@ class Comparison(Struct, frozen=True):
 
 
 def compute_track_record(
-    series: str, batches: Iterable[TrackedBatch], checks: RecordChecks | None
+    series: str,
+    batches: Iterable[TrackedBatch],
+    checks: RecordChecks | None,
+    *,
+    further: Iterable[ComparedPick] = (),
 ) -> TrackRecord:
     """
     Return the track record of these batches of a series.
 
     `checks` are the yearly checks of the record. They are None if a part of the series was
-    selected, because a part has no verdict. If none of a batch's picks was selected, the batch is
+    selected, because a part has no verdict. `further` are the finished picks of these batches with
+    each of their further benchmarks. If none of a batch's picks was selected, the batch is
     counted, but no figure besides this count includes it.
     """
     all_batches = sorted(batches, key=lambda one: one.run_date)
@@ -750,6 +818,7 @@ def compute_track_record(
         picks=count_picks(all_batches, scored),
         pick_results=pick_results,
         batch_results=summarize_results(groups),
+        total_results=summarize_totals(groups),
         best=best,
         worst=worst,
         curve=curve[-MAX_LISTED:],
@@ -760,6 +829,7 @@ def compute_track_record(
         after_costs=before_costs,
         break_even_bps=before_costs.break_even_bps,
         probability=score_probabilities(stated_picks(scored)),
+        vs_benchmarks=average_further(further),
     )
 
 
@@ -897,6 +967,23 @@ def summarize_results(groups: Sequence[Sequence[TrackedPick]]) -> ResultFigures:
         alpha_pct=of_groups(lambda pick: pick.alpha_pct),
         directional_return_pct=of_groups(lambda pick: pick.in_direction(pick.absolute_return_pct)),
         absolute_return_pct=of_groups(lambda pick: require_figure(pick.absolute_return_pct)),
+    )
+
+
+def summarize_totals(groups: Iterable[Iterable[TrackedPick]]) -> TotalResults:
+    """Return the results with dividends of all picks that have them."""
+    picks: list[TrackedPick] = []
+    for group in groups:
+        picks += [pick for pick in group if pick.vs_benchmark_total_pct is not None]
+    total_alphas = [pick.in_direction(pick.vs_benchmark_total_pct) for pick in picks]
+    return TotalResults(
+        count=len(picks),
+        alpha_pct=summarize([pick.alpha_pct for pick in picks]),
+        total_alpha_pct=summarize(total_alphas),
+        directional_total_return_pct=summarize(
+            [pick.in_direction(pick.total_return_pct) for pick in picks]
+        ),
+        total_hits=sum(alpha > 0 for alpha in total_alphas),
     )
 
 

@@ -61,6 +61,7 @@ from app.providers.rate_limiter import (
 from app.store import (
     batches,
     checkpoints,
+    closes,
     declarations,
     generations,
     journal,
@@ -405,6 +406,17 @@ class SeriesState(Struct, frozen=True, kw_only=True):
     unrecorded: list[date]
 
 
+class FurtherState(Struct, frozen=True):
+    """
+    A further benchmark that the newest settings of the journal name.
+
+    `last_read_at` is the time of its newest reading, None if no price of it was read.
+    """
+
+    symbol: str
+    last_read_at: datetime | None
+
+
 class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
@@ -433,6 +445,7 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     past: PastProblems
     stamp_services: list[str]
     unstamped: list[Monday]
+    further_benchmarks: list[FurtherState]
 
     @property
     def has_several_series(self) -> bool:
@@ -497,7 +510,9 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
         known = await _read_known_series(conn, settings, is_rehearsed=is_rehearsed)
         # A file of series with a mistake is shown as a to-do, so it is not read again here.
         configured = Configured(
-            series=known.names, sessions=sessions, benchmark=settings.benchmark_symbol
+            series=known.names,
+            sessions=sessions,
+            benchmarks=(settings.benchmark_symbol, *settings.further_benchmarks),
         )
         record = await _read_record(conn, at, known.names)
         past = await _read_past(conn, at, known)
@@ -537,6 +552,7 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
             stamps=await timestamps.list_services(conn),
             stamp_services=timestamp_services.list_addresses(settings),
             unstamped=await _list_unstamped(conn, record.mondays, settings=settings, at=at),
+            further_benchmarks=await _read_further(conn),
         )
 
 
@@ -1001,6 +1017,19 @@ async def _read_messages(conn: Conn, settings: Settings) -> Messages:
         alerts=_message_state(settings.alert_webhook_url, await alerts.get_newest(conn)),
         heartbeat=_message_state(settings.heartbeat_url, await heartbeat.get_newest(conn)),
     )
+
+
+async def _read_further(conn: Conn) -> list[FurtherState]:
+    try:
+        declared = await declarations.get_settings(conn)
+    except RecordDamaged:  # the state of the record says so
+        return []
+    if declared is None:
+        return []
+    return [
+        FurtherState(symbol, await closes.get_last_read_at(conn, symbol))
+        for symbol in declared.further_benchmarks or ()
+    ]
 
 
 async def _list_unstamped(

@@ -44,7 +44,7 @@ from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification.chain import Head, Verification
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import NO_BATCH, TABLES, TextRow
-from app.domain.verification.state import JournalState
+from app.domain.verification.state import LEFT_OUT, JournalState
 from app.errors import (
     BodyTooLong,
     ConfigurationError,
@@ -340,7 +340,14 @@ class ApiRecord:
                     for row in page.rows:
                         yield row
 
-        # An API of an earlier version has no rates, and its journal mentions none.
+        # An API of an earlier version has no dividends and no rates, and its journal mentions none.
+        for ticker in sorted(state.dividend_answers):
+            pages = self._pages(
+                "dividends", _dividend_rows, first=_READINGS_PER_PAGE, parent=ticker
+            )
+            async for page in pages:
+                for row in page.rows:
+                    yield row
         if state.rates:
             async for page in self._pages("rates", _rate_rows, first=_READINGS_PER_PAGE):
                 for row in page.rows:
@@ -631,6 +638,9 @@ def _batch_rows(batch: Node) -> Iterable[TableRow]:
             yield _to_row("pick_checkpoint_metrics", metric, checkpoint_id=checkpoint["id"])
         for correction in checkpoint["corrections"]:
             yield _to_row("corrections", correction, checkpoint_id=checkpoint["id"])
+    # An API of an earlier version has no further benchmarks, and is not asked for them.
+    for further in batch.get("furtherBenchmarks", ()):
+        yield _to_row("further_benchmarks", further, batch_id=batch["id"])
 
 
 def _close_rows(node: Node) -> Iterable[TableRow]:
@@ -639,6 +649,10 @@ def _close_rows(node: Node) -> Iterable[TableRow]:
 
 def _split_rows(node: Node) -> Iterable[TableRow]:
     return [_to_row("splits", node)]
+
+
+def _dividend_rows(node: Node) -> Iterable[TableRow]:
+    return [_to_row("dividends", node)]
 
 
 def _rate_rows(node: Node) -> Iterable[TableRow]:
@@ -665,8 +679,8 @@ def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
     return table, journal.to_texts(row)
 
 
-# The columns that an API of an earlier version does not know: those of a sealed record, and those
-# that came with version 2 of the prompt.
+# The columns that an API of an earlier version does not know: those of a sealed record, those that
+# came with version 2 of the prompt, and those of total returns.
 _SEALED_COLUMNS = frozenset({"profile_sha256"})
 _PROMPT_2_COLUMNS = frozenset(
     {
@@ -677,7 +691,8 @@ _PROMPT_2_COLUMNS = frozenset(
         "system_fingerprint",
     }
 )
-_LATER_COLUMNS = _SEALED_COLUMNS | _PROMPT_2_COLUMNS
+_TOTAL_COLUMNS = frozenset({*LEFT_OUT["checkpoints"], *LEFT_OUT["pick_checkpoint_metrics"]})
+_LATER_COLUMNS = _SEALED_COLUMNS | _PROMPT_2_COLUMNS | _TOTAL_COLUMNS
 
 # The columns that the API shows as another object with an id.
 _LINKS = {
@@ -687,7 +702,12 @@ _LINKS = {
     "entry_close_id",
     "benchmark_close_id",
     "benchmark_initial_close_id",
+    "further_close_id",
+    "further_initial_close_id",
 }
+
+# The columns whose name the API writes without this beginning: their type has the word already.
+_FURTHER = "further_"
 
 
 def _field_name(column: str) -> str:
@@ -695,6 +715,7 @@ def _field_name(column: str) -> str:
     name = column
     if column in _LINKS:
         name = column.removesuffix("_id")
+    name = name.removeprefix(_FURTHER)
     first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
 
@@ -728,19 +749,12 @@ def _list_query(field: str, fields: str, parent: str = "") -> str:
     return f"query($first: Int!, $after: String{declaration}) {{ {selection} }}"
 
 
-_CHECKPOINT = (
-    f"{_fields('checkpoints', {'batch_id'})} "
-    f"metrics {{ {_fields('pick_checkpoint_metrics', {'checkpoint_id'})} }} "
-    f"corrections {{ {_fields('corrections', {'checkpoint_id'})} }}"
-)
-
-
 def _batches_query(state: JournalState) -> str:
     """
     Return the query for the batches of the record that the journal describes.
 
-    It leaves out the columns that none of its rows can have, because an API of an earlier version
-    does not know them.
+    It leaves out the columns and the rows that the record cannot have, because an API of an earlier
+    version does not know them.
     """
     left_out = set[str]()
     if state.genesis is None:
@@ -748,12 +762,22 @@ def _batches_query(state: JournalState) -> str:
     versions = {question.prompt_version for question in state.questions.values()}
     if versions <= {VERSION_1.version}:
         left_out |= _PROMPT_2_COLUMNS
+    if not state.dividend_answers:
+        left_out |= _TOTAL_COLUMNS
     questions = _fields("generations", {"series", "run_date", *left_out})
     picks = _fields("picks", {"batch_id", *left_out})
+    checkpoint = (
+        f"{_fields('checkpoints', {'batch_id', *left_out})} "
+        f"metrics {{ {_fields('pick_checkpoint_metrics', {'checkpoint_id', *left_out})} }} "
+        f"corrections {{ {_fields('corrections', {'checkpoint_id'})} }}"
+    )
     fields = (
         f"{_fields('batches')} generations {{ {questions} }} picks {{ {picks} }} "
-        f"checkpoints {{ {_CHECKPOINT} }}"
+        f"checkpoints {{ {checkpoint} }}"
     )
+    if state.further_benchmarks:
+        further = _fields("further_benchmarks", {"batch_id"})
+        fields += f" furtherBenchmarks {{ {further} }}"
     return _list_query("batches", fields, parent="series")
 
 
@@ -764,5 +788,6 @@ QUERIES = {
     "journal": _list_query("journal", "seq kind at content previous hash"),
     "closes": _list_query("closes", _fields("closes"), parent="ticker"),
     "splits": _list_query("splits", _fields("splits"), parent="ticker"),
+    "dividends": _list_query("dividends", _fields("dividends"), parent="ticker"),
     "rates": _list_query("rates", _fields("rates")),
 }

@@ -211,7 +211,12 @@ class AlphaVantage:
         await self.http.aclose()
 
     async def bars(
-        self, ticker: str, since: datetime, needed_since: datetime | None = None
+        self,
+        ticker: str,
+        since: datetime,
+        needed_since: datetime | None = None,
+        *,
+        max_attempts: int | None = None,
     ) -> BarsAnswer | AlreadyAnswered:
         """
         Return the latest bars of `ticker`, or AlreadyAnswered if any job got them after `since`.
@@ -221,7 +226,8 @@ class AlphaVantage:
 
         `needed_since` is when the bars were first needed (default: `since`). The attempts that all
         jobs and processes have made since then are counted together. A job that starts when all
-        attempts are used up still makes one attempt.
+        attempts are used up still makes one attempt. `max_attempts` is the maximum number of
+        attempts if it is below that of this client.
 
         Raises ConfigurationError and QuotaSpent without another attempt. After the last attempt, it
         raises UnknownTicker if in each of the newest five attempts the provider answered that it
@@ -233,13 +239,19 @@ class AlphaVantage:
             since=since,
             needed_since=needed_since or since,
             reader=read_bars,
+            max_attempts=max_attempts,
         )
         if isinstance(answer, AlreadyAnswered):
             return answer
         return BarsAnswer(*answer)
 
     async def splits(
-        self, ticker: str, since: datetime, needed_since: datetime | None = None
+        self,
+        ticker: str,
+        since: datetime,
+        needed_since: datetime | None = None,
+        *,
+        max_attempts: int | None = None,
     ) -> SplitsAnswer | AlreadyAnswered:
         """
         Return the splits that are listed for `ticker`; parameters and errors are those of `bars`.
@@ -252,6 +264,7 @@ class AlphaVantage:
             since=since,
             needed_since=needed_since or since,
             reader=read_splits,
+            max_attempts=max_attempts,
         )
         if isinstance(answer, AlreadyAnswered):
             return answer
@@ -301,8 +314,7 @@ class AlphaVantage:
         """
         Return the observations of the rate without risk; parameters and errors are those of `bars`.
 
-        `max_attempts` is the maximum number of attempts if it is below that of this client. It
-        never raises UnknownTicker.
+        It never raises UnknownTicker.
         """
         answer = await self._request(
             RATES,

@@ -52,6 +52,8 @@ _RATES = "data"
 _DIVIDENDS = "data"
 # The member of a row with a dividend that says on which day its ticker trades without it.
 _EX_DATE = "ex_dividend_date"
+# Its other dates. Any of them may be the text `None`.
+_OTHER_DATES = ("declaration_date", "record_date", "payment_date")
 # The members that describe a response with rates. They are no notice.
 _RATE_MEMBERS = ("name", "interval", "unit")
 _RATE_INTERVAL = "weekly"
@@ -167,7 +169,7 @@ def read_dividends(
     """
     Return the dividends of a response, oldest first, and the rows that cannot be read.
 
-    Dividends of the future are among them. Rows that are equal in every member count once, and the
+    Dividends of the future are among them. Rows about one dividend count once, and the
     different rows of one ex-date are added up. If one of the rows of an ex-date has an amount that
     cannot be read, this ex-date has no dividend in the result: a part of a sum is no sum. A row
     whose ex-date cannot be read is an unreadable row without a day.
@@ -401,7 +403,7 @@ def _read_dividends(
     data = answer.get(_DIVIDENDS)
     if not isinstance(data, list):
         raise _missing_data_error(answer, ticker, "a list of dividends")
-    different = _different_rows(data, ticker)
+    different = _different_dividends(_different_rows(data, ticker), ticker)
     rows = _limit_undated_rows([_read_dividend(row, ticker) for row in different])
     unreadable = _unreadable_rows(rows, ticker)
     # If no row has the member for its ex-date, this is another list, for example of splits. A row
@@ -437,6 +439,44 @@ def _different_rows(data: Sequence[object], ticker: str) -> list[object]:
             f"{ticker}: Alpha Vantage's list of dividends is nested too deeply."
         ) from None
     return list(rows.values())
+
+
+def _different_dividends(rows: Sequence[object], ticker: str) -> list[object]:
+    """
+    Return the rows in their order, without those that list another row's dividend again.
+
+    Two rows are about one dividend if they have the same ex-date and amount, and if no other date
+    that can be read in both differs. The provider may list a dividend again once its payment date
+    is known. The rows with the most dates are compared first, so the order makes no difference.
+    """
+    by_dividend: dict[tuple[date, str], list[dict[str, Any]]] = {}
+    repeated: set[int] = set()
+    for row in sorted((row for row in rows if isinstance(row, dict)), key=_dates_first):
+        dividend = _read_dividend(row, ticker)
+        if not isinstance(dividend, ListedDividend):
+            continue
+        known = by_dividend.setdefault((dividend.ex_date, dividend.text), [])
+        if any(_may_be_same(row, other) for other in known):
+            repeated.add(id(row))
+        else:
+            known.append(row)
+    return [row for row in rows if id(row) not in repeated]
+
+
+def _other_days(row: dict[str, Any]) -> list[date | None]:
+    return [_parse_day(row.get(name)) for name in _OTHER_DATES]
+
+
+def _dates_first(row: dict[str, Any]) -> tuple[int, str]:
+    """Return a key that sorts rows with more readable dates before others."""
+    days = _other_days(row)
+    return days.count(None), str(days)
+
+
+def _may_be_same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether no date that can be read in both rows differs."""
+    pairs = zip(_other_days(row), _other_days(other), strict=True)
+    return all(first == second for first, second in pairs if first and second)
 
 
 def _read_dividend(row: object, ticker: str) -> ListedDividend | UnreadableRow:

@@ -414,6 +414,46 @@ class RequestLedger:
         (count,) = await cursor.fetchone() or (0,)
         return int(count)
 
+    async def is_refused(self, conn: AsyncConnection[Any], function: str, since: datetime) -> bool:
+        """
+        Return whether the provider refused the newest request for `function` since `since`.
+
+        It refuses a key, or a function that the key's plan does not have.
+        """
+        cursor = await conn.execute(
+            """
+            SELECT outcome
+            FROM operations.provider_requests
+            WHERE provider = %s AND function = %s AND at >= %s AND outcome IS NOT NULL
+            ORDER BY at DESC
+            LIMIT 1
+            """,
+            (self.provider, function, since),
+        )
+        (outcome,) = await cursor.fetchone() or (None,)
+        return outcome == RequestOutcome.REJECTED
+
+    async def has_answer_since(
+        self, conn: AsyncConnection[Any], function: str, *, symbol: str, since: datetime
+    ) -> bool:
+        """Return whether a request for `function` and a symbol was answered at or after `since`."""
+        cursor = await conn.execute(
+            "SELECT EXISTS (SELECT FROM operations.provider_requests "
+            "WHERE provider = %s AND function = %s AND symbol = %s AND outcome = %s "
+            "AND at > %s AND ended_at >= %s)",
+            (
+                self.provider,
+                function,
+                symbol,
+                RequestOutcome.ANSWERED,
+                # A request that was answered after `since` was sent at most a minute before.
+                since - CUT_OFF_AFTER,
+                since,
+            ),
+        )
+        (exists,) = await cursor.fetchone() or (False,)
+        return bool(exists)
+
     async def served_since(
         self, conn: AsyncConnection[Any], function: str, since: datetime
     ) -> set[str]:

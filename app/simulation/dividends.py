@@ -98,7 +98,7 @@ class PlannedDividend(Struct, frozen=True, kw_only=True):
     is_special: bool = False
 
 
-class Dividend(Struct, frozen=True, kw_only=True):
+class DeclaredDividend(Struct, frozen=True, kw_only=True):
     """
     A dividend as it was declared.
 
@@ -211,7 +211,7 @@ def _random(seed: str, about: str) -> Random:
     return Random(f"{seed}/{about}")  # noqa: S311
 
 
-def make_row(dividend: Dividend, seed: str, ticker: str) -> Row:
+def make_row(dividend: DeclaredDividend, seed: str, ticker: str) -> Row:
     """Return a dividend as the provider lists it. An old row lacks some of its other dates."""
     row = {
         "ex_dividend_date": str(dividend.ex_date),
@@ -323,7 +323,7 @@ def restate(row: Row, factors: Sequence[Decimal]) -> Row:
 
 
 def choose_fault(
-    seed: str, ticker: str, dividend: Dividend, *, split_days: Sequence[date]
+    seed: str, ticker: str, dividend: DeclaredDividend, *, split_days: Sequence[date]
 ) -> str | None:
     """
     Return the fault with which a hostile provider lists a dividend; None if it lists it rightly.

@@ -23,7 +23,7 @@ from app.core import universe
 from app.domain.calendar import Calendar, new_york_date
 from app.domain.splits import intended_factor
 from app.simulation import dividends
-from app.simulation.dividends import Dividend, PlannedDividend
+from app.simulation.dividends import DeclaredDividend, PlannedDividend
 
 # The chance of a split per share and session: higher than in reality, so that a split happens in a
 # rehearsal of some weeks.
@@ -154,16 +154,34 @@ _OTHER_PRICES = (15, 500)
 _OTHER_BETAS = (0.4, 1.7)
 
 
+# Funds that only a benchmark may be: no model and no control picks them. They follow the market
+# closely, with a small drift of their own.
+_FUND_NAMES = {
+    # Ticker: name, first price, beta.
+    "RSP": ("Invesco S&P 500 Equal Weight", 141, 0.9),
+    "IWM": ("iShares Russell 2000", 174, 1.2),
+    "QQQ": ("Invesco QQQ", 266, 1.2),
+    "VTI": ("Vanguard Total Stock Market", 191, 1.0),
+}
+_FUNDS = {
+    ticker: MarketShare(name=name, price=price, beta=beta, tailwind="", headwind="")
+    for ticker, (name, price, beta) in _FUND_NAMES.items()
+}
+_FUND_DRIFT = 0.003
+
+
 @cache
 def find_share(ticker: str) -> MarketShare | None:
     """
     Return a share of the market; None for an unknown ticker.
 
-    The market has the shares of SHARES, which the simulated models choose from, and every other
-    ticker of the universe, which a control draws from.
+    The market has the shares of SHARES, which the simulated models choose from, some funds, and
+    every other ticker of the universe, which a control draws from.
     """
     if ticker in SHARES:
         return SHARES[ticker]
+    if ticker in _FUNDS:
+        return _FUNDS[ticker]
     if ticker not in _universe():
         return None
     rng = Random(f"share/{ticker}")  # noqa: S311
@@ -247,7 +265,7 @@ class Market:
         self._generate(ticker, last)
         return [(day, factor) for day, factor in self._splits[ticker] if day <= last]
 
-    def true_dividends(self, ticker: str, last: date) -> list[Dividend]:
+    def true_dividends(self, ticker: str, last: date) -> list[DeclaredDividend]:
         """
         Return the dividends that `ticker` really paid, with ex-dates up to `last`, oldest first.
 
@@ -290,7 +308,7 @@ class Market:
         rows.sort(key=lambda item: item[0], reverse=True)
         return list(chain.from_iterable(several for _, several in rows))
 
-    def dividend_fault(self, ticker: str, dividend: Dividend) -> str | None:
+    def dividend_fault(self, ticker: str, dividend: DeclaredDividend) -> str | None:
         """
         Return the fault with which the provider lists a dividend, or None.
 
@@ -324,7 +342,7 @@ class Market:
                 listed.append((day, row))
         return listed
 
-    def _declare(self, ticker: str, planned: PlannedDividend) -> Dividend:
+    def _declare(self, ticker: str, planned: PlannedDividend) -> DeclaredDividend:
         """Return a dividend with its amount: a part of the price when it was declared."""
         price = self._close_before(ticker, planned.declared_on)
         # The amount is per share of the ex-date.
@@ -333,7 +351,7 @@ class Market:
                 price /= intended_factor(Decimal(factor))
         unit = Decimal((0, (1,), -planned.decimals))
         amount = max(unit, (price * planned.rate).quantize(unit))
-        return Dividend(
+        return DeclaredDividend(
             ex_date=planned.ex_date,
             declared_on=planned.declared_on,
             paid_on=planned.paid_on,
@@ -345,7 +363,9 @@ class Market:
         ((_, bar),) = self.bars(ticker, day - timedelta(days=1), count=1)
         return Decimal(bar.close)
 
-    def _list_dividend(self, ticker: str, dividend: Dividend, today: date) -> list[dividends.Row]:
+    def _list_dividend(
+        self, ticker: str, dividend: DeclaredDividend, today: date
+    ) -> list[dividends.Row]:
         row = dividends.make_row(dividend, self.seed, ticker)
         fault = self.dividend_fault(ticker, dividend)
         if fault == dividends.RESTATED:
@@ -394,8 +414,8 @@ class Market:
         # Each bar has its own random generator. The order of the calls of `rng` must not change: in
         # another order, the same seed would give other prices.
         rng = Random(f"{self.seed}/{ticker}/{day}")  # noqa: S311
-        is_benchmark = ticker == BENCHMARK_TICKER
-        drift = rng.gauss(0, 0.0 if is_benchmark else 0.011)
+        is_benchmark = ticker == BENCHMARK_TICKER or ticker in _FUNDS
+        drift = rng.gauss(0, _drift_of(ticker))
         if not is_benchmark and rng.random() < _JUMP_CHANCE:
             drift += rng.choice((-1, 1)) * rng.uniform(0.1, 0.35)
         move = share.beta * _market_move(self.seed, day) + drift
@@ -421,6 +441,13 @@ class Market:
             close=_cents(close),
             volume=str(volume),
         )
+
+
+def _drift_of(ticker: str) -> float:
+    """Return the standard deviation of a share's own move in one session."""
+    if ticker == BENCHMARK_TICKER:
+        return 0.0
+    return _FUND_DRIFT if ticker in _FUNDS else 0.011
 
 
 def _possible_factors(price: float) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Batches and their picks: store, complete and query them; record endings and renames of picks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from uuid import UUID
 
@@ -287,12 +287,13 @@ async def lock_for_update(conn: Conn, id: UUID) -> Batch:
     return batch
 
 
-async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
+async def lock_all_with_ticker(conn: Conn, ticker: str, also: Collection[UUID] = ()) -> list[Batch]:
     """
     Lock every batch that uses a ticker, and return their rows.
 
     The lock lasts until the transaction ends. A batch uses the ticker for its benchmark, for a
-    pick, or for a pick before that pick was renamed. Failed batches are not locked.
+    further benchmark that was measured, for a pick, or for a pick before that pick was renamed.
+    The batches with the ids in `also` are locked, too. Failed batches are not locked.
     """
     # The batches are locked in the order of their ids, so that two transactions that lock several
     # batches cannot deadlock. The member of the entry is searched as a text: a cast of a damaged
@@ -304,13 +305,23 @@ async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
         table="batches",
         where="""
         WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s
+            OR id = ANY(%s)
             OR EXISTS (SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s)
+            OR EXISTS (SELECT FROM further_benchmarks
+                WHERE further_benchmarks.batch_id = batches.id AND symbol = %s)
             OR EXISTS (SELECT FROM journal WHERE journal.batch_id = batches.id AND kind = %s
                 AND strpos(content, %s) > 0))
         ORDER BY id
         FOR UPDATE
         """,
-        values=(ticker, ticker, JournalKind.PICK_RENAMED, f'"before":"{ticker}"'),
+        values=(
+            ticker,
+            list(also),
+            ticker,
+            ticker,
+            JournalKind.PICK_RENAMED,
+            f'"before":"{ticker}"',
+        ),
     )
 
 

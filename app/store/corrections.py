@@ -15,6 +15,8 @@ from app.domain.model import (
     Checkpoint,
     Close,
     Correction,
+    Dividend,
+    FurtherBenchmark,
     JournalKind,
     Pick,
     PickMetric,
@@ -28,6 +30,7 @@ _TABLES = {
     Pick: "picks",
     Checkpoint: "checkpoints",
     PickMetric: "pick_checkpoint_metrics",
+    FurtherBenchmark: "further_benchmarks",
 }
 
 
@@ -38,6 +41,7 @@ async def apply(
     corrections: Sequence[Correction],
     readings: Sequence[Close],
     splits: Sequence[Split],
+    dividends: Sequence[Dividend],
     at: datetime,
     in_force: InForce | None,
 ) -> None:
@@ -45,8 +49,8 @@ async def apply(
     Correct one checkpoint, and append the journal entry.
 
     `rows` are pairs: the stored row, and the row with the new figures. One pair is for the row of
-    the checkpoint itself, even if that row does not change. The new figures depend on `readings`
-    and `splits`.
+    the checkpoint itself, even if that row does not change. The new figures depend on `readings`,
+    `splits` and `dividends`.
     """
     # The corrections are stored before the figures are changed: a trigger refuses to change a
     # figure that has no correction yet.
@@ -71,14 +75,18 @@ async def apply(
     batches = [row for row in changed if isinstance(row, Batch)]
     picks = [row for row in changed if isinstance(row, Pick)]
     metrics = [row for row in changed if isinstance(row, PickMetric)]
+    # A correction is about one ticker, and a further benchmark depends on its own ticker alone.
+    further = [row for row in changed if isinstance(row, FurtherBenchmark)]
     recorded = {
         "corrections": corrections,
         "batch": next(iter(batches), None),
         "picks": picks or None,
         "checkpoint": checkpoint,
         "metrics": metrics or None,
+        "further_benchmark": next(iter(further), None),
         "closes": readings or None,
         "splits": splits or None,
+        "dividends": dividends or None,
     }
     await journal.append(
         conn,

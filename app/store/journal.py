@@ -8,7 +8,7 @@ from uuid import UUID
 from app.core.locks import Lock
 from app.domain import journal
 from app.domain.declarations import InForce, ProviderResponse
-from app.domain.model import Close, JournalEntry, JournalHead, JournalKind, Rate, Split
+from app.domain.model import Close, Dividend, JournalEntry, JournalHead, JournalKind, Rate, Split
 from app.store import declarations
 from app.store.declarations import Declaration
 from app.store.entries import decode_content
@@ -62,13 +62,15 @@ async def append_readings(
     *,
     closes: Sequence[Close] = (),
     splits: Sequence[Split] = (),
+    dividends: Sequence[Dividend] | None = None,
     rates: Sequence[Rate] | None = None,
     in_force: InForce | None,
 ) -> None:
     """
     Append the entry of a provider's response, with the readings that were kept of it.
 
-    `rates` is given for a response with rates only, also if it is empty. The entry is appended even
+    `dividends` is given for a response with dividends only, and `rates` for one with rates only,
+    also if they are empty. The entry is appended even
     if no reading was kept. In a record that is not sealed, nothing is appended:
     the entries of its batches and checkpoints mention the readings that they use. Only a new
     journal gets declarations first, because the response was received before any entry.
@@ -86,7 +88,13 @@ async def append_readings(
         conn,
         JournalKind.READINGS,
         at=response.read_at,
-        recorded={"response": response, "closes": closes, "splits": splits, "rates": rates},
+        recorded={
+            "response": response,
+            "closes": closes,
+            "splits": splits,
+            "dividends": dividends,
+            "rates": rates,
+        },
         batch_id=None,
         in_force=in_force,
     )
@@ -110,6 +118,13 @@ async def list_of_batch(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[J
         where="WHERE batch_id = %s AND kind = %s ORDER BY seq",
         values=(batch_id, kind),
     )
+
+
+async def get_batch_seq(conn: Conn, batch_id: UUID) -> int:
+    """Return the number of a batch's first entry; 0 if it has none."""
+    cursor = await conn.execute("SELECT min(seq) FROM journal WHERE batch_id = %s", (batch_id,))
+    (seq,) = await cursor.fetchone() or (None,)
+    return seq or 0
 
 
 async def newest_of_kind(conn: Conn, kind: JournalKind) -> JournalEntry | None:

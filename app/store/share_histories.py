@@ -3,7 +3,7 @@ The histories of a batch's shares: what a figure depends on besides its initial 
 
 The history of a share has its tickers, its splits, and its closes from the baseline to day 14. The
 history of a pick's share also has the basis date of the pick's `entry_open`, and the last session
-of a share that stopped trading.
+of a share that stopped trading. Only total returns need dividends, so they are read separately.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, Close, Ending, Pick, PickMetric
 from app.domain.splits import basis_date
 from app.domain.tickers import TickerHistory
-from app.store import batches, checkpoints, closes, splits
+from app.store import batches, checkpoints, closes, dividends, splits
 from app.store.rows import Conn
 
 _CALENDAR = Calendar()
@@ -96,6 +96,11 @@ async def for_metric(
         splits=await splits.list_in_force(conn, tickers),
         newest=await list_newest_closes(conn, batch, tickers),
     )
+
+
+async def with_dividends(conn: Conn, history: ShareHistory) -> ShareHistory:
+    """Return a history with the dividends of its share."""
+    return replace(history, dividends=await dividends.list_in_force(conn, history.tickers))
 
 
 async def _readings_by_session(conn: Conn, ids: Iterable[UUID | None]) -> dict[date, Close]:

@@ -275,6 +275,8 @@ def _plan_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     for number, day in enumerate(plan.days):
         planned[str(number), "closes"] = day.closes
         planned[str(number), "splits"] = day.splits
+        planned[str(number), "weekly"] = day.weekly
+        planned[str(number), "dividends"] = day.dividends
     yield gauge(
         "price_requests_planned",
         "Price requests that are planned for a day, at most; day 0 is today, from 09:00 in New "
@@ -293,6 +295,12 @@ def _plan_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
         "Requests for splits that have no room until the last day of their week, in the next 14 "
         "days.",
         {(): plan.left_out_splits},
+    )
+    yield gauge(
+        "dividends_left_out",
+        "Requests for dividends that have no room until the last day of their week, in the next 14 "
+        "days.",
+        {(): plan.left_out_dividends},
     )
 
 

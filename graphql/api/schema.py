@@ -54,6 +54,7 @@ from api.fields import (
 from app.domain import calendar, declarations, model, prompt, verdict
 from app.domain import track_record as track
 from app.domain.check_contents import Untested
+from app.domain.further_track_record import ComparedPick
 from app.domain.journal import format_timestamp
 from app.domain.prompt import MAX_ANSWER_BYTES
 from app.domain.returns import format_decimal
@@ -269,6 +270,9 @@ WAS_SESSION = counts_as_session(
     "(SELECT batches.benchmark_symbol FROM batches WHERE batches.id = checkpoints.batch_id)",
 )
 METRICS = "pick_checkpoint_metrics"
+HAS_TOTAL_RETURN = f"{METRICS}.total_return_pct IS NOT NULL"
+HAS_BENCHMARK_TOTAL = "checkpoints.benchmark_total_return_pct IS NOT NULL"
+NOT_A_RESULT = "on every checkpoint that is not the result of its batch"
 DIRECTION_SIGN = f"""(
     SELECT CASE picks.action WHEN 'SELL' THEN -1 WHEN 'BUY' THEN 1 END
     FROM picks WHERE picks.id = {METRICS}.pick_id)"""
@@ -339,6 +343,21 @@ HAS_ONLY_KNOWN_STATES = """
                 checkpoints.skip_reason IN ('MARKET_CLOSED', 'MISSING_CLOSE', 'PROVIDER_ERROR')
         END,
     false))"""
+# Whether a batch has all of its days. If one is missing, IS_RESULT may select a wrong day.
+IS_COMPLETE = f"""(
+    SELECT {HAS_EVERY_DAY} AND {HAS_ONLY_KNOWN_STATES}
+    FROM checkpoints WHERE checkpoints.batch_id = batches.id)"""
+# Whether a further benchmark is of the batch of a metric, and the metric is of the batch's result.
+IS_COMPARED_AT_RESULT = f"""
+    further_benchmarks.batch_id = (
+        SELECT checkpoints.batch_id FROM checkpoints
+        WHERE checkpoints.id = {METRICS}.checkpoint_id)
+    AND EXISTS (
+        SELECT FROM batches JOIN checkpoints ON {IS_RESULT}
+        WHERE batches.id = further_benchmarks.batch_id
+            AND checkpoints.id = {METRICS}.checkpoint_id
+            AND checkpoints.trading_day = further_benchmarks.trading_day
+            AND {IS_COMPLETE})"""
 HAS_NO_DAY_TWICE = f"""
     coalesce(sum(1 << checkpoints.day) = bit_or(1 << checkpoints.day)
         AND bit_or(checkpoints.day) BETWEEN 0 AND {_DAYS_COMBINED}
@@ -436,6 +455,35 @@ class Split:
     read_at: datetime = column("The time at which the split was read from the source.")
 
 
+@table("dividends", "concat_ws(' ', dividends.ticker, dividends.ex_date, dividends.read_at)")
+class Dividend:
+    """
+    A reading of one dividend of a share, with its source and the time at which it was read.
+    Several dividends with one ex-date are one reading, with their sum.
+    """
+
+    ticker: str = column(
+        "The ticker of the share, such as `NVDA`.",
+        invalid_if=is_not_a_ticker("dividends.ticker"),
+        max_bytes=lengths.TICKER,
+    )
+    ex_date: date = column(
+        "The ex-date: who buys the share on this day or later does not receive the dividend."
+    )
+    amount: Decimal = column(
+        "The amount in US dollars for each share of the ex-date, as declared. The amount 0 means "
+        "that the provider no longer lists the dividend. Such a reading revokes the earlier "
+        "readings of the same ex-date.",
+        invalid_if=f"dividends.amount < 0 OR {is_not_a_number('dividends.amount')}",
+    )
+    source: str = column(
+        "The source of the reading, such as `alphavantage DIVIDENDS`. If several dividends have "
+        "one ex-date, it names each amount.",
+        max_bytes=lengths.SENTENCE,
+    )
+    read_at: datetime = column("The time at which the dividend was read from the source.")
+
+
 @table("rates", "concat_ws(' ', rates.observed_on, rates.read_at)")
 class Rate:
     """
@@ -454,11 +502,108 @@ class Rate:
     read_at: datetime = column("The time at which the rate was read from the source.")
 
 
+# The excess of a share over a further benchmark at a metric, rounded as every other figure: to 28
+# significant digits, half to even. Postgres subtracts exactly, and `round` would round half up.
+# `exact` is the exact difference, and `places` the number of decimals that are kept.
+EXCESS_OVER_FURTHER = f"""(
+    SELECT CASE
+        WHEN places >= scale(exact) THEN exact
+        WHEN abs(exact - trunc(exact, places)) * 10::numeric ^ (places + 1) = 5
+            AND mod(trunc(exact, places) * 10::numeric ^ places, 2) = 0
+        THEN trunc(exact, places)
+        ELSE round(exact, places) END
+    FROM (
+        SELECT
+            exact,
+            scale(exact) + 28 - length(ltrim(translate(exact::text, '-.', ''), '0')) AS places
+        FROM (
+            SELECT {METRICS}.absolute_return_pct - further_benchmarks.further_return_pct AS exact
+        ) AS difference
+    ) AS digits)"""
+
+
+@table("further_benchmarks")
+class BenchmarkComparison:
+    """
+    The return of a further benchmark over the fortnight of a pick, and the pick's excess over it.
+    A further benchmark decides no other figure.
+    """
+
+    symbol: str = column(
+        "The ticker of the further benchmark, such as `RSP`.",
+        invalid_if=is_not_a_ticker("further_benchmarks.symbol"),
+        max_bytes=lengths.TICKER,
+    )
+    return_pct: Decimal = column(
+        "The return of the further benchmark since the baseline, in percent, adjusted for splits.",
+        "further_benchmarks.further_return_pct",
+    )
+    vs_pct: Decimal = column(
+        "`PickMetric.absoluteReturnPct` minus `returnPct`, in percentage points. The action does "
+        "not change its sign.",
+        EXCESS_OVER_FURTHER,
+        invalid_if=is_not_a_number("further_benchmarks.further_return_pct"),
+    )
+
+
+@table("further_benchmarks")
+class FurtherBenchmark:
+    """
+    A further benchmark of a batch: its return from the baseline session to the session of the
+    result, in percent, without dividends. It is shown beside the benchmark's return, and decides
+    nothing.
+    """
+
+    id: ID = column("The stable id of the row, a UUID.")
+    symbol: str = column(
+        "The ticker of the further benchmark, such as `RSP`.",
+        invalid_if=is_not_a_ticker("further_benchmarks.symbol"),
+        max_bytes=lengths.TICKER,
+    )
+    position: int = column(
+        "Its place among the further benchmarks that the newest settings up to the batch's entry "
+        "name, from 1.",
+        invalid_if="further_benchmarks.position < 1",
+    )
+    trading_day: date = column("The session of the result of the batch.")
+    initial_price: Decimal = column(
+        "The closing price in the baseline session, in US dollars.",
+        "further_benchmarks.further_initial_price",
+        invalid_if=is_not_a_price("further_benchmarks.further_initial_price"),
+    )
+    initial_close: Close = related(
+        "The reading that supplied `initialPrice`.",
+        "closes.id = further_benchmarks.further_initial_close_id",
+    )
+    price: Decimal = column(
+        "The closing price on the trading day, in US dollars.",
+        "further_benchmarks.further_price",
+        invalid_if=is_not_a_price("further_benchmarks.further_price"),
+    )
+    close: Close = related(
+        "The reading that supplied `price`.", "closes.id = further_benchmarks.further_close_id"
+    )
+    split_factor: Decimal = column(
+        "The product of the split factors since the baseline session; 1 without a split.",
+        "further_benchmarks.further_split_factor",
+        invalid_if=is_not_a_price("further_benchmarks.further_split_factor"),
+    )
+    return_pct: Decimal = column(
+        "The return since the baseline, in percent, adjusted for splits.",
+        "further_benchmarks.further_return_pct",
+        invalid_if=is_not_a_number("further_benchmarks.further_return_pct"),
+    )
+    measured_at: datetime = column(
+        "The time at which the return was measured. A late split corrects it later."
+    )
+
+
 @table("pick_checkpoint_metrics")
 class PickMetric:
     """
     The figures of one pick at one computed checkpoint after day 0. Returns are in percent,
-    without dividends and costs.
+    without costs, and without dividends except in `totalReturnPct`, `vsBenchmarkTotalPct` and
+    `totalAlphaPct`.
     """
 
     id: ID = column("The stable id of the metric, a UUID.")
@@ -524,6 +669,37 @@ class PickMetric:
         "threshold is 25 %."
     )
     ended: bool = column("True if the share had stopped trading before this checkpoint.")
+    dividends: Decimal | None = column(
+        "What a holder received in dividends between the baseline session and this result, in US "
+        "dollars for each share of the baseline. Zero if there was none. Null until the dividends "
+        f"are known, and {NOT_A_RESULT}.",
+        allowed_if=HAS_TOTAL_RETURN,
+        required_if=HAS_TOTAL_RETURN,
+    )
+    total_return_pct: Decimal | None = column(
+        "The return of the share since the baseline with its dividends, in percent, adjusted for "
+        "splits. Dividends are not reinvested, and no tax is deducted. The action does not change "
+        f"its sign. Null until the dividends are known, and {NOT_A_RESULT}."
+    )
+    vs_benchmark_total_pct: Decimal | None = column(
+        "`totalReturnPct` minus the benchmark's total return, in percentage points. The action "
+        "does not change its sign. Null if `totalReturnPct` is null.",
+        allowed_if=HAS_TOTAL_RETURN,
+        required_if=HAS_TOTAL_RETURN,
+    )
+    total_alpha_pct: Decimal | None = column(
+        "The excess over the benchmark with dividends, in the direction of the pick, in percentage "
+        "points: `vsBenchmarkTotalPct` for a BUY, its negative for a SELL: who is short pays the "
+        "dividend. Null if `totalReturnPct` is null.",
+        f"{DIRECTION_SIGN} * {METRICS}.vs_benchmark_total_pct",
+        invalid_if=is_not_a_number(f"{METRICS}.vs_benchmark_total_pct"),
+    )
+    spin_off_counted_once: bool | None = column(
+        "True if the provider lists a spin-off of the share as a split and as a dividend. Then it "
+        "counts as a split, and not as a dividend. Null if `totalReturnPct` is null.",
+        allowed_if=HAS_TOTAL_RETURN,
+        required_if=HAS_TOTAL_RETURN,
+    )
     renamed: bool = column(
         "True if `currentPrice` was read under another ticker than `Pick.pickedAs`. If `close` is "
         "null, this is equal to `Pick.renamed`.",
@@ -539,6 +715,14 @@ class PickMetric:
             FROM picks JOIN closes ON closes.id = picks.initial_close_id
             WHERE picks.id = {METRICS}.pick_id
         )""",
+    )
+    vs_benchmarks: list[BenchmarkComparison] = related(
+        "The comparison with each further benchmark of the batch, in the order of the setting. The "
+        "list is empty at every checkpoint but the result, if the batch has none, and while their "
+        "prices are not known.",
+        IS_COMPARED_AT_RESULT,
+        order="further_benchmarks.position",
+        usual_length=2,
     )
 
 
@@ -676,6 +860,24 @@ class Checkpoint:
         "0, on skipped checkpoints, and on checkpoints that an older version computed.",
         allowed_if=HAS_FIGURES,
     )
+    benchmark_dividends: Decimal | None = column(
+        "What a holder of the benchmark received in dividends since the baseline session, in US "
+        "dollars for each share of the baseline. Null until the dividends are known, and "
+        f"{NOT_A_RESULT}.",
+        allowed_if=HAS_BENCHMARK_TOTAL,
+        required_if=HAS_BENCHMARK_TOTAL,
+    )
+    benchmark_total_return_pct: Decimal | None = column(
+        "The benchmark's return since the baseline with its dividends, in percent, adjusted for "
+        f"splits. Null until the dividends are known, and {NOT_A_RESULT}.",
+        allowed_if=HAS_FIGURES,
+    )
+    benchmark_spin_off_counted_once: bool | None = column(
+        "True if the provider lists a spin-off of the benchmark as a split and as a dividend. Then "
+        "it counts as a split, and not as a dividend. Null if `benchmarkTotalReturnPct` is null.",
+        allowed_if=HAS_BENCHMARK_TOTAL,
+        required_if=HAS_BENCHMARK_TOTAL,
+    )
     metrics: list[PickMetric] = related(
         "The figures of each pick at this checkpoint, in the order of the model's answer. The "
         "list is empty on day 0, or if the status is `SKIPPED`.",
@@ -710,10 +912,6 @@ FIGURE_COUNT = f"(SELECT count(*) FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BAT
 LATEST_CHECKPOINT_ID = f"""(
     SELECT checkpoints.id FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BATCH}
     ORDER BY checkpoints.day DESC LIMIT 1)"""
-# Whether a batch has all of its days. If one is missing, IS_RESULT may select a wrong day.
-IS_COMPLETE = f"""(
-    SELECT {HAS_EVERY_DAY} AND {HAS_ONLY_KNOWN_STATES}
-    FROM checkpoints WHERE checkpoints.batch_id = batches.id)"""
 IS_INCOMPLETE = f"batches.status = 'completed' AND NOT {IS_COMPLETE}"
 RESULT_CHECKPOINT_ID = f"""(
     SELECT checkpoints.id FROM batches JOIN checkpoints ON {IS_RESULT}
@@ -1366,6 +1564,14 @@ class Batch:
         "checkpoint may have no figures, because the day before it may not be a session.",
         NEXT_CHECKPOINT_AT,
     )
+    further_benchmarks: list[FurtherBenchmark] = related(
+        "The returns of the further benchmarks, in the order of the setting that was in force when "
+        "the batch was stored. The list is empty until the batch is completed and their prices are "
+        "known.",
+        "further_benchmarks.batch_id = batches.id",
+        order="further_benchmarks.position",
+        usual_length=2,
+    )
     generations: list[Generation] = related(
         "The questions that the model was asked for this batch, with its answers, in the order in "
         "which they were asked.",
@@ -1537,7 +1743,9 @@ BATCH_ROWS = f"""
                     ',', coalesce('"' || halfway.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.absolute_return_pct || '"', 'null'),
-                    ',', coalesce(picks.probability::text, 'null'), ']'
+                    ',', coalesce(picks.probability::text, 'null'),
+                    ',', coalesce('"' || final.total_return_pct || '"', 'null'),
+                    ',', coalesce('"' || final.vs_benchmark_total_pct || '"', 'null'), ']'
                 ), ',' ORDER BY picks.position)
                 FROM picks
                 LEFT JOIN {METRICS} halfway
@@ -1605,8 +1813,23 @@ CHECK_ROWS = f"""
                 findings json) ON true
             WHERE journal.kind = '{model.JournalKind.CHECK}'), '[]'),
         ({NEVER_TESTED}))::text"""
+# Each finished pick with each of its further benchmarks, as one JSON text.
+FURTHER_ROWS = f"""
+    SELECT coalesce('[' || string_agg(concat(
+        '[', coalesce(to_json(further_benchmarks.symbol)::text, 'null'),
+        ',', coalesce(to_json(picks.action)::text, 'null'),
+        ',', coalesce('"' || {METRICS}.absolute_return_pct || '"', 'null'),
+        ',', coalesce('"' || further_benchmarks.further_return_pct || '"', 'null'), ']'), ',')
+        || ']', '[]')
+    FROM further_benchmarks
+    JOIN batches ON batches.id = further_benchmarks.batch_id
+    JOIN checkpoints ON {IS_RESULT}
+        AND checkpoints.trading_day = further_benchmarks.trading_day
+    JOIN picks ON picks.batch_id = batches.id
+    JOIN {METRICS} ON {METRICS}.checkpoint_id = checkpoints.id AND {METRICS}.pick_id = picks.id
+    WHERE {IS_SELECTED} AND NOT batches.late AND ($no_action OR picks.action = $action)"""
 TRACK_RECORD_ROWS = f"""
-    SELECT concat('[', ({BATCH_ROWS}), ',', ({CHECK_ROWS}), ']')"""
+    SELECT concat('[', ({BATCH_ROWS}), ',', ({CHECK_ROWS}), ',', ({FURTHER_ROWS}), ']')"""
 # With one of these arguments the track record is about a part of the series.
 PARTS = {
     "from": Argument(
@@ -1686,10 +1909,11 @@ def _is_convertible(value: object, type_: type[Struct]) -> bool:
 
 
 class TrackRecordRows(Struct, frozen=True, array_like=True):
-    """The rows of a track record: the batches as JSON, and the yearly checks."""
+    """The rows of a track record: the batches as JSON, the yearly checks, and compared picks."""
 
     batches: msgspec.Raw
     checks: verdict.RecordChecks
+    further: msgspec.Raw
 
 
 def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
@@ -1705,11 +1929,21 @@ def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.Tra
     if not any(arguments[name] for name in PARTS):
         checks = read.checks
     try:
-        return track.compute_track_record(arguments["series"], batches, checks)
+        return track.compute_track_record(
+            arguments["series"], batches, checks, further=parse_further_rows(bytes(read.further))
+        )
     except (DecimalException, OverflowError):
         raise RecordDamaged(
             "the track record has a figure that is too large to be worked with"
         ) from None
+
+
+def parse_further_rows(rows: bytes) -> list[ComparedPick]:
+    """Return the picks in `rows`, the text that FURTHER_ROWS returns; raises RecordDamaged."""
+    try:
+        return msgspec.json.decode(rows, type=list[ComparedPick])
+    except ValueError as error:
+        raise RecordDamaged(f"the further benchmarks cannot be read: {error}") from None
 
 
 def parse_batch_rows(rows: bytes, *, is_filtered: bool = False) -> list[track.TrackedBatch]:
@@ -1899,6 +2133,13 @@ class Query:
         "A page of all readings of the splits under one ticker, newest effective date first.",
         "splits.ticker = $ticker",
         sort_keys={"splits.effective_date": DATE, "splits.read_at": TIME},
+        descending=True,
+        ticker=TICKER,
+    )
+    dividends: CursorConnection[Dividend] = page(
+        "A page of all readings of the dividends under one ticker, newest ex-date first.",
+        "dividends.ticker = $ticker",
+        sort_keys={"dividends.ex_date": DATE, "dividends.read_at": TIME},
         descending=True,
         ticker=TICKER,
     )

@@ -31,6 +31,7 @@ type Query {
   picks(ticker: String!, first: Int! = 20, after: String): PickConnection!
   closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
   splits(ticker: String!, first: Int! = 20, after: String): SplitConnection!
+  dividends(first: Int! = 20, after: String, ticker: String!): DividendConnection!
   rates(first: Int! = 20, after: String): RateConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
   timestamps(first: Int! = 20, after: String): TimestampConnection!
@@ -69,6 +70,17 @@ type CloseConnection { edges: [CloseEdge!]! nodes: [Close!]! pageInfo: PageInfo!
 type CloseEdge { cursor: String! node: Close! }
 type SplitConnection { edges: [SplitEdge!]! nodes: [Split!]! pageInfo: PageInfo! }
 type SplitEdge { cursor: String! node: Split! }
+type TotalResults {
+  count: Int! alphaPct: Average! totalAlphaPct: Average!
+  directionalTotalReturnPct: Average! totalHits: Int!
+}
+type DividendConnection {
+  edges: [DividendEdge!]! nodes: [Dividend!]! pageInfo: PageInfo!
+}
+type DividendEdge { cursor: String! node: Dividend! }
+type Dividend {
+  ticker: String! exDate: Date! amount: Decimal! source: String! readAt: DateTime!
+}
 type RateConnection { edges: [RateEdge!]! nodes: [Rate!]! pageInfo: PageInfo! }
 type RateEdge { cursor: String! node: Rate! }
 type Rate { observedOn: Date! valuePct: Decimal! source: String! readAt: DateTime! }
@@ -91,6 +103,7 @@ type Batch {
   latestCheckpoint: Checkpoint
   result: Checkpoint
   nextCheckpointAt: DateTime
+  furtherBenchmarks: [FurtherBenchmark!]!
   generations: [Generation!]!
   journal: [JournalEntry!]!
   timestamp: Timestamp
@@ -115,7 +128,8 @@ type Checkpoint {
   skipReason: SkipReason wasSession: Boolean! note: String takenAt: DateTime! skippedAt: DateTime
   benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal
   benchmarkReturnPct: Decimal
-  benchmarkUnusualMove: Boolean metrics: [PickMetric!]! corrections: [Correction!]!
+  benchmarkUnusualMove: Boolean benchmarkDividends: Decimal benchmarkTotalReturnPct: Decimal
+  benchmarkSpinOffCountedOnce: Boolean metrics: [PickMetric!]! corrections: [Correction!]!
 }
 type PickMetric {
   id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close
@@ -123,7 +137,17 @@ type PickMetric {
   absoluteReturnPct: Decimal! vsBenchmarkPct: Decimal! directionalReturnPct: Decimal!
   alphaPct: Decimal! hit: Boolean!
   returnFromOpenPct: Decimal unusualMove: Boolean! ended: Boolean! renamed: Boolean!
+  dividends: Decimal totalReturnPct: Decimal vsBenchmarkTotalPct: Decimal totalAlphaPct: Decimal
+  spinOffCountedOnce: Boolean
+  vsBenchmarks: [BenchmarkComparison!]!
 }
+type BenchmarkComparison { symbol: String! returnPct: Decimal! vsPct: Decimal! }
+type FurtherBenchmark {
+  id: ID! symbol: String! position: Int! tradingDay: Date! initialPrice: Decimal!
+  initialClose: Close! price: Decimal! close: Close! splitFactor: Decimal! returnPct: Decimal!
+  measuredAt: DateTime!
+}
+type FurtherAverage { symbol: String! meanAlphaPct: Decimal! picks: Int! }
 type Close {
   id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String!
   readAt: DateTime!
@@ -151,9 +175,11 @@ type JournalEntry {
 type TrackRecord {
   series: String! firstRunDate: Date lastRunDate: Date
   batches: BatchCounts! picks: PickCounts!
-  pickResults: ResultFigures! batchResults: ResultFigures! best: PickScore worst: PickScore
+  pickResults: ResultFigures! batchResults: ResultFigures!
+  totalResults: TotalResults! best: PickScore worst: PickScore
   curve: [CurvePoint!]! drawdownPct: Decimal!
   weeklyExcess: WeeklyExcess! randomActions: RandomActions verdict: Verdict!
+  vsBenchmarks: [FurtherAverage!]!
   afterCosts(bps: Int!): AfterCosts! breakEvenBps: Decimal
   probability: ProbabilityScores
 }
@@ -224,7 +250,7 @@ enum TimestampKind { RFC3161 OPENTIMESTAMPS }
 enum TimestampStatus { PENDING CONFIRMED }
 enum JournalKind {
   GENERATION BATCH CHECKPOINT CORRECTION FAILURE PICK_ENDED PICK_RENAMED
-  GENESIS SETTINGS SERIES READINGS CHECK RULES NOTE EXTENSION
+  GENESIS SETTINGS SERIES READINGS CHECK RULES EXTENSION NOTE SUPPLEMENT
 }
 scalar Date
 scalar DateTime

@@ -204,6 +204,7 @@ async def correct_as_before(harness: JobHarness, batch: Batch, stood: Checkpoint
             corrections=to_record,
             readings=[],
             splits=[split],
+            dividends=[],
             at=now,
             in_force=None,
         )
@@ -273,6 +274,22 @@ async def test_down_and_up_again(harness, database):
         await verify(source, [], lambda *_: None)
 
 
+# The columns of total returns, with their types.
+LATER_COLUMNS = {
+    "checkpoints": {
+        "benchmark_dividends": "numeric",
+        "benchmark_total_return_pct": "numeric",
+        "benchmark_spin_off_counted_once": "boolean",
+    },
+    "pick_checkpoint_metrics": {
+        "dividends": "numeric",
+        "total_return_pct": "numeric",
+        "vs_benchmark_total_pct": "numeric",
+        "spin_off_counted_once": "boolean",
+    },
+}
+
+
 async def test_down_and_a_correction_by_the_version_before(harness, database):
     """
     A checkpoint whose last journal entry is by the previous version has no mark, and gets none.
@@ -286,10 +303,16 @@ async def test_down_and_a_correction_by_the_version_before(harness, database):
     assert marked.benchmark_unusual_move
     unseal(database)
     await migrations.migrate(database, harness.context.now(), 11)
-    # The previous version did not read this column, and the code here does.
+    # The previous version did not read these columns, and the code here does.
     await harness.rows("ALTER TABLE picks ADD COLUMN probability smallint")
+    for table, columns in LATER_COLUMNS.items():
+        for column, type_ in columns.items():
+            await harness.rows(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
     await correct_as_before(harness, batch, replace(marked, benchmark_unusual_move=None))
     await harness.rows("ALTER TABLE picks DROP COLUMN probability")
+    for table, columns in LATER_COLUMNS.items():
+        for column in columns:
+            await harness.rows(f"ALTER TABLE {table} DROP COLUMN {column}")
     await migrations.migrate(database, harness.context.now())
     assert await harness.rows(MARKS) == [(0, None), (1, False), (2, None)]
     async with record_at(database) as source:

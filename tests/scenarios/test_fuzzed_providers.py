@@ -1083,7 +1083,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
                         # case reads all of them.
                         letters = (case.number // 50 % 26, case.number // 1300 % 26)
                         ticker = "A" + "".join(ascii_uppercase[index] for index in letters)
-                        await closes._store_answer(context, ticker, answer=answer, session=BASELINE)
+                        await closes.store_answer(context, ticker, answer=answer, session=BASELINE)
                         await check_closes(pool, ticker, answer.bars)
                 async with pool.connection() as conn:
                     await conn.execute("DELETE FROM operations.provider_requests")

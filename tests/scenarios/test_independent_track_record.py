@@ -495,6 +495,28 @@ def calibration_words(shares):
     return sentences
 
 
+def totals_of(picks):
+    """Return the results with dividends, of the picks that have them."""
+    known = [pick for pick in picks if "total" in pick]
+    return {
+        "count": len(known),
+        "alphaPct": average([pick["alpha"] for pick in known]),
+        "totalAlphaPct": average([pick["total"] for pick in known]),
+        "directionalTotalReturnPct": average([pick["total return"] for pick in known]),
+        "totalHits": sum(pick["total"] > 0 for pick in known),
+    }
+
+
+def against_others(picks):
+    """Return the mean excess over each further benchmark, in the order of their tickers."""
+    symbols = sorted({symbol for pick in picks for symbol in pick["further"]})
+    averages = []
+    for symbol in symbols:
+        values = [pick["further"][symbol] for pick in picks if symbol in pick["further"]]
+        averages.append({"symbol": symbol, "meanAlphaPct": mean(values), "picks": len(values)})
+    return averages
+
+
 def computed_again(batches, checks, first=None, last=None, action=None, bps=5):
     """Return every figure of `trackRecord`, computed from the rows of the API."""
     every = sorted(batches, key=lambda one: one["runDate"])
@@ -521,7 +543,16 @@ def computed_again(batches, checks, first=None, last=None, action=None, bps=5):
                 "alpha": one["sign"](pick, figures["vsBenchmarkPct"]),
                 "directed": one["sign"](pick, figures["absoluteReturnPct"]),
                 "return": Decimal(figures["absoluteReturnPct"]),
+                "further": {
+                    one_other["symbol"]: one["sign"](pick, one_other["vsPct"])
+                    for one_other in figures["vsBenchmarks"]
+                },
             }
+            if figures["totalReturnPct"] is not None:
+                pick |= {
+                    "total": Decimal(figures["totalAlphaPct"]),
+                    "total return": one["sign"](pick, figures["totalReturnPct"]),
+                }
     scored = [one for one in every if one["end"] and not one["late"]]
     counted = [one for one in scored if one["picks"]]
     picks = [pick for one in counted for pick in one["picks"]]
@@ -565,6 +596,8 @@ def computed_again(batches, checks, first=None, last=None, action=None, bps=5):
         },
         "pickResults": results([[pick] for pick in picks]),
         "batchResults": results([one["picks"] for one in counted]),
+        "totalResults": totals_of(picks),
+        "vsBenchmarks": against_others(picks),
         "best": max(scores, key=lambda score: score["alphaPct"], default=None),
         "worst": min(scores, key=lambda score: score["alphaPct"], default=None),
         "curve": curve[-520:],
@@ -690,6 +723,7 @@ def plant(database, fortnights):
                 for id, pick in (
                     zip(ids, one.picks, strict=True) if benchmark_return is not None else []
                 ):
+                    total = pick.vs_benchmark_total_pct if day == 12 else None
                     figure = {
                         5: pick.middle_vs_benchmark_pct,
                         8: BETWEEN,
@@ -707,6 +741,10 @@ def plant(database, fortnights):
                         unusual_move=False,
                         ended=False,
                         absolute_return_pct=pick.absolute_return_pct,
+                        dividends=None if total is None else 0,
+                        total_return_pct=None if total is None else pick.total_return_pct,
+                        vs_benchmark_total_pct=total,
+                        spin_off_counted_once=None if total is None else False,
                     )
 
 
@@ -730,6 +768,25 @@ def years(mondays, seed=1, chooser=INDIFFERENT):
         for n, one in enumerate(made)
     ]
     return changed(made, (mondays - 2, mondays - 1), status="active", benchmark_pct=None)
+
+
+def with_totals(fortnights, share=0.8):
+    """Return these batches with total returns of about this share of their results."""
+    random = Random(2)
+    made = []
+    for one in fortnights:
+        picks = []
+        for pick in one.picks:
+            received = Decimal(random.randrange(0, 20_000)) / 10_000
+            if pick.absolute_return_pct is not None and random.random() < share:
+                pick = replace(
+                    pick,
+                    total_return_pct=pick.absolute_return_pct + received,
+                    vs_benchmark_total_pct=pick.vs_benchmark_pct + received - Decimal("0.3333"),
+                )
+            picks.append(pick)
+        made.append(replace(one, picks=picks))
+    return made
 
 
 def with_probabilities(fortnights, lowest, highest, since=0, knows=0):
@@ -928,7 +985,7 @@ async def compared(database, **arguments):
 @pytest.mark.parametrize(("fortnights", "checks", "words"), RECORDS)
 async def test_the_independent_verifier_computes_the_same(fortnights, checks, words, database):
     """It agrees on whole records: short ones, ones without any moves, and ones with checks."""
-    plant(database, fortnights)
+    plant(database, with_totals(fortnights))
     with psycopg.connect(database) as conn:
         journaled = Record(conn)
         for number, standings in enumerate(checks, 1):

@@ -13,7 +13,7 @@ import pytest
 from commands import run, served
 from eventful import eventful, eventful_as_recorded
 from graphql import parse, validate
-from independent_verifier.api import CLOSES, ENTRIES, ROWS, SPLITS
+from independent_verifier.api import CLOSES, DIVIDENDS, ENTRIES, RATES, ROWS, SPLITS
 from independent_verifier.refused import RecordRefused
 from independent_verifier.verifier import VerificationSummary
 from independent_verifier.verifier import verify as verify_from_outside
@@ -31,11 +31,13 @@ from tests.integration.domain import (
     test_rules_checkpoints,
     test_rules_checks,
     test_rules_eventful,
+    test_rules_further,
     test_rules_marks,
     test_rules_mondays,
     test_rules_rows,
     test_rules_sealed,
     test_rules_series,
+    test_rules_totals,
 )
 from tests.integration.domain.test_rules_marks import record_with_moves
 
@@ -61,7 +63,11 @@ OF_EVENTS = [
     pytest.param(rule, change, id=f"{rule}: {name}")
     for name, (rule, change) in test_rules_eventful.FORGERIES.items()
 ]
-OF_SEALED_WEEKS = [*test_rules_sealed.FORGERIES, *test_rules_checks.FORGERIES]
+OF_SEALED_WEEKS = [
+    *test_rules_sealed.FORGERIES,
+    *test_rules_checks.FORGERIES,
+    *test_rules_totals.FORGERIES,
+]
 BY_SQL = test_rules_rows.FORGERIES_BY_SQL
 
 # Forgeries that break two rules at once, and which one the independent verifier names, because of
@@ -102,6 +108,8 @@ async def test_the_independent_verifier_agrees_about_a_sealed_record(as_recorded
         ours = await verify(source, [], silent)
     summary = await outside(copy, (ours.seq, ours.hash))
     assert (summary.entries, summary.links) == (ours.seq, 0)
+    # Two results, each with a benchmark and three picks.
+    assert summary.totals == 2 * 4
 
 
 async def test_the_independent_verifier_agrees_about_several_series(several_series, create):
@@ -123,11 +131,20 @@ async def test_the_independent_verifier_names_the_rule_of_several_series(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("change", test_rules_sealed.FITTING)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *test_rules_sealed.FITTING,
+        *test_rules_totals.FITTING,
+        pytest.param(test_rules_totals.HELD_ONCE, id="a dividend of the benchmark is held once"),
+    ],
+)
 async def test_the_independent_verifier_accepts_a_sealed_record_that_fits(
     as_recorded, create, change
 ):
-    """It accepts the changes that a sealed record allows, and a record that was sealed late."""
+    """
+    It accepts what a sealed record allows: a late seal, and dividends that are paid or withdrawn.
+    """
     copy = copy_of(as_recorded, create)
     forge(copy, change)
     assert (await outside(copy)).rows > 200
@@ -216,6 +233,13 @@ async def test_the_independent_verifier_accepts_a_check(eventful_as_recorded, cr
     assert (await outside(copy)).links == 0
 
 
+async def test_the_independent_verifier_names_a_total_return_of_a_correction(as_recorded, create):
+    """Only an EXTENSION adds a total return."""
+    copy = copy_of(as_recorded, create)
+    forge(copy, test_rules_totals.correction_that_adds)
+    assert await refused(copy) == "total-return"
+
+
 @pytest.mark.parametrize(("statements", "rule"), test_rules_sealed.WITHOUT_THE_JOURNAL)
 async def test_the_independent_verifier_names_a_row_without_the_journal(
     as_recorded, create, statements, rule
@@ -283,8 +307,8 @@ def test_each_rule_has_its_forgery():
     named = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     assert named == [str(rule) for rule in Rule if rule is not Rule.TIMESTAMP]
     assert f"a discrepancy of the rule `{Rule.TIMESTAMP}`" in DOCS
-    of_series = test_rules_series.FORGERIES
-    forgeries = [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *OF_SEALED_WEEKS, *of_series, *BY_SQL]
+    others = [*test_rules_series.FORGERIES, *test_rules_further.FORGERIES, *BY_SQL]
+    forgeries = [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *OF_SEALED_WEEKS, *others]
     assert {forgery.values[0] for forgery in forgeries} == set(named)
 
 
@@ -315,7 +339,9 @@ def test_the_example_of_the_documentation():
 
 
 @pytest.mark.parametrize(
-    "query", [ENTRIES, ROWS, CLOSES, SPLITS], ids=["journal", "batches", "closes", "splits"]
+    "query",
+    [ENTRIES, ROWS, CLOSES, SPLITS, DIVIDENDS, RATES],
+    ids=["journal", "batches", "closes", "splits", "dividends", "rates"],
 )
 def test_the_queries_of_the_documentation(query):
     """Each query is valid for the schema."""

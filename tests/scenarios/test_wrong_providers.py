@@ -56,6 +56,7 @@ from app.errors import (
 )
 from app.providers import alpha_vantage
 from app.providers.rate_limiter import RequestOutcome
+from app.simulation.dividends import DIVIDENDS_LISTED_WRONGLY
 from app.simulation.faults import FAULTS, RANDOM_PROVIDERS, FaultRule
 from app.simulation.market import Market
 from jobs import daily, weekly
@@ -718,10 +719,25 @@ async def test_faulty_splits(on_stage, clock, fault, expected, unreadable):
             }
 
 
+# The faults of dividends: no checkpoint needs them, so they cannot disturb one. What they do is
+# tested in tests/unit/simulation/test_dividends.py and tests/integration/jobs/test_dividends.py.
+DIVIDEND_FAULTS = {
+    *DIVIDENDS_LISTED_WRONGLY,
+    "premium_dividends",
+    "no_dividends",
+    "dividends_are_text",
+    "amount_is_zero",
+    "amount_is_a_number",
+    "amount_is_the_key",
+    "restated_amount",
+    "spin_off_as_dividend",
+}
+
+
 def test_every_fault_has_a_row():
     """The tables have every fault of the simulators, and none twice."""
     shown = {(rule.provider, rule.fault) for param in TABLE for rule in param.values[0].rules}
-    shown |= {("alphavantage", fault) for fault in SPLIT_FAULTS}
+    shown |= {("alphavantage", fault) for fault in (*SPLIT_FAULTS, *DIVIDEND_FAULTS)}
     assert shown == {
         (provider, fault) for provider in RANDOM_PROVIDERS for fault in FAULTS[provider]
     }

@@ -115,6 +115,7 @@ class World:
         self.unknown: set[str] = set()
         self.opens: dict[tuple[str, date], str] = {}
         self.splits: dict[str, list[tuple[date, str]]] = {}
+        self.dividends: dict[str, list[dict[str, str]]] = {}
         self.rates: list[tuple[date, str]] = [(date(2026, 10, 2), "3.65")]
         self.instead: list[Reply] = []  # Alpha Vantage's next responses, in place of bars
         self.model: list[Reply] = [
@@ -141,6 +142,9 @@ class World:
                 for day, factor in self.splits.get(ticker, ())
             ]
             return says({"symbol": request.query["symbol"], "data": listed})
+        if request.query["function"] == "DIVIDENDS":
+            paid = self.dividends.get(ticker, [])
+            return says({"symbol": request.query["symbol"], "data": paid})
         return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
 
     def _rates(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ FIRST_KINDS = (
 # For each kind that only later versions write, what an entry of it may hold.
 LATER_KINDS: dict[JournalKind, dict[str, object]] = {
     JournalKind.NOTE: {"note": {"k": 1, "findings": []}},
-    JournalKind.EXTENSION: {"extension": "a text", "batch": {"id": "no batch"}},
+    JournalKind.SUPPLEMENT: {"supplement": "a text", "batch": {"id": "no batch"}},
 }
 
 # After this statement, the entries of each transaction are followed by one of a later kind. The

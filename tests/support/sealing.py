@@ -1,8 +1,8 @@
 """
 Sealed and unsealed contents of a journal: the same record as two versions of the service wrote it.
 
-A version before the sealing wrote no declarations, no claims of questions and no READINGS entries.
-Its questions have no `profile_sha256`.
+A version before the sealing wrote no declarations, no claims of questions, no READINGS entries and
+no total returns. Its questions have no `profile_sha256`.
 """
 
 import json
@@ -11,22 +11,38 @@ from copy import deepcopy
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from app.domain import journal
 from app.domain.verification.entries import entry_batch_id
 
 Content = dict[str, Any]
 
-_SEALED_KINDS = ("GENESIS", "SETTINGS", "SERIES", "READINGS")
+_SEALED_KINDS = ("GENESIS", "SETTINGS", "SERIES", "READINGS", "EXTENSION")
+# The columns of a total return, which version 0.4.0 does not know.
+TOTAL_RETURNS = {
+    "checkpoints": (
+        "benchmark_dividends",
+        "benchmark_total_return_pct",
+        "benchmark_spin_off_counted_once",
+    ),
+    "pick_checkpoint_metrics": (
+        "dividends",
+        "total_return_pct",
+        "vs_benchmark_total_pct",
+        "spin_off_counted_once",
+    ),
+}
 
 
 def without_sealing(contents: Iterable[Content]) -> list[Content]:
     """Return the contents that a version before the sealing would have written."""
-    return [
-        _without_profile(content)
+    before = [
+        _without_total_returns(_without_profile(content))
         for content in contents
         if content["kind"] not in _SEALED_KINDS and not is_claim(content)
     ]
+    return [content for content in before if content.get("corrections") != []]
 
 
 def is_claim(content: Content) -> bool:
@@ -40,6 +56,20 @@ def _without_profile(content: Content) -> Content:
     return content
 
 
+def _without_total_returns(content: Content) -> Content:
+    content = deepcopy(content)
+    content.pop("dividends", None)
+    if "corrections" in content:
+        gone = {column for columns in TOTAL_RETURNS.values() for column in columns}
+        content["corrections"] = [row for row in content["corrections"] if row["field"] not in gone]
+    for row in content.get("metrics", []):
+        for column in TOTAL_RETURNS["pick_checkpoint_metrics"]:
+            row.pop(column, None)
+    for column in TOTAL_RETURNS["checkpoints"]:
+        content.get("checkpoint", {}).pop(column, None)
+    return content
+
+
 def unseal(database: str) -> None:
     """Write the journal of a record as a version before the sealing would have written it."""
     with psycopg.connect(database) as conn:
@@ -50,6 +80,14 @@ def unseal(database: str) -> None:
         # Those of the sealed journal: they are about entries with other hashes.
         conn.execute("DELETE FROM timestamps")
         conn.execute("UPDATE generations SET profile_sha256 = NULL")
+        conn.execute("DELETE FROM dividends")
+        gone = [column for columns in TOTAL_RETURNS.values() for column in columns]
+        conn.execute("DELETE FROM corrections WHERE field = ANY(%s)", [gone])
+        for table, columns in TOTAL_RETURNS.items():
+            values = sql.SQL(", ").join(
+                sql.SQL("{} = NULL").format(sql.Identifier(column)) for column in columns
+            )
+            conn.execute(sql.SQL("UPDATE {} SET {}").format(sql.Identifier(table), values))
         write_journal(conn, contents)
 
 

@@ -15,7 +15,7 @@ import pytest
 from _pytest.mark import ParameterSet
 from psycopg import sql
 from record_server import unguarded
-from sealing import write_journal
+from sealing import TOTAL_RETURNS, write_journal
 
 from app.domain import journal
 from app.domain.verification.entries import MEMBERS, TABLES
@@ -25,6 +25,7 @@ Change = Callable[[list[Content]], list[Content] | None]
 
 _KEYS = {
     "splits": ("ticker", "effective_date", "read_at"),
+    "dividends": ("ticker", "ex_date", "read_at"),
     "rates": ("observed_on", "read_at"),
 }
 _ID = ("id",)
@@ -131,11 +132,14 @@ def _drop_checks(conn: psycopg.Connection) -> None:
 
 
 def _last_mentions(contents: Iterable[Content]) -> dict[tuple[str, ...], dict[str, str]]:
-    mentions = {}
+    """Return the rows by their keys. A row keeps the total return that a mention leaves out."""
+    mentions: dict[tuple[str, ...], dict[str, str]] = {}
     for content in contents:
         for table, row in rows_of(content):
             key = (table, *(row[name] for name in _KEYS.get(table, _ID)))
-            mentions[key] = row
+            before = mentions.get(key, {})
+            kept = {name: before[name] for name in TOTAL_RETURNS.get(table, ()) if name in before}
+            mentions[key] = {**kept, **row}
     return mentions
 
 
@@ -164,4 +168,10 @@ def _write_rows(
 
 
 def _type_of(name: str) -> str:
-    return {"id": "uuid", "effective_date": "date", "read_at": "timestamptz"}.get(name, "text")
+    types = {
+        "id": "uuid",
+        "effective_date": "date",
+        "ex_date": "date",
+        "read_at": "timestamptz",
+    }
+    return types.get(name, "text")

@@ -41,6 +41,7 @@ from app.domain.verification.rules import (
     marks,
     price_claims,
     prices,
+    totals,
     yearly_checks,
 )
 from app.domain.verification.state import JournalState
@@ -51,7 +52,7 @@ Head = tuple[int, str]
 
 # The tables of readings: the journal of a record that is not sealed need not mention a reading that
 # no figure used.
-_READINGS = ("closes", "splits", "rates")
+_READINGS = ("closes", "splits", "dividends", "rates")
 
 _SEQ_BYTES = 8
 
@@ -257,6 +258,7 @@ class Verification:
         price_claims.check_end(self.state)
         marks.check_end(self.state)
         counted_splits.check_end(self.state)
+        totals.check_end(self.state)
 
     def explain_mismatch(self, mismatch: Mismatch, content: str | None) -> Discrepancy:
         """
@@ -294,6 +296,8 @@ class Verification:
         if not content:
             return None
         members = entries.parse_content(mismatch.seq or 0, content)
+        # The row keeps what its last mention leaves out.
+        members = self.state.with_left_out(members)
         for _, table, texts in entries.iter_rows(members):
             if row_digest(table, texts) == mismatch.digest:
                 return table, texts

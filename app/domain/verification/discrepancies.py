@@ -58,6 +58,7 @@ class Rule(StrEnum):
     EVERY_METRIC = "every-metric"
     COMPLETED = "completed"
     EVERY_DAY = "every-day"
+    FURTHER_BENCHMARK = "further-benchmark"
     # Prices
     READING = "reading"
     READING_SESSION = "reading-session"
@@ -69,6 +70,10 @@ class Rule(StrEnum):
     ENDED = "ended"
     UNUSUAL_MOVE = "unusual-move"
     SPLIT_COUNTED = "split-counted"
+    # Total returns
+    DIVIDEND_LISTED = "dividend-listed"
+    TOTAL_RETURN = "total-return"
+    EVERY_TOTAL = "every-total"
     # Picks
     ENDING = "ending"
     RENAMING = "renaming"

@@ -32,7 +32,9 @@ from app.domain.model import (
     Checkpoint,
     Close,
     Correction,
+    Dividend,
     Ending,
+    FurtherBenchmark,
     Generation,
     JournalKind,
     Pick,
@@ -46,7 +48,19 @@ from app.domain.verification.discrepancies import Rule, discrepancy
 
 # A row in the form of the journal and of the API: each value is a text.
 TextRow = Mapping[str, str]
-AnyRow = Generation | Batch | Pick | Checkpoint | PickMetric | Correction | Close | Split | Rate
+AnyRow = (
+    Generation
+    | Batch
+    | Pick
+    | Checkpoint
+    | PickMetric
+    | FurtherBenchmark
+    | Correction
+    | Close
+    | Split
+    | Dividend
+    | Rate
+)
 R = TypeVar("R", bound=AnyRow)
 
 TABLES: Mapping[str, type[AnyRow]] = {
@@ -55,9 +69,11 @@ TABLES: Mapping[str, type[AnyRow]] = {
     "picks": Pick,
     "checkpoints": Checkpoint,
     "pick_checkpoint_metrics": PickMetric,
+    "further_benchmarks": FurtherBenchmark,
     "corrections": Correction,
     "closes": Close,
     "splits": Split,
+    "dividends": Dividend,
     "rates": Rate,
 }
 
@@ -70,14 +86,23 @@ MEMBERS = {
     "picks": "picks",
     "checkpoint": "checkpoints",
     "metrics": "pick_checkpoint_metrics",
+    "further_benchmark": "further_benchmarks",
     "corrections": "corrections",
     "closes": "closes",
     "splits": "splits",
+    "dividends": "dividends",
     "rates": "rates",
 }
 # Those of `MEMBERS` that are lists of rows; each other member of `MEMBERS` is one row.
 _LIST_MEMBERS = frozenset(
-    {"generations", "picks", "metrics", "corrections", "closes", "splits", "rates"}
+    {"generations", "picks", "metrics", "corrections", "closes", "splits", "dividends", "rates"}
+)
+
+# An EXTENSION entry has the members of one of these two sets, and none of the other: it adds total
+# returns, or the return of a further benchmark.
+_EXTENSION_MEMBERS = (
+    {"checkpoint", "metrics", "dividends"},
+    {"further_benchmark", "closes", "splits"},
 )
 
 # For each kind of entry, the members that it must have and those that it may have, besides `seq`,
@@ -89,7 +114,16 @@ _MEMBERS_BY_KIND = {
     JournalKind.CHECKPOINT: ({"checkpoint"}, {"metrics", "closes", "splits", "picks", "batch"}),
     JournalKind.CORRECTION: (
         {"corrections", "checkpoint"},
-        {"batch", "picks", "metrics", "closes", "splits", "reason"},
+        {
+            "batch",
+            "picks",
+            "metrics",
+            "further_benchmark",
+            "closes",
+            "splits",
+            "dividends",
+            "reason",
+        },
     ),
     JournalKind.PICK_ENDED: ({"pick", "ending"}, set[str]()),
     JournalKind.PICK_RENAMED: ({"pick", "before"}, {"renaming"}),
@@ -98,8 +132,9 @@ _MEMBERS_BY_KIND = {
     JournalKind.SERIES: ({"series"}, set[str]()),
     JournalKind.READINGS: (
         {"closes", "splits"},
-        {"response", "adopted", "generations", "rates"},
+        {"response", "adopted", "generations", "dividends", "rates"},
     ),
+    JournalKind.EXTENSION: (set[str](), set[str]().union(*_EXTENSION_MEMBERS)),
     JournalKind.CHECK: ({"check", "rates"}, set[str]()),
     JournalKind.RULES: ({"rules"}, set[str]()),
 }
@@ -115,14 +150,14 @@ _KINDS_WITHOUT_BATCH = (
 # The `batch_id` of an entry of a database that belongs to no batch.
 NO_BATCH = "none"
 # A READINGS entry has the members of one of these two sets, and none of the other. It may also have
-# `rates`.
+# `dividends` or `rates`.
 _READINGS_MEMBERS = ({"response"}, {"adopted", "generations"})
 # The members that have the value true, or are absent.
 _MARKERS = ("sealed", "adopted")
 _COMMON_MEMBERS = {"seq", "kind", "at"}
 
 # One entry may mention a row of these types more than once: two figures can use one reading.
-_MAY_REPEAT = (Close, Split, Rate)
+_MAY_REPEAT = (Close, Split, Dividend, Rate)
 
 # The next sets contain names of columns, whatever their table is. The rule `row-form` limits the
 # values of these columns (docs/journal.md#the-values-of-a-row). The first set has the prices and
@@ -136,15 +171,20 @@ _ABOVE_ZERO = frozenset(
         "benchmark_split_factor",
         "current_price",
         "split_factor",
+        "further_initial_price",
+        "further_price",
+        "further_split_factor",
         "open",
         "close",
         "factor",
         "value",
     }
 )
+# The amounts of dividends.
+_NOT_NEGATIVE = frozenset({"amount", "dividends", "benchmark_dividends"})
 _AT_LEAST_ZERO = frozenset({"prompt_tokens", "completion_tokens", "reasoning_tokens", "day"})
 _AT_LEAST_ONE = frozenset({"attempt", "position"})
-_TICKERS = frozenset({"ticker", "benchmark_symbol"})
+_TICKERS = frozenset({"ticker", "benchmark_symbol", "symbol"})
 _NOT_EMPTY = frozenset({"source", "series", "reason", "reasoning"})
 
 # In characters. A message quotes at most `_MAX_QUOTED` characters of each of two values. The quoted
@@ -302,6 +342,7 @@ def entry_batch_id(content: Mapping[str, Any]) -> str | None:
             | {"checkpoint": {"batch_id": str(id)}}
             | {"pick": {"batch_id": str(id)}}
             | {"picks": [{"batch_id": str(id)}, *_]}
+            | {"further_benchmark": {"batch_id": str(id)}}
         ):
             return id
         # The batch of a question may not be stored yet, but its id follows from the series and the
@@ -339,6 +380,8 @@ def entry_kind(seq: int, content: Mapping[str, Any]) -> JournalKind:
         )
     if kind is JournalKind.READINGS:
         _check_readings_members(place, content)
+    if kind is JournalKind.EXTENSION:
+        _check_extension_members(place, content)
     for member in _MARKERS:
         if content.get(member, "true") != "true":
             raise discrepancy(
@@ -357,6 +400,17 @@ def _check_readings_members(place: str, content: Mapping[str, Any]) -> None:
     raise discrepancy(
         Rule.MEMBERS,
         f"{place}: a READINGS entry has either response, or adopted and generations.",
+    )
+
+
+def _check_extension_members(place: str, content: Mapping[str, Any]) -> None:
+    """Raise Discrepancy unless an EXTENSION entry has the members of one of its two forms."""
+    if content.keys() - _COMMON_MEMBERS in _EXTENSION_MEMBERS:
+        return
+    raise discrepancy(
+        Rule.MEMBERS,
+        f"{place}: an EXTENSION entry has either checkpoint, metrics and dividends, or "
+        "further_benchmark, closes and splits.",
     )
 
 
@@ -460,6 +514,8 @@ def _decimal_problem(name: str, value: Decimal) -> str | None:
         return "no number"
     if name in _ABOVE_ZERO and value <= 0:
         return "not above zero"
+    if name in _NOT_NEGATIVE and value < 0:
+        return "below zero"
     return None
 
 
@@ -561,6 +617,8 @@ def key_columns(table: str) -> tuple[str, ...]:
     """Return the columns that identify a row of a table."""
     if table == "splits":
         return ("ticker", "effective_date", "read_at")
+    if table == "dividends":
+        return ("ticker", "ex_date", "read_at")
     if table == "rates":
         return ("observed_on", "read_at")
     return ("id",)

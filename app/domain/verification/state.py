@@ -17,6 +17,7 @@ from app.domain.declarations import (
     ResponseKind,
     in_force_on,
 )
+from app.domain.dividends import Answer
 from app.domain.journal import to_text
 from app.domain.model import (
     Batch,
@@ -25,7 +26,9 @@ from app.domain.model import (
     CheckpointStatus,
     Close,
     Correction,
+    Dividend,
     Ending,
+    FurtherBenchmark,
     Generation,
     JournalKind,
     Pick,
@@ -62,7 +65,8 @@ _SERVICE_KINDS = (
     JournalKind.CHECKPOINT,
 )
 
-# The columns, by table, that version 0.3.0 does not know. It mentions a row without them.
+# The columns, by table, that an earlier version does not know: version 0.3.0 those of questions and
+# picks, version 0.4.0 the total returns. It mentions a row without them.
 LEFT_OUT = {
     "generations": (
         "reasoning_effort",
@@ -71,6 +75,17 @@ LEFT_OUT = {
         "reasoning_tokens",
     ),
     "picks": ("probability",),
+    "checkpoints": (
+        "benchmark_dividends",
+        "benchmark_total_return_pct",
+        "benchmark_spin_off_counted_once",
+    ),
+    "pick_checkpoint_metrics": (
+        "dividends",
+        "total_return_pct",
+        "vs_benchmark_total_pct",
+        "spin_off_counted_once",
+    ),
 }
 
 # A Monday of a series: (series, run date).
@@ -111,6 +126,9 @@ class JournalState:
         self.record_calendar = RecordCalendar()
         self.timestamp_roots: dict[str, int] = {}
         self.benchmarks = set[str]()  # of all settings
+        # The further benchmarks of each batch, in the order of the settings: those that the newest
+        # settings up to its BATCH entry name.
+        self.further_of_batch: dict[UUID, tuple[str, ...]] = {}
         # The declarations of each series, in the order of the journal.
         self.declared_series: dict[str, list[DeclaredSeries]] = defaultdict(list)
 
@@ -145,6 +163,7 @@ class JournalState:
         self.picks: dict[UUID, Pick] = {}
         self.checkpoints: dict[UUID, Checkpoint] = {}
         self.metrics: dict[UUID, PickMetric] = {}
+        self.further_benchmarks: dict[UUID, FurtherBenchmark] = {}
         self.corrections: dict[UUID, Correction] = {}
         self.closes: dict[UUID, Close] = {}
         # Splits have no id: by ticker, and then by effective date and time of reading.
@@ -168,8 +187,21 @@ class JournalState:
         self.read_closes: dict[UUID, Close] = {}
         self.read_splits: dict[tuple[str, date, datetime], Split] = {}
         self.rates: dict[tuple[date, datetime], Rate] = {}
+        # Readings of dividends, by ticker, and then by ex-date and time of reading.
+        self.dividends: dict[str, dict[tuple[date, datetime], Dividend]] = defaultdict(dict)
+        # By ticker: the responses about its dividends, in the order of the journal.
+        self.dividend_answers: dict[str, list[Answer]] = defaultdict(list)
+        # The rows whose newest mention lacks columns of LEFT_OUT, with the time of that entry.
+        self.left_out_at: dict[UUID, datetime] = {}
+        # Those of them that the newest entry mentions.
+        self.left_out: set[UUID] = set()
+        # By batch: the time of the entry that completed it.
+        self.completed_at: dict[UUID, datetime] = {}
         # By ticker: the first and the last session of each response about its closes.
         self.covered: dict[str, set[tuple[date, date]]] = defaultdict(set)
+
+        # The time of the newest response about the splits of each ticker.
+        self.splits_read_at: dict[str, datetime] = {}
 
         # Readings of the record that no entry mentions; known after the rows were read.
         self.unused_closes: list[Close] = []
@@ -222,6 +254,7 @@ class JournalState:
         A version that does not know the columns of `LEFT_OUT` mentions such a row without them. The
         row keeps the values of its mention before (docs/journal.md#what-may-change).
         """
+        self.left_out = set()
         completed = dict(content)
         for member, table in MEMBERS.items():
             rows = content.get(member)
@@ -234,18 +267,32 @@ class JournalState:
         return completed
 
     def _with_left_out(self, table: str, texts: Any) -> Any:
-        known: Pick | Generation | None = None
+        known: Pick | Generation | Checkpoint | PickMetric | None = None
         # A forged row may have any form.
         with suppress(AttributeError, TypeError, ValueError):
-            id = UUID(texts.get("id"))
-            known = self.picks.get(id) if table == "picks" else self.questions.get(id)
+            known = self._known_row(table, UUID(texts.get("id")))
         if known is None:
             return texts
         values = {name: to_text(getattr(known, name)) for name in LEFT_OUT[table]}
         left_out = {
             name: value for name, value in values.items() if value is not None and name not in texts
         }
+        if left_out:
+            self.left_out.add(known.id)
         return {**texts, **left_out}
+
+    def _known_row(
+        self, table: str, id: UUID
+    ) -> Pick | Generation | Checkpoint | PickMetric | None:
+        """Return the newest mention of a row of a table of LEFT_OUT; None if there is none."""
+        match table:
+            case "generations":
+                return self.questions.get(id)
+            case "picks":
+                return self.picks.get(id)
+            case "checkpoints":
+                return self.checkpoints.get(id)
+        return self.metrics.get(id)
 
     def add_rows(self, seq: int, kind: JournalKind, content: dict[str, object]) -> list[Mention]:
         """
@@ -278,6 +325,8 @@ class JournalState:
                 return self.checkpoints.get(row.id)
             case PickMetric():
                 return self.metrics.get(row.id)
+            case FurtherBenchmark():
+                return self.further_benchmarks.get(row.id)
             case Correction():
                 return self.corrections.get(row.id)
             case Close():
@@ -285,6 +334,8 @@ class JournalState:
             case Split():
                 key = (row.ticker, row.effective_date, row.read_at)
                 return self.splits[row.ticker].get(key[1:]) or self.read_splits.get(key)
+            case Dividend():
+                return self.dividends[row.ticker].get((row.ex_date, row.read_at))
             case Rate():
                 return self.rates.get((row.observed_on, row.read_at))
 
@@ -318,6 +369,8 @@ class JournalState:
                 self.metrics_of[row.checkpoint_id].setdefault(row.pick_id, row.id)
                 _append_new(self.metrics_of_pick[row.pick_id], row.id)
                 self.metrics[row.id] = row
+            case FurtherBenchmark():
+                self.further_benchmarks[row.id] = row
             case Correction():
                 self.corrections[row.id] = row
             case Close():
@@ -326,12 +379,19 @@ class JournalState:
             case Split():
                 self.tickers.add(row.ticker)
                 self.splits[row.ticker][row.effective_date, row.read_at] = row
+            case Dividend():
+                self.tickers.add(row.ticker)
+                self.dividends[row.ticker][row.ex_date, row.read_at] = row
             case Rate():
                 self.rates[row.observed_on, row.read_at] = row
 
     def add_event(self, entry: ParsedEntry) -> None:
         """Add what an entry records besides its rows: its time, an ending, or a new ticker."""
         insort(self.times, entry.at)
+        for mention in entry.mentions:
+            self._add_left_out(entry, mention.row)
+            if isinstance(mention.row, Batch) and mention.row.status is BatchStatus.COMPLETED:
+                self.completed_at.setdefault(mention.row.id, entry.at)
         if entry.kind in _SERVICE_KINDS:
             self.worked_at.append(entry.at)
             checkpoint = entry.first_row(Checkpoint)
@@ -347,9 +407,25 @@ class JournalState:
         if entry.response is not None:
             self._add_response(entry.response)
 
+    def _add_left_out(self, entry: ParsedEntry, row: AnyRow) -> None:
+        if not isinstance(row, Checkpoint | PickMetric):
+            return
+        if row.id in self.left_out:
+            self.left_out_at[row.id] = entry.at
+        else:
+            self.left_out_at.pop(row.id, None)
+
     def _add_response(self, response: ProviderResponse) -> None:
+        if response.kind is ResponseKind.DIVIDENDS and response.ticker is not None:
+            # The rule `readings` requires the member `ex_dates`.
+            answer = Answer(response.read_at, response.ex_dates or ())
+            self.dividend_answers[response.ticker].append(answer)
         first, last = response.first_session, response.last_session
-        if response.kind is not ResponseKind.CLOSES or response.ticker is None:
+        if response.ticker is None:
+            return
+        if response.kind is ResponseKind.SPLITS:
+            self.splits_read_at[response.ticker] = response.read_at
+        if response.kind is not ResponseKind.CLOSES:
             return
         if first is not None and last is not None:
             self.covered[response.ticker].add((first, last))
@@ -472,12 +548,16 @@ class JournalState:
                 return f"day {row.day} of {self._batch_name(row.batch_id)}"
             case PickMetric():
                 return f"{self._pick_name(row.pick_id)} on {self._day_name(row.checkpoint_id)}"
+            case FurtherBenchmark():
+                return f"the further benchmark {row.symbol} of {self._batch_name(row.batch_id)}"
             case Correction():
                 return f"the correction of {row.field} on {self._day_name(row.checkpoint_id)}"
             case Close():
                 return f"the reading of {row.ticker} of {row.trading_day}"
             case Split():
                 return f"the split of {row.ticker} of {row.effective_date}"
+            case Dividend():
+                return f"the dividend of {row.ticker} of {row.ex_date}"
             case Rate():
                 return f"the rate of {row.observed_on}"
 

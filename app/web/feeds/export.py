@@ -116,6 +116,15 @@ class CsvRow(Struct, frozen=True, kw_only=True):
     origin: str
     record_id: str | None = None
     stamped_before_open: bool | None = None
+    probability: int | None = None
+    dividends: str | None = None
+    total_return_pct: str | None = None
+    vs_benchmark_total_pct: str | None = None
+    total_alpha_pct: str | None = None
+    spin_off_counted_once: bool | None = None
+    benchmark_dividends: str | None = None
+    benchmark_total_return_pct: str | None = None
+    further_returns_pct: str | None = None
 
 
 class JsonRow(CsvRow, frozen=True, kw_only=True):
@@ -238,6 +247,8 @@ def _batch_rows(batch: Node) -> Iterator[dict[str, Any]]:
     for checkpoint in batch["checkpoints"]:
         day = checkpoint["day"]
         day_columns = {**_checkpoint_columns(checkpoint), "result": day == result_day}
+        if day == result_day:
+            day_columns["further_returns_pct"] = _further_returns(batch)
         metrics = {metric["pick"]["id"]: metric for metric in checkpoint["metrics"]}
         for pick in batch["picks"]:
             row = {**batch_columns, **day_columns, **_pick_columns(pick, day)}
@@ -247,6 +258,12 @@ def _batch_rows(batch: Node) -> Iterator[dict[str, Any]]:
             has_rows = True
     if not has_rows:
         yield batch_columns
+
+
+def _further_returns(batch: Node) -> str | None:
+    """Return each further benchmark with its return, such as `RSP 1.25 IWM -0.5`; None if none."""
+    parts = [f"{one['symbol']} {one['returnPct']}" for one in batch["furtherBenchmarks"]]
+    return " ".join(parts) or None
 
 
 def _batch_columns(batch: Node) -> dict[str, Any]:
@@ -275,6 +292,8 @@ def _checkpoint_columns(checkpoint: Node) -> dict[str, Any]:
         "benchmark_split_factor": checkpoint["benchmarkSplitFactor"],
         "benchmark_return_pct": checkpoint["benchmarkReturnPct"],
         "benchmark_unusual_move": checkpoint["benchmarkUnusualMove"],
+        "benchmark_dividends": checkpoint["benchmarkDividends"],
+        "benchmark_total_return_pct": checkpoint["benchmarkTotalReturnPct"],
     }
 
 
@@ -285,6 +304,7 @@ def _pick_columns(pick: Node, day: int) -> dict[str, Any]:
         "ticker": pick["ticker"],
         "picked_as": pick["pickedAs"],
         "action": pick["action"],
+        "probability": pick["probability"],
         "initial_price": pick["initialPrice"],
         "entry_open": pick["entryOpen"],
         "reasoning": pick["reasoning"] if day == 0 else None,
@@ -304,6 +324,11 @@ def _metric_columns(metric: Node) -> dict[str, Any]:
         "ended": metric["ended"],
         "renamed": metric["renamed"],
         "unusual_move": metric["unusualMove"],
+        "dividends": metric["dividends"],
+        "total_return_pct": metric["totalReturnPct"],
+        "vs_benchmark_total_pct": metric["vsBenchmarkTotalPct"],
+        "total_alpha_pct": metric["totalAlphaPct"],
+        "spin_off_counted_once": metric["spinOffCountedOnce"],
     }
 
 

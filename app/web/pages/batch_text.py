@@ -400,6 +400,12 @@ def readings(batch: Node) -> list[Node]:
     return sorted(by_key.values(), key=lambda reading: str(reading["tradingDay"]))
 
 
+def has_total_returns(batch: Node) -> bool:
+    """Return whether the benchmark's dividends are known at the result of a batch."""
+    result = batch["result"]
+    return bool(result and result["benchmarkTotalReturnPct"])
+
+
 def model_name(batch: Node) -> str:
     """
     Return the name of the model that made the picks; empty if no answer was accepted.

@@ -1,5 +1,5 @@
 """
-What pages show of the results after costs, and of the probabilities that a model states.
+What pages show of results with dividends, of those after costs, and of stated probabilities.
 
 A record is a mapping, as the API returns it, with the fields of `RECORD_FIELDS`.
 """
@@ -12,8 +12,13 @@ from app.web.formatting import signed
 
 # The costs of one way that the page of a record shows, in basis points.
 SHOWN_BPS = (0, 5, 15)
-# The fields of `trackRecord` that the page of a record needs for its costs and probabilities.
+# The fields of `trackRecord` that the page of a record needs for its dividends, costs and
+# probabilities.
 RECORD_FIELDS = f"""
+totalResults {{
+  count totalHits
+  alphaPct {{ mean median }} totalAlphaPct {{ mean median }} directionalTotalReturnPct {{ mean }}
+}}
 breakEvenBps
 {" ".join(f"costs{bps}: afterCosts(bps: {bps}) {{ ...Costs }}" for bps in SHOWN_BPS)}
 probability {{
@@ -38,6 +43,14 @@ _FOUR_DECIMALS = Decimal("0.0001")
 def after_costs(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the results after each of SHOWN_BPS."""
     return [record[f"costs{bps}"] for bps in SHOWN_BPS]
+
+
+def total_count_words(record: Mapping[str, Any]) -> str:
+    """Return how many of the finished calls have a result with dividends, as words."""
+    count, finished = record["totalResults"]["count"], record["picks"]["finished"]
+    if count == finished:
+        return f"all {finished} finished calls"
+    return f"{count} of {finished} finished calls"
 
 
 def break_even_words(record: Mapping[str, Any]) -> str:

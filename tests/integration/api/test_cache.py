@@ -721,7 +721,7 @@ def test_every_table_of_the_record_notifies(migrated):
             "pg_class.oid = tgrelid WHERE tgname = 'announce'"
         ).fetchall()
     assert {name for (name,) in tables} == {name for name, _ in triggers}
-    assert len(tables) == 11
+    assert len(tables) == 13
     for _, text in triggers:
         assert "AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE" in text
         assert "FOR EACH STATEMENT" in text

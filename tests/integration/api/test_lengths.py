@@ -348,7 +348,7 @@ async def test_verify_reads_every_entry_and_row(old):
         read_entries, _ = await asyncio.to_thread(independent.entries, url)
         assert [(entry["seq"], entry["content"]) for entry in read_entries] == stored
         batches = await asyncio.to_thread(
-            lambda: list(independent.rows(url, {"main"}, set(), unknown=set()))
+            lambda: list(independent.rows(url, {"main"}, set(), paying=set(), unknown=set()))
         )
         assert {row["id"] for (table, _), row in batches if table == "generations"} == ids
 

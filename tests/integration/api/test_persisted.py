@@ -20,17 +20,17 @@ KNOWN_HASHES = {
     "BatchOn": "7633d43d",
     "Batches": "faf84c71",
     "Chart": "99c097a8",
-    "Export": "6ed5b4a6",
+    "Export": "5b00b2b7",
     "Feed": "8f4caccd",
     "Front": "c5bdfed7",
     "Head": "c0d9de2c",
     "History": "0f5ab902",
     "Journal": "5f1c1b45",
     "LatestBatch": "1bd8f9f1",
-    "Monday": "afaf76f4",
+    "Monday": "af89f0ee",
     "PickStory": "7a114390",
-    "Record": "d3afa346",
-    "TrackRecord": "c6d93b30",
+    "Record": "1d509277",
+    "TrackRecord": "994780c8",
 }
 
 

@@ -87,6 +87,7 @@ KEYS = {
         "per_day": None,
         "most_closes": None,
         "splits_left_out": None,
+        "dividends_left_out": None,
         "days": [
             {
                 "day": None,
@@ -94,6 +95,9 @@ KEYS = {
                 "checkpoint_closes": None,
                 "splits": None,
                 "splits_waiting": None,
+                "weekly": None,
+                "dividends": None,
+                "dividends_waiting": None,
             }
         ],
     },
@@ -153,6 +157,7 @@ KEYS = {
             "unstamped": None,
         }
     ],
+    "further_benchmarks": [],
     "notes": [None],
     "to_do": [None],
     "well": None,
@@ -205,7 +210,7 @@ async def test_all_is_well(harness, words, alive):
         "overdue: none",
         "Alpha Vantage requests left: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
         "price requests planned: closes 4 today, 4 tomorrow, at most 7 (Tuesday, 2026-11-03); "
-        "splits 0 today, 0 tomorrow; of 25 a day",
+        "splits 0 today, 0 tomorrow; dividends 0 today, 0 tomorrow; of 25 a day",
         "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
         "last figures: none yet",
         "alerts: off, ALERT_WEBHOOK_URL is not set here",

@@ -49,6 +49,8 @@ NAMES = [
     "rates",
     "model_ends",
     "alert_series",
+    "dividends",
+    "further_benchmarks",
 ]
 LAST = len(NAMES)
 
@@ -426,6 +428,8 @@ def test_only_domain_tables_in_public(migrated):
         "checkpoints",
         "closes",
         "corrections",
+        "further_benchmarks",
+        "dividends",
         "generations",
         "journal",
         "pick_checkpoint_metrics",
@@ -516,6 +520,18 @@ METRIC = {
     "absolute_return_pct": 10, "vs_benchmark_pct": 9, "return_from_open_pct": 8,
     "unusual_move": False, "ended": False,
 }  # fmt: skip
+# What only the result of a batch has: the total returns.
+BENCHMARK_TOTAL = {
+    "benchmark_dividends": "0.5",
+    "benchmark_total_return_pct": "1.5",
+    "benchmark_spin_off_counted_once": False,
+}
+TOTAL = {
+    "dividends": "0.6",
+    "total_return_pct": 11,
+    "vs_benchmark_total_pct": "9.5",
+    "spin_off_counted_once": False,
+}
 QUESTION = {
     "series": "main", "run_date": "2026-01-05", "attempt": 1, "asked_at": AT,
     "requested_model": "m",
@@ -539,7 +555,20 @@ SPLIT = {
     "source": "test",
     "read_at": AT,
 }
+DIVIDEND = {
+    "ticker": "KO",
+    "ex_date": "2025-12-31",
+    "amount": "0.51",
+    "source": "test",
+    "read_at": AT,
+}
 RATE = {"observed_on": "2025-12-26", "value_pct": "3.87", "source": "test", "read_at": AT}
+FURTHER = {
+    "batch_id": id_(10), "symbol": "RSP", "position": 1, "trading_day": "2026-01-05",
+    "further_initial_price": 100, "further_initial_close_id": id_(1), "further_price": 101,
+    "further_close_id": id_(2), "further_split_factor": 1, "further_return_pct": 1,
+    "measured_at": at("2026-01-06 14:00"),
+}  # fmt: skip
 FIRST = chained(1, "0" * 64)
 TOKEN = {
     "seq": 1, "hash": FIRST["hash"], "kind": "RFC3161", "status": "CONFIRMED",
@@ -558,6 +587,7 @@ RECORD = [
     ("closes", {"id": id_(1), "ticker": "SPY", **CLOSE}),
     ("closes", {"id": id_(2), "ticker": "KO", **CLOSE}),
     ("splits", SPLIT),
+    ("dividends", DIVIDEND),
     ("rates", RATE),
     ("batches", {"id": id_(10), **BATCH}),
     ("batches", {"id": id_(11), **BATCH, "series": "second"}),
@@ -573,10 +603,11 @@ RECORD = [
             "benchmark_return_pct": None,
         },
     ),
-    ("checkpoints", {"id": id_(31), **CHECKPOINT}),
+    ("checkpoints", {"id": id_(31), **CHECKPOINT, **BENCHMARK_TOTAL}),
     ("checkpoints", {"id": id_(32), **CHECKPOINT, **SKIPPED, "day": 2,
     "checkpoint_date": "2026-01-07"}),
-    ("pick_checkpoint_metrics", {"id": id_(41), **METRIC}),
+    ("pick_checkpoint_metrics", {"id": id_(41), **METRIC, **TOTAL}),
+    ("further_benchmarks", {"id": id_(81), **FURTHER}),
     ("generations", {"id": id_(51), **QUESTION, **ANSWERED}),
     ("corrections", {"id": id_(61), **CORRECTION}),
     ("journal", FIRST),
@@ -587,6 +618,7 @@ RECORD = [
 MORE = {
     "closes": {"id": id_(3), "ticker": "MSFT", **CLOSE},
     "splits": SPLIT | {"effective_date": "2026-01-07"},
+    "dividends": DIVIDEND | {"ex_date": "2025-12-30"},
     "rates": RATE | {"observed_on": "2025-12-19"},
     "batches": {"id": id_(13), **BATCH, "run_date": "2026-01-12", "trading_day": "2026-01-09"},
     "picks": {"id": id_(24), **PICK, "position": 3, "ticker": "XOM"},
@@ -595,6 +627,7 @@ MORE = {
         "trading_day": "2026-01-07",
     },
     "pick_checkpoint_metrics": {"id": id_(42), **METRIC, "pick_id": id_(22)},
+    "further_benchmarks": {"id": id_(82), **FURTHER, "symbol": "IWM", "position": 2},
     "generations": {"id": id_(52), **QUESTION, **ANSWERED, "attempt": 2},
     "corrections": {"id": id_(62), **CORRECTION},
     "journal": chained(2, FIRST["hash"]),
@@ -608,6 +641,10 @@ ALLOWED = [
     ("closes", {"trading_day": "2026-07-02", "read_at": at("2026-07-03 04:00")}),
     ("closes", {"read_at": at("2026-01-06 14:00"), "ticker": "KO"}),
     ("splits", {"factor": "0.1"}),
+    ("dividends", {"amount": 0}),
+    # The day of the reading, in New York: there it is the day before.
+    ("dividends", {"ex_date": "2026-01-01", "read_at": at("2026-01-01 05:00")}),
+    ("dividends", {"ex_date": "2025-12-31", "read_at": at("2026-01-01 04:59")}),
     ("rates", {"value_pct": "-0.05"}),
     ("batches", FAILED),
     ("batches", {"status": "completed"}),
@@ -619,7 +656,12 @@ ALLOWED = [
     ("checkpoints", {"day": 14, "checkpoint_date": "2026-01-19"}),
     *(("checkpoints", {"benchmark_unusual_move": mark}) for mark in (True, False, None)),
     ("pick_checkpoint_metrics", {"close_id": None, "ended": True}),
+    ("checkpoints", BENCHMARK_TOTAL),
+    ("checkpoints", BENCHMARK_TOTAL | {"benchmark_dividends": 0}),
+    ("checkpoints", BENCHMARK_TOTAL | {"benchmark_total_return_pct": "-100"}),
     ("pick_checkpoint_metrics", {"return_from_open_pct": None}),
+    ("pick_checkpoint_metrics", TOTAL),
+    ("pick_checkpoint_metrics", TOTAL | {"dividends": 0, "spin_off_counted_once": True}),
     *(("picks", {"probability": percent}) for percent in (None, 50, 99)),
     ("generations", OPEN_QUESTION),
     ("generations", {**OPEN_QUESTION, "reasoning_effort": "low"}),
@@ -638,6 +680,7 @@ ALLOWED = [
 
 NOT_PRICES = [0, -1, "NaN", "Infinity"]
 NOT_NUMBERS = ["NaN", "Infinity", "-Infinity"]
+NOT_AMOUNTS = [-1, "-0.0001", "NaN", "Infinity", "-Infinity"]
 NOT_TICKERS = ["", "brk.b", "BRK-B", "TOOLONG", "BRK.BB", "KO\n", " KO", "КО"]
 
 REFUSED = [
@@ -658,6 +701,13 @@ REFUSED = [
     ("splits", {"ticker": "ko"}, "ticker_is_well_formed"),
     *(("splits", {"factor": factor}, "factor_is_positive") for factor in NOT_PRICES),
     ("splits", {"source": ""}, "source_is_named"),
+    ("dividends", {"ex_date": "2025-12-31"}, "one_dividend_reading_at_a_time"),
+    *(("dividends", {"ticker": ticker}, "ticker_is_well_formed") for ticker in NOT_TICKERS),
+    *(("dividends", {"amount": amount}, "amount_is_not_negative") for amount in NOT_AMOUNTS),
+    ("dividends", {"source": ""}, "source_is_named"),
+    # At midnight UTC it is still the day before in New York.
+    ("dividends", {"ex_date": "2026-01-01"}, "ex_date_is_not_after_the_reading"),
+    ("dividends", {"ex_date": "2026-01-02"}, "ex_date_is_not_after_the_reading"),
     ("rates", {"observed_on": "2025-12-26"}, "one_rate_reading_at_a_time"),
     ("rates", {"observed_on": "2026-01-02"}, "observed_before_it_was_read"),
     *(
@@ -769,7 +819,60 @@ REFUSED = [
         },
         "only_figures_have_a_mark",
     ),
+    ("checkpoints", SKIPPED | BENCHMARK_TOTAL, "only_figures_have_totals"),
+    (
+        "checkpoints",
+        {
+            "day": 0,
+            "checkpoint_date": "2026-01-05",
+            "trading_day": "2026-01-02",
+            "benchmark_return_pct": None,
+            **BENCHMARK_TOTAL,
+        },
+        "only_figures_have_totals",
+    ),
+    *(("checkpoints", {column: value}, "totals_are_complete") for column, value in
+        BENCHMARK_TOTAL.items()),
+    *(("checkpoints", BENCHMARK_TOTAL | {column: None}, "totals_are_complete") for column in
+        BENCHMARK_TOTAL),
+    *(
+        (
+            "checkpoints",
+            BENCHMARK_TOTAL | {"benchmark_dividends": amount},
+            "dividends_are_not_negative",
+        )
+        for amount in NOT_AMOUNTS
+    ),
+    *(
+        (
+            "checkpoints",
+            BENCHMARK_TOTAL | {"benchmark_total_return_pct": number},
+            "total_return_is_a_number",
+        )
+        for number in NOT_NUMBERS
+    ),
     ("pick_checkpoint_metrics", {"pick_id": id_(21)}, "one_metric_per_pick_and_checkpoint"),
+    *(
+        ("pick_checkpoint_metrics", {column: value}, "totals_are_complete")
+        for column, value in TOTAL.items()
+    ),
+    *(
+        ("pick_checkpoint_metrics", TOTAL | {column: None}, "totals_are_complete")
+        for column in TOTAL
+    ),
+    *(
+        (
+            "pick_checkpoint_metrics",
+            TOTAL | {"dividends": amount},
+            "dividends_are_not_negative",
+        )
+        for amount in NOT_AMOUNTS
+    ),
+    *(
+        ("pick_checkpoint_metrics", TOTAL | {column: number}, "total_returns_are_numbers")
+        for column in ("total_return_pct", "vs_benchmark_total_pct")
+        for number in NOT_NUMBERS
+    ),
     *(
         ("pick_checkpoint_metrics", {"current_price": price}, "current_price_is_a_price")
         for price in NOT_PRICES
@@ -787,6 +890,40 @@ REFUSED = [
     *(
         ("pick_checkpoint_metrics", wrong, "metrics_are_of_a_computed_checkpoint_of_the_same_batch")
         for wrong in ({"checkpoint_id": id_(30)}, {"checkpoint_id": id_(32)}, {"pick_id": id_(23)})
+    ),
+    ("further_benchmarks", {"symbol": "RSP"}, "one_row_per_further_benchmark"),
+    ("further_benchmarks", {"position": 1}, "one_place_per_further_benchmark"),
+    ("further_benchmarks", {"position": 0}, "position_counts_from_one"),
+    *(("further_benchmarks", {"symbol": one}, "ticker_is_well_formed") for one in NOT_TICKERS),
+    *(
+        ("further_benchmarks", {column: price}, "prices_are_positive")
+        for column in ("further_initial_price", "further_price", "further_split_factor")
+        for price in (0, -1)
+    ),
+    *(
+        ("further_benchmarks", {column: price}, "numbers_are_finite")
+        for column in (
+            "further_initial_price",
+            "further_price",
+            "further_split_factor",
+            "further_return_pct",
+        )
+        for price in ("NaN", "Infinity")
+    ),
+    (
+        "further_benchmarks",
+        {"measured_at": at("2026-01-06 04:59:59.999999")},
+        "measured_after_the_session",
+    ),
+    *(
+        ("further_benchmarks", wrong, "further_benchmarks_are_of_a_computed_checkpoint")
+        for wrong in (
+            {"symbol": "SPY"},
+            {"trading_day": "2026-01-02"},
+            {"trading_day": "2026-01-06", "measured_at": at("2026-01-07 14:00")},
+            {"batch_id": id_(11)},
+            {"batch_id": id_(12)},
+        )
     ),
     ("generations", {"attempt": 1}, "one_generation_per_attempt"),
     ("generations", {"attempt": 0}, "attempts_count_from_one"),
@@ -883,6 +1020,10 @@ CHANGES = [
         "UPDATE splits SET factor = 3", "readings_are_never_changed", id="a split changed"
     ),
     pytest.param("DELETE FROM splits", "readings_are_never_changed", id="a split deleted"),
+    pytest.param(
+        "UPDATE dividends SET amount = 3", "readings_are_never_changed", id="a dividend changed"
+    ),
+    pytest.param("DELETE FROM dividends", "readings_are_never_changed", id="a dividend deleted"),
     pytest.param(
         "UPDATE rates SET value_pct = 3", "readings_are_never_changed", id="a rate changed"
     ),
@@ -999,9 +1140,53 @@ CHANGES = [
                 },
             ),
             (
+                "checkpoints",
+                "a_total_is_only_corrected",
+                {
+                    "benchmark_dividends": "0.6 WHERE day = 1",
+                    "benchmark_total_return_pct": "1.50 WHERE day = 1",
+                    "benchmark_spin_off_counted_once": "true WHERE day = 1",
+                    "(benchmark_dividends, benchmark_total_return_pct, "
+                    "benchmark_spin_off_counted_once)": "(NULL, NULL, NULL) WHERE day = 1",
+                },
+            ),
+            (
+                "pick_checkpoint_metrics",
+                "a_total_is_only_corrected",
+                {
+                    "dividends": "0.7",
+                    "total_return_pct": "12",
+                    "vs_benchmark_total_pct": "9.50",
+                    "spin_off_counted_once": "true",
+                    "(dividends, total_return_pct, vs_benchmark_total_pct, "
+                    "spin_off_counted_once)": "(NULL, NULL, NULL, NULL)",
+                },
+            ),
+            (
                 "pick_checkpoint_metrics",
                 "a_return_from_the_open_is_only_corrected",
                 {"return_from_open_pct": "9"},
+            ),
+            (
+                "further_benchmarks",
+                "a_figure_is_only_corrected",
+                {"further_split_factor": "2", "further_return_pct": "2"},
+            ),
+            (
+                "further_benchmarks",
+                "a_further_benchmark_keeps_its_prices",
+                {
+                    "id": f"'{id_(89)}'",
+                    "batch_id": f"'{id_(11)}'",
+                    "symbol": "'DIA'",
+                    "position": "3",
+                    "trading_day": "'2026-01-01'",
+                    "further_initial_price": "99",
+                    "further_initial_close_id": f"'{id_(2)}'",
+                    "further_price": "99",
+                    "further_close_id": f"'{id_(1)}'",
+                    "measured_at": "now()",
+                },
             ),
             (
                 "generations",
@@ -1047,6 +1232,7 @@ CHANGES = [
                 (table, "the_record_is_never_deleted")
                 for table in (
                     "generations",
+                    "further_benchmarks",
                     "pick_checkpoint_metrics",
                     "checkpoints",
                     "picks",
@@ -1055,6 +1241,7 @@ CHANGES = [
             ),
             ("closes", "readings_are_never_emptied"),
             ("splits", "readings_are_never_emptied"),
+            ("dividends", "readings_are_never_emptied"),
             ("rates", "readings_are_never_emptied"),
             ("corrections", "corrections_are_never_emptied"),
         )
@@ -1357,6 +1544,7 @@ def test_every_rule_has_a_case(migrated):
         "a_timestamp_is_of_an_entry",
         "an_entry_follows_the_head",
         "checkpoint_date_is_run_date_plus_day",
+        "further_benchmarks_are_of_a_computed_checkpoint",
         "metrics_are_of_a_computed_checkpoint_of_the_same_batch",
     }
     changed = {
@@ -1374,6 +1562,7 @@ def test_every_rule_has_a_case(migrated):
         ("generations", "this_question_is_sealed"),
         ("timestamps", "a_timestamp_is_of_an_entry"),
         ("pick_checkpoint_metrics", "metric_belongs_to_its_checkpoint"),
+        ("further_benchmarks", "further_benchmark_belongs_to_its_batch"),
         *(case.values for case in OLDER_VERSIONS),
     }
 

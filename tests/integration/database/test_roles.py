@@ -166,6 +166,7 @@ APPEND_ONLY = (
     "public.timestamps",
     "public.closes",
     "public.splits",
+    "public.dividends",
     "public.rates",
     "public.corrections",
 )
@@ -175,6 +176,7 @@ RECORD = (
     "public.picks",
     "public.checkpoints",
     "public.pick_checkpoint_metrics",
+    "public.further_benchmarks",
     "public.generations",
 )
 # What the service notes for itself, and forgets.
@@ -270,6 +272,15 @@ def test_only_what_a_job_changes_can_be_changed(made, role):
     of_the_record = {column for table, column in changeable if table in RECORD}
     assert not of_the_record & fixed_columns
     assert ("public.batches", "status") in changeable
+    # Of all columns with total returns, none is left out: each can be added and corrected.
+    assert {column for table, column in changeable if table == "public.checkpoints"} >= {
+        "benchmark_dividends",
+        "benchmark_total_return_pct",
+        "benchmark_spin_off_counted_once",
+    }
+    assert {
+        column for table, column in changeable if table == "public.pick_checkpoint_metrics"
+    } >= {"dividends", "total_return_pct", "vs_benchmark_total_pct", "spin_off_counted_once"}
 
 
 # Each is tried on every table, as {0}.

@@ -11,7 +11,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 from eventful import eventful_as_recorded
-from forging import all_of, forged_id, refigured
+from forging import all_of, forged_id, refigured, removed
 from job_context import clock, harness, run_until_done
 from record_server import as_recorded, changed, copy_of, rehearsed, without_triggers
 from sealing import is_claim, sealed_late
@@ -669,7 +669,12 @@ FORGERIES = [
         (
             "baseline-session",
             "a Friday struck off",
-            all_of(struck_off("2026-10-09"), earlier_baseline, refigured),
+            all_of(
+                struck_off("2026-10-09"),
+                earlier_baseline,
+                removed("EXTENSION", run_date=SECOND),
+                refigured,
+            ),
         ),
         ("baseline-session", "not listed", all_of(earlier_baseline, refigured)),
         ("late", "a Monday struck off", all_of(struck_off(SECOND), stored_in_the_afternoon)),

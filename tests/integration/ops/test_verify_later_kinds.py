@@ -143,7 +143,7 @@ def changed_content(content: str, **members: object) -> str:
     ("column", "value", "message"),
     [
         pytest.param(
-            "kind", "EXTENSION", "its kind is 'EXTENSION', but its content says 'NOTE'", id="kind"
+            "kind", "SUPPLEMENT", "its kind is 'SUPPLEMENT', but its content says 'NOTE'", id="kind"
         ),
         pytest.param("at", datetime(2026, 1, 1, tzinfo=UTC), "its at is '2026-01-01", id="time"),
         pytest.param("hash", "0" * 64, "but its content gives", id="hash"),
@@ -188,7 +188,7 @@ async def test_rows_in_a_link_are_no_mention(copy):
 
 
 def test_the_independent_verifier_counts_links(copy):
-    kinds = (JournalKind.NOTE, JournalKind.EXTENSION)
+    kinds = (JournalKind.NOTE, JournalKind.SUPPLEMENT)
     for kind in kinds:
         append(copy, kind, LATER_KINDS[kind])
     verification = IndependentVerification(SessionCalendar(()))

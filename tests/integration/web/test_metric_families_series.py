@@ -24,7 +24,7 @@ async def read(harness, *series: str) -> dict[str, Metric]:
         harness.context.pool,
         ledger,
         harness.clock,
-        configured=Configured(series=series, sessions=Calendar(), benchmark="SPY"),
+        configured=Configured(series=series, sessions=Calendar(), benchmarks=("SPY",)),
     )
     snapshot = await reader.read()
     assert snapshot

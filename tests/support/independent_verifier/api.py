@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "journal.md"
-ENTRIES, ROWS, CLOSES, SPLITS, RATES = re.findall(
+ENTRIES, ROWS, CLOSES, SPLITS, DIVIDENDS, RATES, FURTHER = re.findall(
     r"```graphql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL
 )
 
@@ -27,6 +27,7 @@ MANY = {
     "corrections": "corrections",
     "closes": "closes",
     "splits": "splits",
+    "dividends": "dividends",
     "rates": "rates",
 }
 
@@ -45,6 +46,8 @@ def key_of(table: str, row: Row) -> Key:
     """Return the key that identifies a row."""
     if table == "splits":
         return table, (row["ticker"], row["effective_date"], row["read_at"])
+    if table == "dividends":
+        return table, (row["ticker"], row["ex_date"], row["read_at"])
     if table == "rates":
         return table, (row["observed_on"], row["read_at"])
     return table, row["id"]
@@ -127,6 +130,15 @@ OF_LATER_PROMPTS = {
     "reasoningTokens",
     "systemFingerprint",
 }
+OF_TOTAL_RETURNS = {
+    "benchmarkDividends",
+    "benchmarkSpinOffCountedOnce",
+    "benchmarkTotalReturnPct",
+    "dividends",
+    "spinOffCountedOnce",
+    "totalReturnPct",
+    "vsBenchmarkTotalPct",
+}
 
 
 def rows(
@@ -134,13 +146,15 @@ def rows(
     series: set[str],
     tickers: set[str],
     *,
+    paying: set[str],
     unknown: set[str],
     has_rates: bool = False,
 ) -> Iterator[tuple[Key, Row]]:
     """
     Yield all rows of the record that the API shows, without the fields that it cannot know.
 
-    The rates are requested only if the journal mentions some.
+    The dividends are requested for the tickers in `paying`, and the rates only if the journal
+    mentions some.
     """
     query = ROWS
     for field in unknown:
@@ -153,6 +167,9 @@ def rows(
             yield row_of("closes", close)
         for split in pages(url, SPLITS, first=100, ticker=ticker):
             yield row_of("splits", split)
+    for ticker in sorted(paying):
+        for dividend in pages(url, DIVIDENDS, first=100, ticker=ticker):
+            yield row_of("dividends", dividend)
     if has_rates:
         for rate in pages(url, RATES, first=100):
             yield row_of("rates", rate)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from independent_verifier.api import Row
-from independent_verifier.known import ABOUT, Entry, Known, day_of, moment
+from independent_verifier.known import ABOUT, LEFT_OUT, Entry, Known, day_of, moment
 from independent_verifier.long_over import LongOver
 from independent_verifier.record_calendar import CLOSED, STRUCK_OFF
 from independent_verifier.refused import require
@@ -16,6 +16,8 @@ BENCHMARK = (
     "benchmark_return_pct",
     "benchmark_unusual_move",
 )
+# What a skipped checkpoint never has.
+FIGURES = ("trading_day", *BENCHMARK, *LEFT_OUT["checkpoints"])
 DAYS = {str(number) for number in range(15)}
 
 
@@ -78,7 +80,7 @@ def check_session(entry: Entry, known: Known, row: Row) -> None:
 
 def check_skipped(entry: Entry, known: Known, row: Row, *, first: bool) -> None:
     """Check the rule `skipped`."""
-    there = {"trading_day", *BENCHMARK} & set(row)
+    there = set(FIGURES) & set(row)
     require(not there, "skipped", f"{entry.where} is skipped, but has {there}")
     has_metrics = known.metrics_of[row["id"]] != []
     require(not has_metrics, "skipped", f"{entry.where} is skipped, but has metrics")
@@ -100,10 +102,10 @@ def check_computed(entry: Entry, row: Row, was: Row | None) -> None:
     if "skipped_at" in row:
         fits = moment(row["taken_at"]) >= moment(row["skipped_at"]) - ABOUT
         require(fits, "computed", f"{entry.where} is computed before it is skipped")
-    if was is not None and was["status"] == "skipped":
+    if was is not None:
         for column in ("skip_reason", "note", "skipped_at"):
             unchanged = row.get(column) == was.get(column)
-            require(unchanged, "computed", f"{entry.where} has another {column} than its skip")
+            require(unchanged, "computed", f"{entry.where} has another {column} than before")
     if was is None:
         there = {"skip_reason", "note", "skipped_at"} & set(row)
         require(not there, "computed", f"{entry.where} was never skipped, but has {there}")

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from independent_verifier.api import Key, Row
 from independent_verifier.claims import OUTCOME
-from independent_verifier.known import ABOUT, Entry, Known, moment
+from independent_verifier.known import ABOUT, LEFT_OUT, Entry, Known, moment, same
 from independent_verifier.long_over import days_back
 from independent_verifier.refused import RecordRefused, require
 
@@ -17,6 +17,7 @@ CORRECTED = {
         "benchmark_split_factor",
         "benchmark_return_pct",
         "benchmark_unusual_move",
+        *LEFT_OUT["checkpoints"],
     },
     "pick_checkpoint_metrics": {
         "current_price",
@@ -26,6 +27,7 @@ CORRECTED = {
         "vs_benchmark_pct",
         "return_from_open_pct",
         "unusual_move",
+        *LEFT_OUT["pick_checkpoint_metrics"],
     },
 }
 MARK = "benchmark_unusual_move"
@@ -145,7 +147,7 @@ def check_first_mention(entry: Entry) -> None:
     """Check the rule `first-mention`."""
     for key, row in entry.rows:
         table = key[0]
-        if table in ("closes", "splits", "rates"):
+        if table in ("closes", "splits", "dividends", "rates"):
             continue
         if was := entry.before.get(key):
             news = is_new_mention(entry=entry, table=table, was=was, row=row)
@@ -197,6 +199,8 @@ def check_unchanged(entry: Entry) -> None:
             changed = {name for name in {*was, *row} if was.get(name) != row.get(name)}
             strange = changed - may_change(kind=entry.kind, table=key[0], was=was, row=row)
             require(not strange, "unchanged", f"{entry.where} changes {strange} of {key}")
+            zeros = {name for name in changed if same(was.get(name), row.get(name), name)}
+            require(not zeros, "unchanged", f"{entry.where} writes {zeros} of {key} otherwise")
 
 
 def drops_mark(entry: Entry, key: Key, row: Row, first_marked: datetime | None) -> bool:
@@ -234,10 +238,14 @@ def may_change(kind: str, table: str, was: Row, row: Row) -> set[str]:
         case "checkpoints", "CHECKPOINT":
             if was["status"] == "skipped" and was["skip_reason"] != "MARKET_CLOSED":
                 benchmarks = {name for name in {*was, *row} if name.startswith("benchmark_")}
+                benchmarks -= set(LEFT_OUT[table])
                 return {"status", "trading_day", "taken_at", *benchmarks}
         case "pick_checkpoint_metrics", "CHECKPOINT":
             if "return_from_open_pct" not in was:
                 return {"return_from_open_pct"}
+        case "checkpoints" | "pick_checkpoint_metrics", "EXTENSION":
+            if not set(LEFT_OUT[table]) & set(was):
+                return set(LEFT_OUT[table])
     return set()
 
 

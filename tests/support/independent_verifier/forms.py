@@ -54,14 +54,18 @@ OF_KIND = {
     "CHECKPOINT": ({"checkpoint"}, {"metrics", "closes", "splits", "batch", "picks"}),
     "CORRECTION": (
         {"corrections", "checkpoint"},
-        {"reason", "metrics", "picks", "batch", "closes", "splits"},
+        {"reason", "metrics", "picks", "batch", "closes", "splits", "dividends"},
     ),
     "PICK_ENDED": ({"pick", "ending"}, set()),
     "PICK_RENAMED": ({"pick", "before"}, {"renaming"}),
     "GENESIS": ({"genesis", "settings"}, set()),
     "SETTINGS": ({"settings"}, {"sealed"}),
     "SERIES": ({"series"}, set()),
-    "READINGS": ({"closes", "splits"}, {"response", "adopted", "generations", "rates"}),
+    "READINGS": (
+        {"closes", "splits"},
+        {"response", "adopted", "generations", "dividends", "rates"},
+    ),
+    "EXTENSION": ({"checkpoint", "metrics", "dividends"}, set()),
     "RULES": ({"rules"}, set()),
     "CHECK": ({"check", "rates"}, set()),
 }
@@ -78,7 +82,7 @@ def check_members(seq: int, content: dict) -> None:
     strange = there - needed - possible
     require(not strange, "members", f"entry {seq}, a {kind}, has {strange}")
     if kind == "READINGS":
-        fits = there - needed - {"rates"} in OF_READINGS
+        fits = there - needed - {"dividends", "rates"} in OF_READINGS
         require(fits, "members", f"entry {seq} has {there}")
     for name in there:
         require(has_shape(name, content[name]), "members", f"{name} of entry {seq}")
@@ -155,6 +159,10 @@ def is_decimal(text: str) -> bool:
 
 def is_above_zero(text: str) -> bool:
     return is_decimal(text) and not text.startswith("-") and re.search("[1-9]", text) is not None
+
+
+def is_zero_or_above(text: str) -> bool:
+    return is_decimal(text) and not text.startswith("-")
 
 
 def is_probability(text: str) -> bool:
@@ -261,6 +269,13 @@ NEEDED: dict[str, dict[str, Form]] = {
         "source": is_written,
         "read_at": is_time,
     },
+    "dividends": {
+        "ticker": is_ticker,
+        "ex_date": is_date,
+        "amount": is_zero_or_above,
+        "source": is_written,
+        "read_at": is_time,
+    },
     "rates": {
         "observed_on": is_date,
         "value_pct": is_decimal,
@@ -315,7 +330,7 @@ NEEDED: dict[str, dict[str, Form]] = {
     "control": {"draw_version": is_text, "universe": is_text, "universe_source": is_text},
     "response": {
         "source": is_written,
-        "kind": is_one_of("CLOSES", "SPLITS", "RATES"),
+        "kind": is_one_of("CLOSES", "SPLITS", "DIVIDENDS", "RATES"),
         "read_at": is_time,
         "sha256": is_text,
     },
@@ -327,6 +342,7 @@ ARRAYS = {
     ("settings", "closed_days"),
     ("settings", "timestamp_roots"),
     ("control", "universe"),
+    ("response", "ex_dates"),
 }
 POSSIBLE: dict[str, dict[str, Form]] = {
     "generations": {
@@ -366,11 +382,22 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "benchmark_split_factor": is_above_zero,
         "benchmark_return_pct": is_decimal,
         "benchmark_unusual_move": is_truth,
+        "benchmark_dividends": is_zero_or_above,
+        "benchmark_total_return_pct": is_decimal,
+        "benchmark_spin_off_counted_once": is_truth,
     },
-    "pick_checkpoint_metrics": {"close_id": is_id, "return_from_open_pct": is_decimal},
+    "pick_checkpoint_metrics": {
+        "close_id": is_id,
+        "return_from_open_pct": is_decimal,
+        "dividends": is_zero_or_above,
+        "total_return_pct": is_decimal,
+        "vs_benchmark_total_pct": is_decimal,
+        "spin_off_counted_once": is_truth,
+    },
     "corrections": {"ticker": is_ticker, "before": is_text, "after": is_text},
     "closes": {"open": is_above_zero},
     "splits": {},
+    "dividends": {},
     "rates": {},
     "ending": {},
     "renaming": {},
@@ -386,7 +413,12 @@ POSSIBLE: dict[str, dict[str, Form]] = {
         "tools": is_truth,
     },
     "control": {},
-    "response": {"ticker": is_ticker, "first_session": is_date, "last_session": is_date},
+    "response": {
+        "ticker": is_ticker,
+        "first_session": is_date,
+        "last_session": is_date,
+        "ex_dates": is_date,
+    },
 }
 
 

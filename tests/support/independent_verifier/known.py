@@ -31,6 +31,9 @@ def same(one: str | None, other: str | None, column: str) -> bool:
         "open",
         "close",
         "factor",
+        "amount",
+        "dividends",
+        "benchmark_dividends",
     ):
         return Decimal(one) == Decimal(other)
     return False
@@ -67,7 +70,7 @@ class Entry:
         return f"entry {self.seq}, a {self.kind}"
 
 
-# The columns that version 0.3.0 leaves out: docs/journal.md, "What may change".
+# The columns that earlier versions leave out: docs/journal.md, "What may change".
 LEFT_OUT = {
     "picks": ("probability",),
     "generations": (
@@ -75,6 +78,17 @@ LEFT_OUT = {
         "finish_reason",
         "system_fingerprint",
         "reasoning_tokens",
+    ),
+    "checkpoints": (
+        "benchmark_dividends",
+        "benchmark_total_return_pct",
+        "benchmark_spin_off_counted_once",
+    ),
+    "pick_checkpoint_metrics": (
+        "dividends",
+        "total_return_pct",
+        "vs_benchmark_total_pct",
+        "spin_off_counted_once",
     ),
 }
 

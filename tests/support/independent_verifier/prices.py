@@ -111,7 +111,7 @@ def check_newest(entry: Entry, known: Known, reading: Row) -> None:
 def check_readings_held(entry: Entry, known: Known) -> None:
     """Check `reading-session` and `read-before-used` for the readings that an entry holds."""
     for (table, _), row in entry.rows:
-        if table not in ("closes", "splits"):
+        if table not in ("closes", "splits", "dividends"):
             continue
         if "adopted" in entry.content:
             if table == "closes":

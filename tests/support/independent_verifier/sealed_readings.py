@@ -1,5 +1,7 @@
 """The rule `readings`: docs/journal.md, "Declarations and readings"."""
 
+from decimal import Decimal
+
 from independent_verifier.api import Row
 from independent_verifier.declarations import is_sha256
 from independent_verifier.declared import Declared
@@ -7,7 +9,7 @@ from independent_verifier.known import Entry, moment
 from independent_verifier.refused import require
 from independent_verifier.sessions import new_york_day
 
-LISTS = {"CLOSES": "closes", "SPLITS": "splits", "RATES": "rates"}
+LISTS = {"CLOSES": "closes", "SPLITS": "splits", "DIVIDENDS": "dividends", "RATES": "rates"}
 # The column of a reading that is a day of its response.
 DAY = {"closes": "trading_day", "rates": "observed_on"}
 
@@ -43,14 +45,40 @@ def check_response(entry: Entry, declared: Declared, response: Row) -> None:
     require(both, "readings", f"{entry.where} has only one of the first and the last session")
     in_order = first is None or first <= last
     require(in_order, "readings", f"{entry.where} is from {first} to {last}")
-    if response["kind"] != "SPLITS" and last is not None:
+    if response["kind"] in ("CLOSES", "RATES") and last is not None:
         not_later = last <= str(new_york_day(entry.at))
         require(not_later, "readings", f"{entry.where} has a session after it was read: {last}")
     is_about_rates = response["kind"] == "RATES"
     for fits in ("ticker" not in response, "rates" in entry.content):
         require(fits == is_about_rates, "readings", f"{entry.where} has what only RATES have")
+    is_about_dividends = response["kind"] == "DIVIDENDS"
+    for fits in ("ex_dates" in response, "dividends" in entry.content):
+        text = f"{entry.where} has what only DIVIDENDS have, or lacks it"
+        require(fits == is_about_dividends, "readings", text)
+    if is_about_dividends:
+        check_ex_dates(entry, response)
     others = {table for (table, _), _ in entry.rows} - {LISTS[response["kind"]]}
     require(not others, "readings", f"{entry.where} has readings of another kind: {others}")
+
+
+def check_ex_dates(entry: Entry, response: Row) -> None:
+    """Check the rule `readings`, of the ex-dates of a response."""
+    days = response["ex_dates"]
+    fits = days == sorted(set(days))
+    require(fits, "readings", f"{entry.where}: ex_dates are not in ascending order, each once")
+    ends = (days[0], days[-1]) if days else (None, None)
+    fits = (response.get("first_session"), response.get("last_session")) == ends
+    require(fits, "readings", f"{entry.where}: its first and last session are not {ends}")
+
+
+def check_dividend(entry: Entry, response: Row, row: Row) -> None:
+    """Check the rule `readings`, of a dividend beside its response."""
+    day = row["ex_date"]
+    fits = day <= str(new_york_day(moment(row["read_at"])))
+    require(fits, "readings", f"{entry.where}: {day} was still to come when it was read")
+    is_paid = Decimal(row["amount"]) > 0
+    fits = (day in response["ex_dates"]) == is_paid
+    require(fits, "readings", f"{entry.where}: {day} has the amount {row['amount']}")
 
 
 def check_row(entry: Entry, response: Row, table: str, row: Row) -> None:
@@ -60,6 +88,8 @@ def check_row(entry: Entry, response: Row, table: str, row: Row) -> None:
         require(fits, "readings", f"{entry.where}: {column} of a reading is {row.get(column)}")
     fits = row["source"].startswith(response["source"])
     require(fits, "readings", f"{entry.where}: the source of a reading is {row['source']!r}")
+    if table == "dividends":
+        check_dividend(entry, response, row)
     if table in DAY:
         first, last = response.get("first_session"), response.get("last_session")
         day = row[DAY[table]]

@@ -38,6 +38,7 @@ from independent_verifier.record_calendar import RecordCalendar
 from independent_verifier.refused import RecordRefused, require
 from independent_verifier.renamings import Renamings
 from independent_verifier.sessions import SessionCalendar
+from independent_verifier.totals import Totals
 from independent_verifier.yearly_checks import YearlyChecks
 
 Head = tuple[int, str]
@@ -50,6 +51,7 @@ class VerificationSummary:
     entries: int
     rows: int
     links: int  # entries of kinds that this verifier does not know
+    totals: int = 0  # rows with a total return that was computed again
 
 
 def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> VerificationSummary:
@@ -74,6 +76,7 @@ def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> V
             entries=verification.seq,
             rows=len(verification.known.newest),
             links=verification.links,
+            totals=verification.totals.computed,
         )
 
 
@@ -85,11 +88,14 @@ def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]
             unknown |= api.OF_SEALED_RECORDS
         if verification.prompt_versions <= {"1"}:
             unknown |= api.OF_LATER_PROMPTS
+        if not verification.paying:
+            unknown |= api.OF_TOTAL_RETURNS
         return dict(
             api.rows(
                 url,
                 verification.series,
                 verification.all_tickers,
+                paying=verification.paying,
                 unknown=unknown,
                 has_rates=verification.has_rates,
             )
@@ -112,6 +118,7 @@ class IndependentVerification:
         self.series = {"main"}
         self.tickers: set[str] = set()
         self.prompt_versions: set[str] = set()
+        self.paying: set[str] = set()  # the tickers whose dividends were read
         self.has_rates = False
         self.declared = Declared()
         self.known = Known(self.declared, RecordCalendar(calendar, self.declared))
@@ -121,6 +128,7 @@ class IndependentVerification:
         self.factors = splits.Factors(self.known)
         self.missing = Missing(self.known)
         self.renamings = Renamings(self.known)
+        self.totals = Totals(self.known)
         self.yearly = YearlyChecks(self.known)
         self.seen = 0  # the number of entries that were read before the rows
 
@@ -168,6 +176,9 @@ class IndependentVerification:
         questions = [content.get("generation"), *content.get("generations", [])]
         self.prompt_versions |= {row["prompt_version"] for row in questions if row}
         self.has_rates = self.has_rates or bool(content.get("rates"))
+        response = content.get("response", {})
+        if response.get("kind") == "DIVIDENDS" and "ticker" in response:
+            self.paying.add(response["ticker"])
         for member in ("closes", "splits", "picks"):
             self.tickers |= {row["ticker"] for row in content.get(member, [])}
 
@@ -209,6 +220,7 @@ class IndependentVerification:
         self.missing.take(entry)
         self.renamings.take(entry, share_before)
         self.decided.take(entry)
+        self.totals.take(entry, content)
         self.yearly.take(entry, self.head_before)
         entries.check_readings(entry, known)
         entries.check_unchanged(entry)
@@ -239,6 +251,7 @@ class IndependentVerification:
         splits.check_all_splits(self.known, readings.splits)
         self.missing.finish(readings)
         self.renamings.finish(readings)
+        self.totals.finish(readings)
 
 
 def readings_of(known: Known, record: dict[Key, Row]) -> Readings:

@@ -60,6 +60,7 @@ def test_defaults():
         "alpha_vantage_per_minute": 5,
         "alpha_vantage_per_day": 25,
         "benchmark_symbol": "SPY",
+        "benchmarks": (),
         "market_closed_days": (),
         "timestamp_urls": (),
         "timestamp_roots": "",
@@ -132,6 +133,9 @@ def test_the_file_names_every_setting():
         ("ALPHA_VANTAGE_PER_MINUTE", "75", 75),
         ("ALPHA_VANTAGE_PER_DAY", "100000", 100_000),
         ("BENCHMARK_SYMBOL", "BRK.B", "BRK.B"),
+        ("BENCHMARKS", "SPY", ("SPY",)),
+        ("BENCHMARKS", "SPY , RSP", ("SPY", "RSP")),
+        ("BENCHMARKS", "SPY,RSP,BRK.B,QQQ,IWM", ("SPY", "RSP", "BRK.B", "QQQ", "IWM")),
         ("ALERT_WEBHOOK_URL", "https://hooks.example/T0/B0?x=1", "https://hooks.example/T0/B0?x=1"),
         ("ALERT_WEBHOOK_URL", "http://[::1]:9000/", "http://[::1]:9000/"),
         ("HEARTBEAT_URL", "http://user:word@127.0.0.1:9000", "http://user:word@127.0.0.1:9000"),
@@ -146,6 +150,40 @@ def test_the_file_names_every_setting():
 def test_values(name, text, value):
     """A text is converted to the setting's type; white space around it does not count."""
     assert getattr(settings.load({"DATABASE_URL": QUEUE, name: text}), name.lower()) == value
+
+
+# The cases: neither setting, one of the two, both with the same benchmark.
+@pytest.mark.parametrize(
+    ("environment", "benchmark", "further"),
+    [
+        ({}, "SPY", ()),
+        ({"BENCHMARK_SYMBOL": "VOO"}, "VOO", ()),
+        ({"BENCHMARKS": "VOO"}, "VOO", ()),
+        ({"BENCHMARKS": "VOO,RSP,IWM"}, "VOO", ("RSP", "IWM")),
+        ({"BENCHMARKS": "VOO,RSP", "BENCHMARK_SYMBOL": "VOO"}, "VOO", ("RSP",)),
+        ({"BENCHMARKS": "RSP", "BENCHMARK_SYMBOL": ""}, "RSP", ()),
+        ({"BENCHMARKS": "", "BENCHMARK_SYMBOL": "RSP"}, "RSP", ()),
+    ],
+)
+def test_the_first_benchmark_is_the_benchmark(environment, benchmark, further):
+    """BENCHMARKS names the benchmark first; without it, BENCHMARK_SYMBOL names it."""
+    loaded = settings.load(environment)
+    assert (loaded.benchmark_symbol, loaded.further_benchmarks) == (benchmark, further)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "benchmarks"),
+    [("RSP", "SPY,RSP"), ("SPY", "RSP,SPY"), ("SPY", "VOO"), ("BRK.B", "SPY"), ("VOO", "SPY,RSP")],
+)
+def test_two_settings_with_different_benchmarks(benchmark, benchmarks):
+    """Both settings, with different benchmarks, are refused; the message says what to do."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({"BENCHMARK_SYMBOL": benchmark, "BENCHMARKS": benchmarks})
+    assert str(refused.value) == (
+        "BENCHMARK_SYMBOL and BENCHMARKS name different benchmarks: the first ticker of BENCHMARKS "
+        "is the benchmark. Unset BENCHMARK_SYMBOL, or write its ticker first in BENCHMARKS, for "
+        "example BENCHMARKS=SPY,RSP"
+    )
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n"])
@@ -219,6 +257,20 @@ ORIGINS = (
     "must be origins, without a / after the host, with commas between them, for example "
     "{}=https://example.org,https://example.com"
 )
+BENCHMARKS_MUST_BE = (
+    "must be one to 5 tickers in capitals, with commas between them, for example {}=SPY,RSP"
+)
+WRONG_BENCHMARKS = (
+    "spy,RSP",
+    "SPY;RSP",
+    "SPY RSP",
+    "SPY,,RSP",
+    "SPY,",
+    ",SPY",
+    "SPY,BRK-B",
+    "SPY,RSP,QQQ,IWM,DIA,VTI",
+)
+TWICE = "has the same ticker twice: remove one of the two, for example {}=SPY,RSP"
 
 
 @pytest.mark.parametrize(
@@ -306,6 +358,8 @@ ORIGINS = (
         ("ALPHA_VANTAGE_PER_DAY", "100001", A_LIMIT),
         ("BENCHMARK_SYMBOL", "spy", "must be a ticker in capitals, for example {}=SPY"),
         ("BENCHMARK_SYMBOL", "BRK-B", "must be a ticker in capitals, for example {}=SPY"),
+        *(("BENCHMARKS", text, BENCHMARKS_MUST_BE) for text in WRONG_BENCHMARKS),
+        *[("BENCHMARKS", text, TWICE) for text in ("SPY,SPY", "SPY,RSP,SPY", "SPY, RSP,QQQ ,RSP")],
         ("HEAD_REPOSITORY", "heads-s3cr3t.git", A_REPOSITORY),
         ("HEAD_REPOSITORY", "ext::sh -c s3cr3t", A_REPOSITORY),
         ("HEAD_REPOSITORY", "git://user:s3cr3t@git.example/h.git", A_REPOSITORY),
@@ -380,6 +434,7 @@ QUOTED = {
     "ALPHA_VANTAGE_PER_MINUTE": "5",
     "ALPHA_VANTAGE_PER_DAY": "25",
     "BENCHMARK_SYMBOL": "SPY",
+    "BENCHMARKS": "SPY,RSP",
     "MARKET_CLOSED_DAYS": "2025-01-09,2027-03-01",
     "TIMESTAMP_URLS": "https://tsa.example/s3cr3t",
     "TIMESTAMP_ROOTS": "/etc/s3cr3t.pem",

@@ -11,7 +11,7 @@ import pytest
 
 from app.domain import request_plan
 from app.domain.calendar import Calendar
-from app.domain.request_plan import PlannedBatch, RequestPlan
+from app.domain.request_plan import PlannedBatch, RequestPlan, Sent
 
 SUNDAY = date(2026, 3, 15)
 MONDAY = SUNDAY + timedelta(days=1)
@@ -141,10 +141,10 @@ def test_what_was_already_requested():
     """Splits that were answered wait no more, and the requests of today count."""
     batches = make_record(3)
     waiting = request_plan.order_splits(batches, SUNDAY, benchmark="SPY")
-    plan = make_plan(3, batches=batches, answered=waiting[:20], sent_early=19, sent_late=1)
+    plan = make_plan(3, batches=batches, answered=waiting[:20], sent=Sent(19, 1))
     assert [day.splits for day in plan.days[:4]] == [24, 5, 5, 3]
     # 7 were sent at noon. Now 25 - 7 are left for Monday, which needs 18: none of them is free.
-    plan = make_plan(3, batches=batches, answered=waiting[:26], sent_early=10, sent_late=7)
+    plan = make_plan(3, batches=batches, answered=waiting[:26], sent=Sent(10, 7))
     assert [day.splits for day in plan.days[:4]] == [17, 5, 5, 1]
 
 
@@ -213,3 +213,45 @@ def test_what_does_not_fit():
         "QQQ, and 2 active batches with 3 picks for each series. Set ALPHA_VANTAGE_PER_DAY to 7 "
         "or more if the key allows it."
     )
+
+
+def make_long_record(count: int) -> list[PlannedBatch]:
+    """Return eight weeks of batches, so that each of DIVIDEND_DAYS has one."""
+    mondays = [SUNDAY - timedelta(days=6 + 7 * week) for week in range(8)]
+    return [make_batch(name, monday) for name, monday in product(names(count), mondays)]
+
+
+# The dividends of each day of a week on a free key, with one weekly request (the rate), and with
+# three: those of a second benchmark, too. Splits come first.
+DIVIDENDS = {
+    (1, 1): [6, 4, 0, 0, 0, 0, 0],
+    (1, 3): [4, 6, 0, 0, 0, 0, 0],
+    (2, 1): [0, 8, 11, 0, 0, 0, 0],
+    (2, 3): [0, 6, 11, 2, 0, 0, 0],
+    (3, 1): [0, 0, 0, 1, 5, 5, 5],
+    (3, 3): [0, 0, 0, 0, 4, 5, 5],
+}
+
+
+@pytest.mark.parametrize(("count", "weekly"), DIVIDENDS)
+def test_dividends_of_a_week(count, weekly):
+    """One and two series get all; three get 16 of 28, or 14 with a second benchmark."""
+    plan = make_plan(count, batches=make_long_record(count), weekly=weekly, weekly_waiting=weekly)
+    assert [day.dividends for day in plan.days[:7]] == DIVIDENDS[count, weekly]
+    assert [day.weekly for day in plan.days[:7]].count(0) <= 6
+    assert sum(day.weekly for day in plan.days[:7]) == weekly
+    needed = 1 + 9 * count
+    left_out = needed - sum(DIVIDENDS[count, weekly])
+    assert plan.days[6].dividends_waiting == left_out
+    assert plan.left_out_dividends == 2 * left_out
+    assert plan.left_out_splits == 0
+
+
+def test_the_order_of_dividends():
+    """SPY, then the results of day 13, and the two later looks."""
+    batches = [make_batch("x", SUNDAY - timedelta(days=age), f"A{age}") for age in (41, 13, 27, 6)]
+    waiting = request_plan.order_dividends(batches, SUNDAY, benchmark="SPY")
+    assert waiting == ["SPY", "A13", "A27", "A41"]
+    assert request_plan.order_dividends(
+        batches, SUNDAY, benchmark="SPY", answered=["SPY", "A27"]
+    ) == ["A13", "A41"]

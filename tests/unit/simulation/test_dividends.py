@@ -15,7 +15,7 @@ from app.providers.alpha_vantage_answers import read_dividends
 from app.simulation.dividends import (
     DIVIDENDS_LISTED_WRONGLY,
     RESTATED,
-    Dividend,
+    DeclaredDividend,
     list_wrongly,
     restate,
 )
@@ -141,7 +141,7 @@ def test_a_calm_provider_lists_what_was_declared():
     assert is_future_listed
 
 
-def _days(declared: list[Dividend], day: date) -> Iterator[date]:
+def _days(declared: list[DeclaredDividend], day: date) -> Iterator[date]:
     yield day
     for one in declared:
         yield one.ex_date

@@ -14,6 +14,7 @@ from app.domain.verification.rules import (
     declarations,
     draws,
     figures,
+    further_benchmarks,
     marks,
     mondays,
     picks,
@@ -21,6 +22,7 @@ from app.domain.verification.rules import (
     prices,
     questions,
     responses,
+    totals,
     yearly_checks,
 )
 from app.domain.verification.state import JournalState
@@ -43,6 +45,8 @@ _CHECKS = (
     figures.check,
     marks.check,
     counted_splits.check,
+    totals.check,
+    further_benchmarks.check,
     price_claims.check,
     yearly_checks.check,
     changes.check,

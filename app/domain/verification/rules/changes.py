@@ -14,6 +14,8 @@ from app.domain.model import (
     CheckpointStatus,
     Close,
     Correction,
+    Dividend,
+    FurtherBenchmark,
     Generation,
     JournalKind,
     Pick,
@@ -32,7 +34,7 @@ from app.domain.verification.entries import (
 from app.domain.verification.rules.marks import UPGRADE_WINDOW
 from app.domain.verification.rules.questions import COMPLETION_COLUMNS
 from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, overdue_limit
-from app.domain.verification.state import JournalState, locate
+from app.domain.verification.state import LEFT_OUT, JournalState, locate
 
 # The kinds of entry that may have the first mention of a row, by the type of the row. For a
 # checkpoint, the kind depends on its day: see `_check_first_mention`.
@@ -43,6 +45,7 @@ _FIRST_KINDS = {
     Pick: {JournalKind.BATCH},
     PickMetric: {JournalKind.CHECKPOINT},
     Correction: {JournalKind.CORRECTION},
+    FurtherBenchmark: {JournalKind.EXTENSION},
 }
 
 # The columns that a correction can change: the possible values of a correction's `field`.
@@ -56,6 +59,7 @@ CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
             "benchmark_split_factor",
             "benchmark_return_pct",
             "benchmark_unusual_move",
+            *LEFT_OUT["checkpoints"],
         }
     ),
     PickMetric: frozenset(
@@ -67,15 +71,21 @@ CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
             "vs_benchmark_pct",
             "return_from_open_pct",
             "unusual_move",
+            *LEFT_OUT["pick_checkpoint_metrics"],
         }
     ),
+    FurtherBenchmark: frozenset({"further_split_factor", "further_return_pct"}),
 }
 
 # The kinds of entries that state what is in force, before the entry that needs them.
 _DECLARATIONS = frozenset({JournalKind.GENESIS, JournalKind.SETTINGS, JournalKind.SERIES})
 
 # The columns that a skipped checkpoint gets when it is computed later.
-_RETAKE_COLUMNS = CORRECTABLE[Checkpoint] | {"status", "trading_day", "taken_at"}
+_RETAKE_COLUMNS = (CORRECTABLE[Checkpoint] - set(LEFT_OUT["checkpoints"])) | {
+    "status",
+    "trading_day",
+    "taken_at",
+}
 
 # The columns that stay when a failed Monday is run again.
 _BATCH_IDENTITY_COLUMNS = {"id", "series", "run_date"}
@@ -172,6 +182,9 @@ def _times_of_rows(entry: ParsedEntry, state: JournalState) -> Iterator[tuple[An
     if entry.kind is JournalKind.CHECKPOINT:
         for checkpoint in entry.rows(Checkpoint):
             yield checkpoint, "taken_at", checkpoint.taken_at
+    if entry.kind is JournalKind.EXTENSION:
+        for further in entry.rows(FurtherBenchmark):
+            yield further, "measured_at", further.measured_at
     for correction in entry.rows(Correction):
         yield correction, "made_at", correction.made_at
 
@@ -216,6 +229,8 @@ def _is_repeated(kind: JournalKind, mention: Mention) -> bool:
             return now.created_at == former.created_at
         case Checkpoint() as now, Checkpoint() as former, JournalKind.CHECKPOINT:
             return now.status is former.status
+        case FurtherBenchmark(), FurtherBenchmark(), JournalKind.EXTENSION:
+            return True
     return False
 
 
@@ -236,10 +251,10 @@ def _check_belongs(entry: ParsedEntry, state: JournalState) -> None:
 
 def _check_readings_agree(entry: ParsedEntry, state: JournalState) -> None:
     """Raise Discrepancy for a reading that an entry holds with two values."""
-    held: dict[str, Close | Split] = {}
+    held: dict[str, Close | Split | Dividend] = {}
     for mention in entry.mentions:
         reading = mention.row
-        if not isinstance(reading, Close | Split):
+        if not isinstance(reading, Close | Split | Dividend):
             continue
         key = f"{mention.table} {row_key(mention.table, to_texts(asdict(reading)))}"
         if held.setdefault(key, reading) != reading:
@@ -256,9 +271,12 @@ def _batch_of(entry: ParsedEntry) -> UUID | None:
         if row is not None:
             return row.batch_id
     batch = entry.first_row(Batch)
-    if batch is None:
+    if batch is not None:
+        return batch.id
+    further = entry.first_row(FurtherBenchmark)
+    if further is None:
         return None
-    return batch.id
+    return further.batch_id
 
 
 def _belongs_problem(
@@ -274,7 +292,7 @@ def _belongs_problem(
     match row:
         case Batch() if row.id != batch_id:
             return f"the entry is about the batch {batch_id}"
-        case Pick() | Checkpoint():
+        case Pick() | Checkpoint() | FurtherBenchmark():
             state.batch(row.batch_id)
             if row.batch_id != batch_id:
                 return f"it is of the batch {row.batch_id}, but the entry is about {batch_id}"
@@ -304,8 +322,12 @@ def _check_tickers(entry: ParsedEntry, state: JournalState) -> None:
     batch_id = _batch_of(entry)
     if batch_id is None:
         return
+    tickers = _tickers_of(state, batch_id)
+    if entry.kind is JournalKind.EXTENSION:
+        # Only an entry about a further benchmark has closes.
+        tickers = {further.symbol for further in entry.rows(FurtherBenchmark)}
     for close in entry.rows(Close):
-        if close.ticker not in _tickers_of(state, batch_id):
+        if close.ticker not in tickers:
             raise discrepancy(
                 Rule.BELONGS,
                 f"{locate(entry, state, close)}: its ticker is neither the benchmark's nor one "
@@ -371,6 +393,10 @@ def _changeable(kind: JournalKind, mention: Mention) -> frozenset[str]:
                 return _RETAKE_COLUMNS
         case PickMetric(), PickMetric(return_from_open_pct=None), JournalKind.CHECKPOINT:
             return frozenset({"return_from_open_pct"})
+        case Checkpoint(), Checkpoint(has_totals=False), JournalKind.EXTENSION:
+            return frozenset(LEFT_OUT["checkpoints"])
+        case PickMetric(), PickMetric(has_totals=False), JournalKind.EXTENSION:
+            return frozenset(LEFT_OUT["pick_checkpoint_metrics"])
     return frozenset()
 
 
@@ -438,6 +464,8 @@ def _changes(entry: ParsedEntry, mention: Mention, state: JournalState) -> Itera
         ticker = mention.row.ticker
     if isinstance(mention.row, PickMetric):
         ticker = state.pick(mention.row.pick_id).ticker
+    if isinstance(mention.row, FurtherBenchmark):
+        ticker = mention.row.symbol
 
     now = asdict(mention.row)
     for name, former in asdict(mention.before).items():

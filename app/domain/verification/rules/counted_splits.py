@@ -12,11 +12,11 @@ from functools import partial
 from msgspec import Struct
 
 from app.domain import calendar, splits
-from app.domain.model import Checkpoint, JournalKind, PickMetric, Split
+from app.domain.model import Checkpoint, FurtherBenchmark, JournalKind, PickMetric, Split
 from app.domain.returns import format_decimal
 from app.domain.tickers import TickerHistory
 from app.domain.verification.discrepancies import Rule, discrepancy
-from app.domain.verification.entries import ParsedEntry
+from app.domain.verification.entries import AnyRow, ParsedEntry
 from app.domain.verification.rules.figures import basis_date
 from app.domain.verification.rules.tolerance import CONCURRENT_WINDOW
 from app.domain.verification.state import JournalState, has_figures, locate
@@ -36,7 +36,7 @@ class SplitSpan(Struct, frozen=True):
     the column `field` of `row`. `tickers` are the tickers of the figure's share.
     """
 
-    row: Checkpoint | PickMetric
+    row: Checkpoint | PickMetric | FurtherBenchmark
     field: str
     tickers: TickerHistory
     after: date
@@ -76,26 +76,34 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
     for metric in entry.rows(PickMetric):
         if metric.pick_id in state.shares:
             state.shares_of_metric[metric.id] = state.shares[metric.pick_id]
+    spans: list[SplitSpan] = []
+    rows: list[AnyRow] = []
     checkpoint = entry.first_row(Checkpoint)
-    if entry.kind not in _KINDS_WITH_FIGURES or checkpoint is None or not has_figures(checkpoint):
+    if entry.kind in _KINDS_WITH_FIGURES and checkpoint is not None and has_figures(checkpoint):
+        rows.append(checkpoint)
+        spans += _spans_of(checkpoint, state, is_new=entry.kind is JournalKind.CHECKPOINT)
+    # An entry counts the splits of a further benchmark only if it has the row.
+    for further in entry.rows(FurtherBenchmark):
+        rows.append(further)
+        spans += _spans_of_further(further, state)
+    if not rows:
         return
 
     readings = {ticker: known.values() for ticker, known in state.splits.items()}
     counted = set[Split]()
-    is_new = entry.kind is JournalKind.CHECKPOINT
-    for span in _spans_of(checkpoint, state, is_new=is_new):
+    for span in spans:
         figure_splits = span.list_splits(readings)
         place = partial(locate, entry, state, span.row)
         state.counts.append(SplitCount(place=place, at=entry.at, span=span, counted=figure_splits))
         counted.update(figure_splits)
-    _check_entry_splits(entry, state, checkpoint, counted=counted)
+    _check_entry_splits(entry, state, rows[0], counted=counted)
 
 
 def _check_entry_splits(
-    entry: ParsedEntry, state: JournalState, checkpoint: Checkpoint, *, counted: set[Split]
+    entry: ParsedEntry, state: JournalState, row: AnyRow, *, counted: set[Split]
 ) -> None:
     held = set(entry.rows(Split))
-    place = locate(entry, state, checkpoint)
+    place = locate(entry, state, row)
     # The splits are sorted so that the same one is named every time.
     for split in sorted(counted - held, key=_sort_key):
         raise discrepancy(
@@ -192,6 +200,14 @@ def _final_spans(state: JournalState) -> Iterator[SplitSpan]:
             # figure with a restated reading may reach that day. Such a span is not yielded.
             if span.through < end:
                 yield span
+    for further in state.further_benchmarks.values():
+        batch = state.batches.get(further.batch_id)
+        if batch is None:
+            continue
+        end = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
+        for span in _spans_of_further(further, state):
+            if span.through < end:
+                yield span
 
 
 def _spans_of(
@@ -202,6 +218,22 @@ def _spans_of(
     spans = [_span_of_benchmark(checkpoint, state)]
     spans += [_span_of_metric(metric, state, is_new=is_new) for metric in metrics]
     return [span for span in spans if span is not None]
+
+
+def _spans_of_further(further: FurtherBenchmark, state: JournalState) -> list[SplitSpan]:
+    """Return the span of a further benchmark's factor; empty if a reading is not mentioned."""
+    initial = state.closes.get(further.further_initial_close_id)
+    close = state.closes.get(further.further_close_id)
+    if initial is None or close is None:
+        return []
+    span = SplitSpan(
+        row=further,
+        field="further_split_factor",
+        tickers=TickerHistory.unchanged(further.symbol),
+        after=basis_date(initial),
+        through=basis_date(close),
+    )
+    return [span]
 
 
 def _span_of_benchmark(checkpoint: Checkpoint, state: JournalState) -> SplitSpan | None:

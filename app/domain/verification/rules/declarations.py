@@ -176,12 +176,30 @@ def _form_problem(settings: RecordSettings) -> str | None:
         values = getattr(settings, name)
         if list(values) != sorted(set(values)):
             return f"{name} is not in ascending order, or has a value twice"
+    problem = _further_problem(settings)
+    if problem is not None:
+        return problem
     for root in settings.timestamp_roots:
         if not re.fullmatch(SHA256_PATTERN, root):
             return (
                 f"timestamp_roots has {root[:80]!r}, which is not 64 lower-case hexadecimal digits"
             )
     return declared_calendar.form_problem(settings)
+
+
+def _further_problem(settings: RecordSettings) -> str | None:
+    """Return what is wrong with the further benchmarks of settings; None if nothing is."""
+    further = settings.further_benchmarks
+    if further is None:
+        return None
+    if not further:
+        return "further_benchmarks is empty, but must be absent then"
+    for ticker in further:
+        if not re.fullmatch(TICKER_PATTERN, ticker):
+            return f"further_benchmarks has {ticker[:80]!r}, which is no ticker"
+    if len({settings.benchmark, *further}) <= len(further):
+        return "further_benchmarks has a ticker twice, or the benchmark"
+    return None
 
 
 def _change_problem(

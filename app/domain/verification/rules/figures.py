@@ -12,7 +12,15 @@ from decimal import Decimal
 from uuid import UUID
 
 from app.domain import returns, splits
-from app.domain.model import Batch, Checkpoint, Close, Pick, PickMetric, Split
+from app.domain.model import (
+    Batch,
+    Checkpoint,
+    Close,
+    FurtherBenchmark,
+    Pick,
+    PickMetric,
+    Split,
+)
 from app.domain.tickers import TickerHistory
 from app.domain.verification.discrepancies import Rule, discrepancy
 from app.domain.verification.entries import AnyRow, Mention, ParsedEntry
@@ -122,6 +130,8 @@ def expected_figures(mention: Mention, state: JournalState) -> Iterator[Figure]:
             yield from _figures_of_benchmark(checkpoint, state)
         case PickMetric() as metric:
             yield from _figures_of_metric(metric, mention.before, state)
+        case FurtherBenchmark() as further:
+            yield from _figures_of_further(further, state)
 
 
 def _figures_of_pick(pick: Pick, before: AnyRow | None, state: JournalState) -> Iterator[Figure]:
@@ -218,6 +228,31 @@ def _figures_of_metric(
         factor = split_product(state, share, after=basis_date(opened), through=through)
         entry_open = _required_value(pick, "entry_open")
         yield "return_from_open_pct", returns.return_pct(entry_open, price, factor)
+
+
+def _figures_of_further(further: FurtherBenchmark, state: JournalState) -> Iterator[Figure]:
+    initial = _find_reading(
+        state,
+        further.further_initial_close_id,
+        session=_required_session(state.batch(further.batch_id).trading_day, further.batch_id),
+        tickers={further.symbol},
+    )
+    close = _find_reading(
+        state,
+        further.further_close_id,
+        session=further.trading_day,
+        tickers={further.symbol},
+    )
+    yield "further_initial_price", initial.close
+    yield "further_price", close.close
+    factor = split_product(
+        state,
+        TickerHistory.unchanged(further.symbol),
+        after=basis_date(initial),
+        through=basis_date(close),
+    )
+    yield "further_split_factor", factor
+    yield "further_return_pct", returns.return_pct(initial.close, close.close, factor)
 
 
 def basis_date(close: Close) -> date:

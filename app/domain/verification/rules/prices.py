@@ -21,7 +21,9 @@ from app.domain.model import (
     Batch,
     Checkpoint,
     Close,
+    Dividend,
     Ending,
+    FurtherBenchmark,
     JournalKind,
     Pick,
     PickMetric,
@@ -39,6 +41,7 @@ _READING_COLUMNS: dict[type, tuple[str, ...]] = {
     Pick: ("initial_close_id", "entry_close_id"),
     Checkpoint: ("benchmark_close_id",),
     PickMetric: ("close_id",),
+    FurtherBenchmark: ("further_initial_close_id", "further_close_id"),
 }
 
 
@@ -95,6 +98,8 @@ def _check_readings(entry: ParsedEntry, state: JournalState) -> None:
         _check_read_before(place, entry, close)
     for split in entry.rows(Split):
         _check_read_before(locate(entry, state, split), entry, split)
+    for dividend in entry.rows(Dividend):
+        _check_read_before(locate(entry, state, dividend), entry, dividend)
 
 
 def check_end(state: JournalState) -> None:
@@ -246,7 +251,7 @@ def check_restated(place: str, close: Close) -> None:
         )
 
 
-def _check_read_before(place: str, entry: ParsedEntry, reading: Close | Split) -> None:
+def _check_read_before(place: str, entry: ParsedEntry, reading: Close | Split | Dividend) -> None:
     if reading.read_at > entry.at + CLOCK_TOLERANCE:
         raise discrepancy(
             Rule.READ_BEFORE_USED,

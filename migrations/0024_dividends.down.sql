@@ -1,0 +1,17 @@
+-- An entry of the kind SUPPLEMENT needs this migration, so it refuses to be taken back then.
+ALTER TABLE journal DROP CONSTRAINT journal_kind_is_known;
+ALTER TABLE journal ADD CONSTRAINT journal_kind_is_known CHECK (
+    kind IN ('GENERATION', 'BATCH', 'CHECKPOINT', 'CORRECTION', 'FAILURE', 'PICK_ENDED', 'PICK_RENAMED',
+        'GENESIS', 'SETTINGS', 'SERIES', 'READINGS', 'CHECK', 'RULES', 'NOTE', 'EXTENSION'));
+DROP TRIGGER a_total_is_only_corrected ON pick_checkpoint_metrics;
+DROP TRIGGER a_total_is_only_corrected ON checkpoints;
+ALTER TABLE pick_checkpoint_metrics
+    DROP COLUMN dividends,
+    DROP COLUMN total_return_pct,
+    DROP COLUMN vs_benchmark_total_pct,
+    DROP COLUMN spin_off_counted_once;
+ALTER TABLE checkpoints
+    DROP COLUMN benchmark_dividends,
+    DROP COLUMN benchmark_total_return_pct,
+    DROP COLUMN benchmark_spin_off_counted_once;
+DROP TABLE dividends;
