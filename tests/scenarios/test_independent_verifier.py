@@ -39,6 +39,7 @@ from tests.integration.domain import (
     test_rules_series,
     test_rules_totals,
 )
+from tests.integration.domain.test_rules_further import fortnight
 from tests.integration.domain.test_rules_marks import record_with_moves
 
 DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
@@ -47,6 +48,7 @@ __all__ = [
     "as_recorded",
     "eventful",
     "eventful_as_recorded",
+    "fortnight",
     "record_with_moves",
     "rehearsed",
     "several_series",
@@ -126,6 +128,25 @@ async def test_the_independent_verifier_names_the_rule_of_several_series(
     several_series, create, request, rule, change
 ):
     copy = copy_of(several_series, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
+
+
+async def test_the_independent_verifier_agrees_about_further_benchmarks(fortnight, create):
+    """A fortnight with two benchmarks, whose split was listed late: a row and its correction."""
+    copy = copy_of(fortnight, create)
+    async with open_database(copy) as source:
+        ours = await verify(source, [], silent)
+    summary = await outside(copy, (ours.seq, ours.hash))
+    assert (summary.entries, summary.further) == (ours.seq, 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), test_rules_further.FORGERIES)
+async def test_the_independent_verifier_names_the_rule_of_further_benchmarks(
+    fortnight, create, request, rule, change
+):
+    copy = copy_of(fortnight, create)
     forge(copy, change)
     assert await refused(copy) == rule_of(request, rule)
 

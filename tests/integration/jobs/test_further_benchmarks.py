@@ -15,6 +15,7 @@ from decimal import Decimal, localcontext
 import msgspec
 import pytest
 from further_fortnights import RESULT, SUNDAYS, harness_with, live
+from independent_verifier.verifier import verify as verify_from_outside
 from job_context import MONDAY, JobHarness, allow, new_york, run_attempt
 from job_context import clock as clock
 from psycopg.conninfo import conninfo_to_dict
@@ -99,6 +100,7 @@ async def test_the_api(database, clock):
     async with record_server(database) as url, open_api(url, asyncio.sleep) as source:
         verified = await verify(source, [], lambda *_: None)
         assert len(verified.state.further_benchmarks) == 3
+        assert (await asyncio.to_thread(verify_from_outside, url)).further == 3
         data = await source.query(QUERY, lambda data: data)
     (batch,) = data["latestBatch"]["nodes"]
     shown = batch["furtherBenchmarks"]

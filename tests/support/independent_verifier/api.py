@@ -19,6 +19,7 @@ SINGLE = {
     "batch": "batches",
     "pick": "picks",
     "checkpoint": "checkpoints",
+    "further_benchmark": "further_benchmarks",
 }
 MANY = {
     "generations": "generations",
@@ -149,12 +150,13 @@ def rows(
     paying: set[str],
     unknown: set[str],
     has_rates: bool = False,
+    has_further: bool = False,
 ) -> Iterator[tuple[Key, Row]]:
     """
     Yield all rows of the record that the API shows, without the fields that it cannot know.
 
-    The dividends are requested for the tickers in `paying`, and the rates only if the journal
-    mentions some.
+    The dividends are requested for the tickers in `paying`, and the rates and the further
+    benchmarks only if the journal mentions some.
     """
     query = ROWS
     for field in unknown:
@@ -170,9 +172,22 @@ def rows(
     for ticker in sorted(paying):
         for dividend in pages(url, DIVIDENDS, first=100, ticker=ticker):
             yield row_of("dividends", dividend)
+    if has_further:
+        for one in sorted(series):
+            for batch in pages(url, FURTHER, first=20, series=one):
+                for further in batch["furtherBenchmarks"]:
+                    yield row_of_further(further, batch["id"])
     if has_rates:
         for rate in pages(url, RATES, first=100):
             yield row_of("rates", rate)
+
+
+def row_of_further(node: dict, batch_id: str) -> tuple[Key, Row]:
+    """Return the row of a further benchmark: most of its columns begin with `further_`."""
+    _, row = row_of("further_benchmarks", node, batch_id=batch_id)
+    kept = ("id", "batch_id", "symbol", "position", "trading_day", "measured_at")
+    row = {name if name in kept else f"further_{name}": value for name, value in row.items()}
+    return key_of("further_benchmarks", row), row
 
 
 def rows_of_batch(batch: dict) -> Iterator[tuple[Key, Row]]:

@@ -98,6 +98,10 @@ def check_settings(entry: Entry, settings: Settings) -> None:
     require(fits, "settings", f"{entry.where}: price_source begins with a space")
     fits = is_ticker(settings["benchmark"])
     require(fits, "settings", f"{entry.where}: the benchmark is {settings['benchmark']!r}")
+    if (further := settings.get("further_benchmarks")) is not None:
+        alone = further and len(set(further)) == len(further)
+        fits = alone and settings["benchmark"] not in further and all(map(is_ticker, further))
+        require(fits, "settings", f"{entry.where}: the further benchmarks are {further}")
     first, last = settings["calendar_from"], settings["calendar_to"]
     require(first <= last, "settings", f"{entry.where}: the calendar is from {first} to {last}")
     for name in ("days_without_session", "closed_days", "timestamp_roots"):

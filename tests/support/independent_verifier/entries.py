@@ -29,6 +29,7 @@ CORRECTED = {
         "unusual_move",
         *LEFT_OUT["pick_checkpoint_metrics"],
     },
+    "further_benchmarks": {"further_split_factor", "further_return_pct"},
 }
 MARK = "benchmark_unusual_move"
 FOUR_WEEKS = timedelta(days=28)
@@ -65,6 +66,8 @@ def check_at(entry: Entry, *, sealed: bool) -> None:
             times = [entry.content["checkpoint"]["taken_at"]]
         case "CORRECTION":
             times = [row["made_at"] for row in entry.content.get("corrections", [])]
+        case "EXTENSION":
+            times = [row["measured_at"] for _, row in entry.of("further_benchmarks")]
         case _:
             times = []
     for time in times:
@@ -86,7 +89,7 @@ def check_belongs(entry: Entry, known: Known) -> None:
         match table:
             case "batches":
                 batches.add(row["id"])
-            case "picks" | "checkpoints":
+            case "picks" | "checkpoints" | "further_benchmarks":
                 batches.add(row["batch_id"])
             case "corrections":
                 batches.add(batch_of_checkpoint(entry, known, row))
@@ -111,6 +114,10 @@ def check_readings(entry: Entry, known: Known) -> None:
     """
     checkpoint = entry.content.get("checkpoint")
     if checkpoint is None:
+        symbols = {row["symbol"] for _, row in entry.of("further_benchmarks")}
+        for _, row in entry.of("closes"):
+            fits = row["ticker"] in symbols or not symbols
+            require(fits, "belongs", f"{entry.where} holds {row['ticker']}")
         return
     tickers = {known.batch(checkpoint["batch_id"])["benchmark_symbol"]}
     for id in known.picks_of[checkpoint["batch_id"]]:
@@ -167,6 +174,8 @@ def check_first_mention(entry: Entry) -> None:
                 fits = entry.kind == "CHECKPOINT"
             case "corrections":
                 fits = entry.kind == "CORRECTION"
+            case "further_benchmarks":
+                fits = entry.kind == "EXTENSION"
         require(
             fits, "first-mention", f"{entry.where} mentions a row of {table} for the first time"
         )
@@ -179,6 +188,8 @@ def is_new_mention(entry: Entry, table: str, was: Row, row: Row) -> bool:
             return was.get("accepted") != row.get("accepted")
         case "checkpoints", "CHECKPOINT":
             return was["status"] != row["status"]
+        case "further_benchmarks", "EXTENSION":
+            return False
         case "batches", "FAILURE":
             return was["status"] != "failed" or was["created_at"] != row["created_at"]
     return True
@@ -295,6 +306,8 @@ def changes_of(entry: Entry, known: Known, first_marked: datetime | None) -> lis
             ticker = row["ticker"]
         elif key[0] == "pick_checkpoint_metrics":
             ticker = known.pick(row["pick_id"])["ticker"]
+        elif key[0] == "further_benchmarks":
+            ticker = row["symbol"]
         else:
             ticker = ""
         for column in entry.changed(key, row):

@@ -54,7 +54,16 @@ OF_KIND = {
     "CHECKPOINT": ({"checkpoint"}, {"metrics", "closes", "splits", "batch", "picks"}),
     "CORRECTION": (
         {"corrections", "checkpoint"},
-        {"reason", "metrics", "picks", "batch", "closes", "splits", "dividends"},
+        {
+            "reason",
+            "metrics",
+            "picks",
+            "batch",
+            "further_benchmark",
+            "closes",
+            "splits",
+            "dividends",
+        },
     ),
     "PICK_ENDED": ({"pick", "ending"}, set()),
     "PICK_RENAMED": ({"pick", "before"}, {"renaming"}),
@@ -65,12 +74,22 @@ OF_KIND = {
         {"closes", "splits"},
         {"response", "adopted", "generations", "dividends", "rates"},
     ),
-    "EXTENSION": ({"checkpoint", "metrics", "dividends"}, set()),
+    "EXTENSION": (
+        set(),
+        {"checkpoint", "metrics", "dividends", "further_benchmark", "closes", "splits"},
+    ),
     "RULES": ({"rules"}, set()),
     "CHECK": ({"check", "rates"}, set()),
 }
 # A READINGS entry has the members of one of these sets beside the others.
 OF_READINGS = ({"response"}, {"adopted", "generations"})
+
+
+# An EXTENSION entry has the members of one of these sets.
+OF_EXTENSION = (
+    {"checkpoint", "metrics", "dividends"},
+    {"further_benchmark", "closes", "splits"},
+)
 
 
 def check_members(seq: int, content: dict) -> None:
@@ -84,6 +103,8 @@ def check_members(seq: int, content: dict) -> None:
     if kind == "READINGS":
         fits = there - needed - {"dividends", "rates"} in OF_READINGS
         require(fits, "members", f"entry {seq} has {there}")
+    if kind == "EXTENSION":
+        require(there in OF_EXTENSION, "members", f"entry {seq} has {there}")
     for name in there:
         require(has_shape(name, content[name]), "members", f"{name} of entry {seq}")
     check_once(seq, content)
@@ -247,6 +268,20 @@ NEEDED: dict[str, dict[str, Form]] = {
         "unusual_move": is_truth,
         "ended": is_truth,
     },
+    "further_benchmarks": {
+        "id": is_id,
+        "batch_id": is_id,
+        "symbol": is_ticker,
+        "position": is_positive_whole,
+        "trading_day": is_date,
+        "further_initial_price": is_above_zero,
+        "further_initial_close_id": is_id,
+        "further_price": is_above_zero,
+        "further_close_id": is_id,
+        "further_split_factor": is_above_zero,
+        "further_return_pct": is_decimal,
+        "measured_at": is_time,
+    },
     "corrections": {
         "id": is_id,
         "checkpoint_id": is_id,
@@ -341,6 +376,7 @@ ARRAYS = {
     ("settings", "days_without_session"),
     ("settings", "closed_days"),
     ("settings", "timestamp_roots"),
+    ("settings", "further_benchmarks"),
     ("control", "universe"),
     ("response", "ex_dates"),
 }
@@ -399,10 +435,11 @@ POSSIBLE: dict[str, dict[str, Form]] = {
     "splits": {},
     "dividends": {},
     "rates": {},
+    "further_benchmarks": {},
     "ending": {},
     "renaming": {},
     "genesis": {},
-    "settings": {},
+    "settings": {"further_benchmarks": is_text},
     "series": {"retired": is_truth},
     "profile": {
         "temperature": is_text,

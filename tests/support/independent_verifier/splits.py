@@ -12,7 +12,9 @@ from independent_verifier.known import (
     day_of,
     moment,
     newest_splits,
+    priced_as_of,
     product,
+    share_named,
 )
 from independent_verifier.refused import require
 
@@ -50,6 +52,12 @@ class Factors:
         for _, metric in known.metrics(checkpoint["id"]):
             share = known.share_of(metric["pick_id"], metric, checkpoint["trading_day"])
             counts.append(self.count(entry, share, known.days_of_metric(metric)))
+        for _, row in entry.of("further_benchmarks"):
+            first, last = (
+                known.close(row[name]) for name in ("further_initial_close_id", "further_close_id")
+            )
+            days = (priced_as_of(first), priced_as_of(last))
+            counts.append(self.count(entry, share_named(row["symbol"]), days))
         counted = {key_of("splits", row) for count in counts for row in count.counted}
         held = {key for key, _ in entry.of("splits")}
         fits = held == counted

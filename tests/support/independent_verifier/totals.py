@@ -94,7 +94,8 @@ class Totals:
         if response.get("kind") == "DIVIDENDS":
             self.check_listed(entry, response)
         self.check_first_mentions(entry)
-        if entry.kind == "EXTENSION":
+        # An entry about a further benchmark has no checkpoint.
+        if entry.kind == "EXTENSION" and "checkpoint" in entry.content:
             self.check_extension(entry)
         if entry.kind == "CORRECTION":
             self.check_correction(entry)

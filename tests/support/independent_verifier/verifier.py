@@ -30,6 +30,7 @@ from independent_verifier import (
 from independent_verifier.api import Key, Row
 from independent_verifier.decided import DecidedDays
 from independent_verifier.declared import Declared
+from independent_verifier.further import Further
 from independent_verifier.known import Known, Readings, entry_of
 from independent_verifier.long_over import LongOver
 from independent_verifier.marks import Marks
@@ -52,6 +53,7 @@ class VerificationSummary:
     rows: int
     links: int  # entries of kinds that this verifier does not know
     totals: int = 0  # rows with a total return that was computed again
+    further: int = 0  # rows of further benchmarks that were computed again
 
 
 def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> VerificationSummary:
@@ -77,6 +79,7 @@ def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> V
             rows=len(verification.known.newest),
             links=verification.links,
             totals=verification.totals.computed,
+            further=verification.further.computed,
         )
 
 
@@ -98,6 +101,7 @@ def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]
                 paying=verification.paying,
                 unknown=unknown,
                 has_rates=verification.has_rates,
+                has_further=verification.has_further,
             )
         )
     except api.RecordDamagedError as error:
@@ -120,6 +124,7 @@ class IndependentVerification:
         self.prompt_versions: set[str] = set()
         self.paying: set[str] = set()  # the tickers whose dividends were read
         self.has_rates = False
+        self.has_further = False
         self.declared = Declared()
         self.known = Known(self.declared, RecordCalendar(calendar, self.declared))
         self.decided = DecidedDays(self.known)
@@ -129,6 +134,7 @@ class IndependentVerification:
         self.missing = Missing(self.known)
         self.renamings = Renamings(self.known)
         self.totals = Totals(self.known)
+        self.further = Further(self.known, self.declared)
         self.yearly = YearlyChecks(self.known)
         self.seen = 0  # the number of entries that were read before the rows
 
@@ -176,6 +182,7 @@ class IndependentVerification:
         questions = [content.get("generation"), *content.get("generations", [])]
         self.prompt_versions |= {row["prompt_version"] for row in questions if row}
         self.has_rates = self.has_rates or bool(content.get("rates"))
+        self.has_further = self.has_further or "further_benchmark" in content
         response = content.get("response", {})
         if response.get("kind") == "DIVIDENDS" and "ticker" in response:
             self.paying.add(response["ticker"])
@@ -221,6 +228,7 @@ class IndependentVerification:
         self.renamings.take(entry, share_before)
         self.decided.take(entry)
         self.totals.take(entry, content)
+        self.further.take(entry)
         self.yearly.take(entry, self.head_before)
         entries.check_readings(entry, known)
         entries.check_unchanged(entry)
@@ -252,6 +260,7 @@ class IndependentVerification:
         self.missing.finish(readings)
         self.renamings.finish(readings)
         self.totals.finish(readings)
+        self.further.finish(readings)
 
 
 def readings_of(known: Known, record: dict[Key, Row]) -> Readings:
