@@ -38,6 +38,7 @@ def rehearse(tmp_path, create):
     return play
 
 
+@pytest.mark.long
 def test_a_continued_rehearsal_keeps_its_series(rehearse):
     """No series is retired by mistake, and the end says what each series has."""
     code, text = rehearse("2026-11-20", FILE)
