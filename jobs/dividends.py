@@ -183,8 +183,12 @@ async def _list_waiting(context: Context, sunday: date, recent: Sequence[Batch])
     waiting = request_plan.order_dividends(
         planned, today, benchmark=context.benchmark, answered=served
     )
-    waiting += [ticker for ticker in overdue if ticker not in served]
-    return list(dict.fromkeys(waiting))
+    # Each day begins with another ticker, as for those above: tickers for which the provider does
+    # not answer must not be tried first every day. Every total return needs the benchmark.
+    if context.benchmark in overdue:
+        waiting.append(context.benchmark)
+    waiting += request_plan.in_turn(overdue, today)
+    return [ticker for ticker in dict.fromkeys(waiting) if ticker not in served]
 
 
 async def _list_tickers(conn: Conn, batch: Batch) -> tuple[str, ...]:

@@ -73,8 +73,8 @@ async def find_missing(conn: Conn, batch: Batch) -> list[AskedPeriod]:
 
     The list is empty if the batch has no result, or if the result has all total returns.
     """
-    result = await _find_result(conn, batch)
-    if result is None or not result.without_total:
+    result = await _find_incomplete(conn, batch)
+    if result is None:
         return []
     periods = result.periods(result.benchmark)
     for metric in result.without_total:
@@ -91,8 +91,8 @@ async def add(conn: Conn, batch: Batch, *, now: datetime, in_force: InForce | No
     """
     if batch.status is not BatchStatus.COMPLETED or not await declarations.is_sealed(conn):
         return 0
-    result = await _find_result(conn, batch)
-    if result is None or not result.without_total:
+    result = await _find_incomplete(conn, batch)
+    if result is None:
         return 0
     since = await journal.get_batch_seq(conn, batch.id)
     answers = await store.list_answers(conn, result.tickers, since_seq=since)
@@ -166,8 +166,13 @@ class _Result(Struct, frozen=True, kw_only=True):
         return unknown is None
 
 
-async def _find_result(conn: Conn, batch: Batch) -> _Result | None:
-    """Return the result of a batch; None if it has none, or not yet."""
+async def _find_incomplete(conn: Conn, batch: Batch) -> _Result | None:
+    """
+    Return the result of a batch; None if it has none, or not yet, or if it has all total returns.
+
+    A response about the benchmark concerns every batch of the record, so a complete result costs
+    only the queries that show this.
+    """
     last = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
     days_with_price = await closes.list_days_read(
         conn, batch.benchmark_symbol, first=batch.run_date, last=last
@@ -176,8 +181,10 @@ async def _find_result(conn: Conn, batch: Batch) -> _Result | None:
     checkpoint = find_result(batch, taken, days_with_price)
     if checkpoint is None:
         return None
-    picks = await batches.list_picks(conn, batch.id)
     metrics = await checkpoints.list_metrics(conn, checkpoint.id)
+    if all(metric.has_totals for metric in metrics):
+        return None
+    picks = await batches.list_picks(conn, batch.id)
     of_picks = await share_histories.for_picks(conn, batch, picks)
     histories: dict[UUID, ShareHistory] = {}
     for metric in metrics:

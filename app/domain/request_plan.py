@@ -170,10 +170,10 @@ def explain_misfit(
 
 def in_turn(names: Iterable[str], day: date) -> list[str]:
     """
-    Return the names of the series in the order of their turns on a day.
+    Return the names of series, or other names, in the order of their turns on a day.
 
-    The names are sorted, and each day another one is first. So if only some of the series can be
-    served, it is another series each day that has to wait.
+    The names are sorted, and each day another one is first. So if only some of them can be served,
+    it is another one each day that has to wait.
     """
     ordered = sorted(set(names))
     if not ordered:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
+from itertools import combinations
 from operator import mul
 from typing import Any, TypeGuard, TypeVar
 from zoneinfo import ZoneInfo
@@ -52,7 +53,7 @@ _RATES = "data"
 _DIVIDENDS = "data"
 # The member of a row with a dividend that says on which day its ticker trades without it.
 _EX_DATE = "ex_dividend_date"
-# Its other dates. Any of them may be the text `None`.
+# The other dates of such a row.
 _OTHER_DATES = ("declaration_date", "record_date", "payment_date")
 # The members that describe a response with rates. They are no notice.
 _RATE_MEMBERS = ("name", "interval", "unit")
@@ -117,6 +118,18 @@ class ListedDividend(Struct, frozen=True):
     text: str
 
 
+class _DividendRow(Struct, frozen=True):
+    """
+    One row of a response with dividends: its ex-date, and its amount as the provider wrote it.
+
+    `other_dates` has those of _OTHER_DATES that can be read.
+    """
+
+    ex_date: date
+    text: str
+    other_dates: dict[str, date]
+
+
 class ListedRate(Struct, frozen=True):
     """An observation of the rate without risk, in percent a year."""
 
@@ -169,10 +182,11 @@ def read_dividends(
     """
     Return the dividends of a response, oldest first, and the rows that cannot be read.
 
-    Dividends of the future are among them. Rows about one dividend count once, and the
-    different rows of one ex-date are added up. If one of the rows of an ex-date has an amount that
-    cannot be read, this ex-date has no dividend in the result: a part of a sum is no sum. A row
-    whose ex-date cannot be read is an unreadable row without a day.
+    Dividends of the future are among them. The dividends of one ex-date are added up. Two of its
+    rows with equal amounts are two dividends only if one of their other dates can be read in both
+    rows and differs; otherwise they are one dividend, listed twice. If one of the rows of an
+    ex-date has an amount that cannot be read, this ex-date has no dividend in the result: a part of
+    a sum is no sum. A row whose ex-date cannot be read is an unreadable row without a day.
 
     An empty list is an answer: the ticker pays no dividends. If there is no list of dividends,
     raises the error that the response reports. `key` is removed from the text of the error.
@@ -403,21 +417,21 @@ def _read_dividends(
     data = answer.get(_DIVIDENDS)
     if not isinstance(data, list):
         raise _missing_data_error(answer, ticker, "a list of dividends")
-    different = _different_dividends(_different_rows(data, ticker), ticker)
+    different = _different_rows(data, ticker)
     rows = _limit_undated_rows([_read_dividend(row, ticker) for row in different])
     unreadable = _unreadable_rows(rows, ticker)
     # If no row has the member for its ex-date, this is another list, for example of splits. A row
     # whose ex-date is the text `None` is a dividend: its ex-date is not known yet.
     if unreadable and not any(isinstance(row, dict) and _EX_DATE in row for row in data):
         raise ProviderUnavailable(unreadable[0].reason)
-    texts: dict[date, list[str]] = {}
+    rows_by_day: dict[date, list[_DividendRow]] = {}
     for row in rows:
-        if isinstance(row, ListedDividend):
-            texts.setdefault(row.ex_date, []).append(row.text)
+        if isinstance(row, _DividendRow):
+            rows_by_day.setdefault(row.ex_date, []).append(row)
     incomplete_days = {row.day for row in unreadable}
     listed = [
-        _add_up(day, amounts)
-        for day, amounts in sorted(texts.items())
+        _add_up(day, [row.text for row in _without_repeated(of_day)])
+        for day, of_day in sorted(rows_by_day.items())
         if day not in incomplete_days
     ]
     return listed, unreadable
@@ -441,45 +455,44 @@ def _different_rows(data: Sequence[object], ticker: str) -> list[object]:
     return list(rows.values())
 
 
-def _different_dividends(rows: Sequence[object], ticker: str) -> list[object]:
+def _without_repeated(rows: Iterable[_DividendRow]) -> list[_DividendRow]:
     """
-    Return the rows in their order, without those that list another row's dividend again.
+    Return the rows of one ex-date, and each dividend once.
 
-    Two rows are about one dividend if they have the same ex-date and amount, and if no other date
-    that can be read in both differs. The provider may list a dividend again once its payment date
-    is known. The rows with the most dates are compared first, so the order makes no difference.
+    Two rows with equal amounts are two dividends only if one of their other dates can be read in
+    both rows and differs. A row with more dates comes before one with fewer: of two payment dates
+    and an unknown one, the first two are dividends, and the third is one of them. So the order of
+    the rows makes no difference.
     """
-    by_dividend: dict[tuple[date, str], list[dict[str, Any]]] = {}
-    repeated: set[int] = set()
-    for row in sorted((row for row in rows if isinstance(row, dict)), key=_dates_first):
-        dividend = _read_dividend(row, ticker)
-        if not isinstance(dividend, ListedDividend):
+    ordered = sorted(
+        rows, key=lambda row: (-len(row.other_dates), sorted(row.other_dates.items()), row.text)
+    )
+    kept: list[_DividendRow] = []
+    # What each kept row says about each selection of its dates. With this, a row is compared with
+    # all kept rows at once: the time is proportional to the number of rows.
+    said: set[tuple[Decimal, tuple[str, ...], frozenset[tuple[str, date]]]] = set()
+    names_of_rows = {tuple(row.other_dates) for row in ordered}
+    for row in ordered:
+        amount, dates = Decimal(row.text), row.other_dates
+        is_repeated = any(
+            (amount, names, _select(dates, [name for name in names if name in dates])) in said
+            for names in names_of_rows
+        )
+        if is_repeated:
             continue
-        known = by_dividend.setdefault((dividend.ex_date, dividend.text), [])
-        if any(_may_be_same(row, other) for other in known):
-            repeated.add(id(row))
-        else:
-            known.append(row)
-    return [row for row in rows if id(row) not in repeated]
+        kept.append(row)
+        names = tuple(dates)
+        for count in range(len(names) + 1):
+            for selected in combinations(names, count):
+                said.add((amount, names, _select(dates, selected)))
+    return kept
 
 
-def _other_days(row: dict[str, Any]) -> list[date | None]:
-    return [_parse_day(row.get(name)) for name in _OTHER_DATES]
+def _select(dates: dict[str, date], names: Iterable[str]) -> frozenset[tuple[str, date]]:
+    return frozenset((name, dates[name]) for name in names)
 
 
-def _dates_first(row: dict[str, Any]) -> tuple[int, str]:
-    """Return a key that sorts rows with more readable dates before others."""
-    days = _other_days(row)
-    return days.count(None), str(days)
-
-
-def _may_be_same(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether no date that can be read in both rows differs."""
-    pairs = zip(_other_days(row), _other_days(other), strict=True)
-    return all(first == second for first, second in pairs if first and second)
-
-
-def _read_dividend(row: object, ticker: str) -> ListedDividend | UnreadableRow:
+def _read_dividend(row: object, ticker: str) -> _DividendRow | UnreadableRow:
     if not isinstance(row, dict):
         return UnreadableRow(None, f"{ticker}: {describe_value(row)} is not a dividend.")
     text = row.get(_EX_DATE)
@@ -491,9 +504,12 @@ def _read_dividend(row: object, ticker: str) -> ListedDividend | UnreadableRow:
         return UnreadableRow(None, reason, latest)
     amount = row.get("amount")
     try:
-        return ListedDividend(day, parse_price(amount, ticker, day, what="dividend"), str(amount))
+        parse_price(amount, ticker, day, what="dividend")
     except ProviderUnavailable as error:
         return UnreadableRow(day, str(error))
+    other_dates = {name: _parse_day(row.get(name)) for name in _OTHER_DATES}
+    readable = {name: known for name, known in other_dates.items() if known}
+    return _DividendRow(day, str(amount), readable)
 
 
 def _add_up(day: date, texts: Sequence[str]) -> ListedDividend:
@@ -661,7 +677,7 @@ def _row_day(row: object) -> date | None:
     match row:
         case ListedSplit():
             return row.effective_date
-        case ListedDividend():
+        case _DividendRow():
             return row.ex_date
         case UnreadableRow():
             return row.day

@@ -5,7 +5,9 @@ A small storm, and that the checker of storms finds violations.
 """
 
 import importlib.util
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -142,7 +144,6 @@ WRONGS = [
         "UPDATE procrastinate_jobs SET status = 'todo' WHERE id = (SELECT max(id) "
         "FROM procrastinate_jobs WHERE task_name = 'stamp_head')",
     ),
-    ("E", "DELETE FROM timestamps"),
     ("F", "DELETE FROM journal WHERE kind = 'SERIES' AND content LIKE '%dice%'"),
     ("G", "UPDATE batches SET failure = 'Wrong: KEY' WHERE series = 'second'"),
     (
@@ -158,35 +159,57 @@ WRONGS = [
 @pytest.mark.parametrize(("invariant", "wrong"), WRONGS, ids=[one for one, _ in WRONGS])
 def test_the_checker_finds_what_is_wrong(storm, checker, aftermath, invariant, wrong):
     """Each invariant holds after the storm, and is violated after a small change of its data."""
-    with psycopg.connect(
-        aftermath, options="-c search_path=public,queue,operations -c timezone=UTC"
-    ) as conn:
-        rows = lambda sql: conn.execute(sql).fetchall()  # noqa: E731
-        ((until,),) = rows("SELECT until FROM told.clock")
-        heads = set(rows("SELECT seq, hash FROM journal"))
-        seen = checker.Observations(
-            end=until.astimezone(UTC),
-            heads=heads,
-            harm=Counter(SIGSTOP=HARMS),
-            problems=[],
-            verify=None,
-            url="",
-            keys=["Wrong: KEY"],
-            timestamp_root=(storm[1] / "timestamp-root.pem").read_bytes(),
-        )
+    with psycopg.connect(aftermath, options=OPTIONS) as conn:
+        seen = observe(checker, conn, storm=storm)
         conn.execute(
             "SET session_replication_role = replica"
         )  # the record's own guards would refuse
-        invariant_of(checker, rows=rows, storm=storm, seen=seen, number=invariant)()
+        invariant_of(checker, conn, requests=storm[1], seen=seen, number=invariant)()
         conn.execute(wrong)
         with pytest.raises(checker.InvariantBroken):
-            invariant_of(checker, rows=rows, storm=storm, seen=seen, number=invariant)()
+            invariant_of(checker, conn, requests=storm[1], seen=seen, number=invariant)()
         conn.rollback()
 
 
-def invariant_of(checker: Any, *, rows: Any, storm: Any, seen: Any, number: str) -> Any:
-    """Return the function of an invariant, of a new checker."""
-    its = checker.InvariantChecker(rows, storm[1] / "requests.jsonl", seen)
+def test_the_checker_finds_timestamps_that_were_not_stored(storm, checker, aftermath, tmp_path):
+    """The servers of timestamps answered many more requests than the service stored answers."""
+    shutil.copy(storm[1] / "faults.json", tmp_path)
+    lines = (storm[1] / "requests.jsonl").read_text().splitlines()
+    digest = next(line for line in lines if '"calendar"' in line and '"digest"' in line)
+    answered = json.loads(digest) | {"fault": None}
+    more = [json.dumps(answered)] * (len(lines) + HARMS)
+    (tmp_path / "requests.jsonl").write_text("\n".join([*lines, *more]) + "\n")
+    with psycopg.connect(aftermath, options=OPTIONS) as conn:
+        seen = observe(checker, conn, storm=storm)
+        invariant_of(checker, conn, requests=storm[1], seen=seen, number="E")()
+        with pytest.raises(checker.InvariantBroken):
+            invariant_of(checker, conn, requests=tmp_path, seen=seen, number="E")()
+
+
+OPTIONS = "-c search_path=public,queue,operations -c timezone=UTC"
+
+
+def observe(checker: Any, conn: psycopg.Connection, *, storm: Any) -> Any:
+    """Return what the storm's own command observed."""
+    ((until,),) = conn.execute("SELECT until FROM told.clock").fetchall()
+    return checker.Observations(
+        end=until.astimezone(UTC),
+        heads=set(conn.execute("SELECT seq, hash FROM journal").fetchall()),
+        harm=Counter(SIGSTOP=HARMS),
+        problems=[],
+        verify=None,
+        url="",
+        keys=["Wrong: KEY"],
+        timestamp_root=(storm[1] / "timestamp-root.pem").read_bytes(),
+    )
+
+
+def invariant_of(
+    checker: Any, conn: psycopg.Connection, *, requests: Path, seen: Any, number: str
+) -> Any:
+    """Return the function of an invariant, of a new checker. `requests` is their folder."""
+    rows = lambda sql: conn.execute(sql).fetchall()  # noqa: E731
+    its = checker.InvariantChecker(rows, requests / "requests.jsonl", seen)
     return getattr(its, next(name for name in dir(its) if name.startswith(f"inv_{number}_")))
 
 

@@ -104,6 +104,18 @@ def make_completion(content: object, **headers: str) -> Reply:
     return says(completion, **{"x_request_id": "req_1", **headers})
 
 
+def make_dividend(day: date | str, amount: str, **members: str) -> dict[str, str]:
+    """Return a row about the dividend of an ex-date, as Alpha Vantage sends it."""
+    return {
+        "ex_dividend_date": str(day),
+        "declaration_date": "None",
+        "record_date": str(day),
+        "payment_date": "None",
+        "amount": amount,
+        **members,
+    }
+
+
 class World:
     """Both providers, at the clock's time. A test changes the members to change the responses."""
 
@@ -115,6 +127,7 @@ class World:
         self.unknown: set[str] = set()
         self.opens: dict[tuple[str, date], str] = {}
         self.splits: dict[str, list[tuple[date, str]]] = {}
+        # The rows of a ticker's dividends, each with the members that the provider sends.
         self.dividends: dict[str, list[dict[str, str]]] = {}
         self.rates: list[tuple[date, str]] = [(date(2026, 10, 2), "3.65")]
         self.instead: list[Reply] = []  # Alpha Vantage's next responses, in place of bars
@@ -143,8 +156,8 @@ class World:
             ]
             return says({"symbol": request.query["symbol"], "data": listed})
         if request.query["function"] == "DIVIDENDS":
-            paid = self.dividends.get(ticker, [])
-            return says({"symbol": request.query["symbol"], "data": paid})
+            listed = self.dividends.get(ticker, [])
+            return says({"symbol": request.query["symbol"], "data": listed})
         return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
 
     def _rates(self) -> dict[str, Any]:
@@ -185,6 +198,11 @@ class JobHarness:
     def requested_splits(self) -> list[str]:
         """The tickers whose splits were requested, in order."""
         return self._requested_symbols("SPLITS")
+
+    @property
+    def requested_dividends(self) -> list[str]:
+        """The tickers whose dividends were requested, in order."""
+        return self._requested_symbols("DIVIDENDS")
 
     def _requested_symbols(self, function: str) -> list[str]:
         queries = [request.query for request in self.provider.requests if request.path == "/query"]

@@ -1,295 +1,1037 @@
 """
-Dividends: requested once a week, added to results as total returns, corrected when they change.
+Dividends: requested on Sundays, journaled, and added to the result of a fortnight.
 
-The kind: what the provider says about the dividends of a fortnight. Members tried: all goes well,
-none at all, it refuses, it does not know the function, an amount cannot be read, a dividend is
-listed late, withdrawn, moved, changed, restated for a split; a split that is learnt late; a share
-that ended; a result that is computed later; no room in the quota; a record that is not sealed.
+The kind: what the provider says about the dividends of a fortnight, and when. Members tried: none,
+a refusal, a provider without the function, a dividend that is listed late, withdrawn, moved,
+changed, restated, or cannot be read; one of the future; a split before it, after it, on its day, or
+learnt late; a spin-off that is listed twice; a renamed pick, an ended one; a result that is
+computed weeks later; a failed Monday; two series; a quota without room; a record that is not
+sealed; a corrected price; and a price that a version without total returns has corrected.
 """
 
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
+from xml.etree import ElementTree
 
-import msgspec
 import pytest
-from job_context import MONDAY, JobHarness, allow, new_york, run_attempt, run_until_done
+from clocks import HandSetClock
+from job_context import (
+    BASELINE,
+    CHOSEN,
+    MONDAY,
+    JobHarness,
+    World,
+    allow,
+    logged,
+    make_answer,
+    make_completion,
+    make_dividend,
+    new_york,
+    open_harness,
+    run_attempt,
+    run_until_done,
+    store_reading,
+)
 from job_context import clock as clock
-from job_context import harness as harness
-from paid_dividends import add_total_returns, paid, refresh_dividends
-from provider_server import says
-from record_server import check_record
+from provider_server import Reply, Request, says
+from record_server import check_record, without_triggers
 from sealing import unseal
-from several_series import take_checkpoints
+from served_pages import pages_on
+from several_series import make_batches, open_series, take_checkpoints
 
-from app.errors import TryAgainAt
-from jobs import daily, dividends, picks, reconcile, splits
+from app.commands import status
+from app.core import settings
+from app.database import migrations
+from app.database.pools import transaction
+from app.domain.calendar import due_at
+from app.domain.journal import GENESIS_HASH, canonical_json
+from app.domain.model import SERIES, Close, batch_id
+from app.ops import snapshot
+from app.simulation.faults import PREMIUM, UNKNOWN
+from jobs import corrections, daily, dividends, picks, reconcile, splits, total_returns, weekly
 
-SUNDAY = MONDAY + timedelta(days=13)
-END = MONDAY + timedelta(days=14)
-LATER = SUNDAY + timedelta(weeks=2)
-LAST_LOOK = SUNDAY + timedelta(weeks=4)
-# The session of the result, the eleventh day after the Monday.
+ALL = ["SPY", *CHOSEN]
+ID = batch_id(SERIES, MONDAY)
+WEEK = timedelta(weeks=1)
+DAY = timedelta(days=1)
+# The Sunday after the result, and the two later ones.
+SUNDAY, SECOND, THIRD = (MONDAY + timedelta(days=day) for day in (13, 27, 41))
+# The session of the result.
 RESULT = MONDAY + timedelta(days=11)
-TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
+WEDNESDAY = MONDAY + timedelta(days=2)
+THURSDAY = MONDAY + timedelta(days=3)
 
-TOTALS = """
+SPY_DIVIDEND = make_dividend(RESULT, "1.8310")
+AAPL_DIVIDEND = make_dividend(MONDAY, "0.2500")
+# (606 + 1.8310 - 600) / 600 * 100
+SPY_TOTAL = "1.305166666666666666666666667"
+
+BENCHMARK = (
+    "SELECT benchmark_dividends, benchmark_total_return_pct, benchmark_spin_off_counted_once "
+    "FROM checkpoints WHERE benchmark_total_return_pct IS NOT NULL"
+)
+METRICS = """
 SELECT ticker, dividends, total_return_pct, vs_benchmark_total_pct, spin_off_counted_once
 FROM pick_checkpoint_metrics
 JOIN picks ON picks.id = pick_id
-JOIN checkpoints ON checkpoints.id = checkpoint_id
-WHERE day = 12
-ORDER BY position
+WHERE total_return_pct IS NOT NULL
+ORDER BY ticker
 """
-OF_BENCHMARK = """
-SELECT benchmark_dividends, benchmark_total_return_pct, benchmark_spin_off_counted_once
-FROM checkpoints WHERE day = 12
+CORRECTED = """
+SELECT ticker, field, before, after, reason FROM corrections ORDER BY ticker NULLS FIRST, field
 """
-CORRECTED = (
-    "SELECT ticker, before, after FROM corrections WHERE field = 'dividends' ORDER BY made_at"
+READINGS = "SELECT ticker, ex_date, amount FROM dividends ORDER BY ticker, ex_date, read_at"
+JOBS = (
+    "SELECT args ->> 'sunday', status::text FROM procrastinate_jobs "
+    "WHERE task_name = 'read_dividends' ORDER BY id"
 )
-# No total return: the four columns of a metric.
-NOTHING = (None, None, None, None)
 
 
-async def live(harness: JobHarness) -> None:
-    """Take the checkpoints of a fortnight, ask for its dividends, and add its total returns."""
-    await take_checkpoints(harness, SUNDAY)
-    await refresh_dividends(harness, SUNDAY)
-    await take_checkpoints(harness, END)
-    await add_total_returns(harness)
+def set_prices(world: World) -> None:
+    """Let SPY rise from 600 to 606, MSFT from 3 to 3.06 and NVDA from 7 to 7.70; AAPL stays 80."""
+    day = MONDAY
+    while day < MONDAY + 20 * WEEK:
+        world.closes["SPY", day] = "606.0000"
+        world.closes["MSFT", day] = "3.0600"
+        world.closes["NVDA", day] = "7.7000"
+        day += timedelta(days=1)
 
 
-async def received(harness: JobHarness) -> dict[str, Decimal | None]:
-    """Return the dividends of each pick at its result."""
-    return {ticker: amount for ticker, amount, *_ in await harness.rows(TOTALS)}
+async def take(harness: JobHarness, *days: int) -> None:
+    """Take the checkpoints of some days."""
+    for day in days:
+        harness.clock.time = max(harness.clock.time, due_at(MONDAY, day))
+        await run_until_done(harness, lambda day=day: daily.take(harness.context, ID, day))
 
 
-def requested(harness: JobHarness) -> list[str]:
-    """Return the tickers whose dividends were requested, in order."""
-    queries = [request.query for request in harness.provider.requests if request.path == "/query"]
-    return [query["symbol"] for query in queries if query["function"] == "DIVIDENDS"]
+@pytest.fixture(scope="session")
+def at_day_12(made_once) -> Callable[[], str]:
+    """Return the function that copies a record: its result is computed, its Sunday comes next."""
+
+    async def fill(address: str) -> None:
+        clock = HandSetClock(new_york(MONDAY))
+        await migrations.migrate(address, clock.now())
+        async with open_harness(address, clock) as harness:
+            set_prices(harness.world)
+            await harness.make_batch()
+            await take(harness, *range(1, 13))
+
+    return lambda: made_once("dividends", lambda address: asyncio.run(fill(address)))
 
 
-async def test_a_fortnight(harness, database):
-    """
-    SPY pays 6 of 600 (1 %), MSFT 0.03 of 3 before the last session and 0.06 after it, AAPL nothing,
-    NVDA 0.07 on the baseline session and 0.14 of 7 in the fortnight.
-    """
-    harness.world.dividends = {
-        "SPY": [paid(WEDNESDAY, "6.0000")],
-        "MSFT": [paid(RESULT + timedelta(days=3), "0.06"), paid(RESULT, "0.0300")],
-        "NVDA": [paid(MONDAY, "0.14"), paid(MONDAY - timedelta(days=3), "0.07")],
-    }
-    await harness.make_batch()
-    await live(harness)
-    assert await harness.rows(OF_BENCHMARK) == [(Decimal("6.0000"), 1, False)]
-    assert await harness.rows(TOTALS) == [
-        ("MSFT", Decimal("0.0300"), 1, 0, False),
-        ("AAPL", 0, 0, -1, False),
-        ("NVDA", Decimal("0.14"), 2, 1, False),
-    ]
-    assert requested(harness) == ["SPY", "MSFT", "AAPL", "NVDA"]
-    newest = (await harness.journal())[-1]
-    content = msgspec.json.decode(newest.content)
-    assert newest.kind == "EXTENSION"
-    assert sorted(one["ticker"] for one in content["dividends"]) == ["MSFT", "NVDA", "SPY"]
-    await check_record(database)
+@pytest.fixture
+def record(at_day_12) -> str:
+    """The address of a copy of that record."""
+    return at_day_12()
 
 
-async def test_none_at_all_is_zero(harness, database):
-    """An empty list is an answer."""
-    await harness.make_batch()
-    await live(harness)
-    assert await received(harness) == {"MSFT": 0, "AAPL": 0, "NVDA": 0}
-    await check_record(database)
+@pytest.fixture
+async def harness(record, clock) -> AsyncIterator[JobHarness]:
+    """A harness on the record, on the Sunday; no request counts any more."""
+    clock.time = new_york(SUNDAY, 11) + timedelta(minutes=30)
+    async with open_harness(
+        record, clock, ALERT_WEBHOOK_URL="http://127.0.0.1:9/alerts"
+    ) as harness:
+        set_prices(harness.world)
+        await harness.rows("DELETE FROM operations.provider_requests")
+        yield harness
 
 
-PREMIUM = {
-    "Information": "Thank you for using Alpha Vantage! DIVIDENDS is a premium endpoint. You may "
-    "subscribe to any of the premium plans to instantly unlock all premium endpoints."
+async def ask(harness: JobHarness, sunday: date = SUNDAY) -> list[Any]:
+    """Request the dividends of a Sunday as its job does. Return when it tries again."""
+    at = new_york(sunday, 11) + timedelta(minutes=30)
+    harness.clock.time = max(harness.clock.time, at)
+    return await run_until_done(harness, lambda: dividends.refresh(harness.context, sunday))
+
+
+async def complete(harness: JobHarness) -> None:
+    """Complete the batch, and run the jobs that this defers for total returns."""
+    await take(harness, 13, 14)
+    await run_jobs(harness)
+
+
+async def run_jobs(harness: JobHarness) -> None:
+    """Run the waiting jobs for total returns."""
+    for task, arguments, _ in await harness.jobs():
+        if task == total_returns.add_total_returns.name:
+            await total_returns.add_total_returns(**arguments)
+
+
+async def live(harness: JobHarness, **listed: list[dict[str, str]]) -> None:
+    """Ask on the Sunday about dividends that are listed, and complete the batch."""
+    harness.world.dividends = listed
+    assert await ask(harness) == []
+    await complete(harness)
+
+
+async def totals(harness: JobHarness) -> dict[str, tuple[str, str]]:
+    """Return the dividends and the total return of each row that has one, by ticker."""
+    found = {}
+    for received, total, _ in await harness.rows(BENCHMARK):
+        found["SPY"] = (str(received), str(total))
+    for ticker, received, total, _, _ in await harness.rows(METRICS):
+        found[ticker] = (str(received), str(total))
+    return found
+
+
+NONE = {
+    "SPY": ("0", "1"),
+    "AAPL": ("0", "0"),
+    "MSFT": ("0", "2"),
+    "NVDA": ("0", "10"),
 }
-UNKNOWN = {"Error Message": "This API function (DIVIDENDS) does not exist."}
+
+
+def same(found: dict[str, tuple[str, str]], **expected: tuple[str, str]) -> bool:
+    """Return whether the totals are those without dividends, except these, as numbers."""
+    wanted = {**NONE, **expected}
+    return {ticker: tuple(map(Decimal, pair)) for ticker, pair in found.items()} == {
+        ticker: tuple(map(Decimal, pair)) for ticker, pair in wanted.items()
+    }
+
+
+async def entries(harness: JobHarness, kind: str) -> list[dict[str, Any]]:
+    return [json.loads(entry.content) for entry in await harness.journal() if entry.kind == kind]
+
+
+async def check(harness: JobHarness, record: str) -> None:
+    """Verify the record. The service had no time for the other Mondays: they are recorded first."""
+    async with transaction(harness.context.pool) as conn:
+        await weekly.record_missed_mondays(conn, harness.context)
+    await check_record(record)
+
+
+# What the provider lists
+
+
+async def test_a_fortnight_with_dividends(harness, record):
+    """The totals appear when the batch is completed, and equal the values by hand."""
+    harness.world.dividends = {
+        "SPY": [SPY_DIVIDEND, make_dividend(BASELINE, "9")],
+        "AAPL": [AAPL_DIVIDEND],
+        "NVDA": [make_dividend(WEDNESDAY, "0.02"), make_dividend(WEDNESDAY, "0.05")],
+    }
+    assert await ask(harness) == []
+    assert harness.requested_dividends == ALL
+    assert await totals(harness) == {}
+    assert await harness.rows(READINGS) == [
+        ("AAPL", MONDAY, Decimal("0.2500")),
+        ("NVDA", WEDNESDAY, Decimal("0.07")),
+        ("SPY", RESULT, Decimal("1.8310")),
+    ]
+    await take(harness, 13)
+    assert await totals(harness) == {}
+    await complete(harness)
+    assert await harness.rows(BENCHMARK) == [(Decimal("1.8310"), Decimal(SPY_TOTAL), False)]
+    # (80 + 0.25 - 80) / 80 and (7.70 + 0.07 - 7) / 7, in percent, and less SPY's.
+    assert await harness.rows(METRICS) == [
+        (
+            "AAPL",
+            Decimal("0.2500"),
+            Decimal("0.3125"),
+            Decimal("-0.992666666666666666666666667"),
+            False,
+        ),
+        ("MSFT", 0, 2, Decimal("0.694833333333333333333333333"), False),
+        ("NVDA", Decimal("0.07"), 11, Decimal("9.694833333333333333333333333"), False),
+    ]
+    (extension,) = await entries(harness, "EXTENSION")
+    assert {one["ticker"] for one in extension["dividends"]} == {"AAPL", "NVDA", "SPY"}
+    assert await harness.rows(CORRECTED) == []
+    await check(harness, record)
+
+
+async def test_no_dividends(harness, record):
+    """Asked, none: this is zero, and not null."""
+    await live(harness)
+    assert same(await totals(harness))
+    assert await harness.rows(READINGS) == []
+    responses = [one["response"] for one in await entries(harness, "READINGS")]
+    asked = [one for one in responses if one["kind"] == "DIVIDENDS"]
+    assert [(one["ticker"], one["ex_dates"]) for one in asked] == [(name, []) for name in ALL]
+    await check(harness, record)
+
+
+async def test_a_provider_that_refuses(harness, record):
+    """Results stand without total returns. One request a week, one warning, and a note."""
+    with structlog_events(harness) as events:
+        await answered_instead(harness, says({"Information": PREMIUM}))
+        assert await ask(harness) == []
+        await complete(harness)
+        assert len(harness.requested_dividends) == 1
+        for week in range(1, 4):
+            assert await ask(harness, SUNDAY + week * WEEK) == []
+            assert len(harness.requested_dividends) == 1 + week
+    refused = [one for one in events if one["event"] == "dividends refused by the provider"]
+    assert len(refused) == 4
+    assert {one["level"] for one in refused} == {"warning"}
+    assert await totals(harness) == {}
+    assert await harness.rows("SELECT count(*) FROM checkpoints WHERE status = 'skipped'") == (
+        await harness.rows("SELECT count(*) FROM checkpoints WHERE skip_reason = 'MARKET_CLOSED'")
+    )
+    assert (await harness.batch()).status == "completed"
+    state = await snapshot.read_for_operator(harness.context.pool, settings.load({}), harness.clock)
+    assert any("refused the last request for dividends" in one for one in status.notes(state))
+    await check(harness, record)
+
+
+async def test_a_provider_without_the_function(harness, record):
+    """At most four tickers are tried a day, twice each; the closes of the week have their room."""
+    await answered_instead(harness, says({"Error Message": UNKNOWN}))
+    begun = harness.clock.time
+    times = await ask(harness)
+    assert times == [begun + timedelta(days=number) for number in range(1, 8)]
+    sent = await harness.rows(
+        "SELECT count(*), count(DISTINCT symbol) FROM operations.provider_requests "
+        "WHERE function = 'DIVIDENDS' GROUP BY (at AT TIME ZONE 'America/New_York')::date"
+    )
+    assert len(sent) == 7
+    assert all(requests <= 8 and tickers <= 4 for requests, tickers in sent)
+    await complete(harness)
+    assert await totals(harness) == {}
+    assert (await harness.batch()).status == "completed"
+    await check(harness, record)
+    # When it has the function, the next Sunday's requests find what was missing.
+    harness.provider.answers = harness.world
+    assert await ask(harness, SUNDAY + WEEK) == []
+    assert same(await totals(harness))
+    await check(harness, record)
+
+
+async def answered_instead(harness: JobHarness, reply: Reply) -> None:
+    """Let the provider answer every request for dividends with a reply."""
+    world = harness.world
+
+    def answers(request: Request) -> Reply:
+        return reply if request.query.get("function") == "DIVIDENDS" else world(request)
+
+    harness.provider.answers = answers
+
+
+def structlog_events(harness: JobHarness):
+    return logged("INFO", harness.clock)
+
+
+# What it lists later
+
+
+async def test_a_dividend_that_is_listed_three_weeks_late(harness, record):
+    """The total is corrected; the corrections and the feed say so."""
+    await live(harness, SPY=[SPY_DIVIDEND])
+    harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
+    await ask(harness, SECOND)
+    assert same(await totals(harness), SPY=("1.8310", SPY_TOTAL), AAPL=("0.25", "0.3125"))
+    reason = f"AAPL: the dividend of {MONDAY} was read as 0.2500."
+    assert await harness.rows(CORRECTED) == [
+        ("AAPL", "dividends", "0", "0.2500", reason),
+        ("AAPL", "total_return_pct", "0", "0.312500", reason),
+        (
+            "AAPL",
+            "vs_benchmark_total_pct",
+            "-1.305166666666666666666666667",
+            "-0.992666666666666666666666667",
+            reason,
+        ),
+    ]
+    (correction,) = await entries(harness, "CORRECTION")
+    assert {one["ticker"] for one in correction["dividends"]} == {"SPY", "AAPL"}
+    async with pages_on(harness.context.pool) as browser:
+        feed = ElementTree.fromstring((await browser.get("/feed.atom")).content)
+    words = "".join(feed.itertext())
+    change = "AAPL, change with dividends, whatever the call, %, from 0 to 0.3125."
+    assert f"Corrected: {change} {reason}" in words
+    await check(harness, record)
 
 
 @pytest.mark.parametrize(
-    ("answer", "asked"), [(PREMIUM, 1), (UNKNOWN, 8)], ids=["premium", "no such function"]
+    ("now", "received", "total"),
+    [
+        pytest.param([], "0", "0", id="withdrawn"),
+        pytest.param([make_dividend(WEDNESDAY, "0.2500")], "0.25", "0.3125", id="moved"),
+        pytest.param([make_dividend(SUNDAY, "0.2500")], "0", "0", id="moved out"),
+        pytest.param([make_dividend("None", "0.2500")], "0", "0", id="without an ex-date now"),
+        pytest.param([make_dividend(BASELINE, "0.2500")], "0", "0", id="moved back"),
+        pytest.param([make_dividend(MONDAY, "0.2600")], "0.26", "0.325", id="changed"),
+        pytest.param([make_dividend(MONDAY, "0.2501")], "0.2501", "0.312625", id="a bit"),
+        pytest.param(
+            [AAPL_DIVIDEND, make_dividend(MONDAY, "4.0000")], "4.25", "5.3125", id="a special one"
+        ),
+    ],
 )
-async def test_a_provider_without_dividends(harness, database, answer, asked):
-    """Results stand, total returns stay null, and nothing is skipped for it."""
-    await harness.make_batch()
-    await take_checkpoints(harness, SUNDAY)
-    harness.clock.time = new_york(SUNDAY, 12)
-    harness.world.instead = [says(answer) for _ in range(20)]
-    again = await run_attempt(lambda: dividends.refresh(harness.context, SUNDAY))
-    assert (again is None) == (answer is PREMIUM)
-    # Two attempts for each of four tickers; a refusal ends the week.
-    assert len(requested(harness)) == asked
-    harness.world.instead = []
-    await take_checkpoints(harness, END)
-    await add_total_returns(harness)
-    await reconcile.run_round(harness.context)
-    assert [figures for _, *figures in await harness.rows(TOTALS)] == [[*NOTHING]] * 3
-    skipped = await harness.rows(
-        "SELECT count(*) FROM checkpoints WHERE skip_reason <> 'MARKET_CLOSED'"
-    )
-    assert skipped == [(0,)]
-    await check_record(database)
+@pytest.mark.sampled(2)
+async def test_a_dividend_that_changes(harness, record, now, received, total):
+    """It is corrected, and corrected back when the provider lists the first row again."""
+    await live(harness, AAPL=[AAPL_DIVIDEND])
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    harness.world.dividends["AAPL"] = now
+    await ask(harness, SECOND)
+    assert same(await totals(harness), AAPL=(received, total))
+    await check(harness, record)
+    harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
+    await ask(harness, THIRD)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    await check(harness, record)
 
 
-async def test_a_dividend_that_is_listed_three_weeks_late(harness, database):
-    """It is corrected, with the old and the new value."""
-    await harness.make_batch()
-    await live(harness)
-    harness.world.dividends = {"MSFT": [paid(WEDNESDAY, "0.0300")]}
-    await refresh_dividends(harness, LATER)
-    assert await received(harness) == {"MSFT": Decimal("0.0300"), "AAPL": 0, "NVDA": 0}
-    assert await harness.rows(CORRECTED) == [("MSFT", "0", "0.0300")]
-    reasons = await harness.rows("SELECT DISTINCT reason FROM corrections")
-    assert reasons == [(f"MSFT: the dividend of {WEDNESDAY} was read as 0.0300.",)]
-    await check_record(database)
-
-
-# What the provider lists first and later, and what counts then.
-CHANGES: dict[str, tuple[list[Any], list[Any], str]] = {
-    "withdrawn": ([paid(WEDNESDAY, "0.03")], [], "0"),
-    "moved": ([paid(WEDNESDAY, "0.03")], [paid(TUESDAY, "0.03")], "0.03"),
-    "moved out": ([paid(WEDNESDAY, "0.03")], [paid(RESULT + timedelta(days=3), "0.03")], "0"),
-    "changed": ([paid(WEDNESDAY, "0.03")], [paid(WEDNESDAY, "0.04")], "0.04"),
-    "a second one": (
-        [paid(WEDNESDAY, "0.03")],
-        [paid(WEDNESDAY, "0.03"), paid(WEDNESDAY, "0.50")],
-        "0.53",
-    ),
-    "without a date": ([paid(WEDNESDAY, "0.03")], [paid("None", "0.03")], "0"),
-    "unreadable": ([paid(WEDNESDAY, "0.03")], [paid(WEDNESDAY, "None")], "0.03"),
-}
-
-
-@pytest.mark.parametrize(("first", "later", "counted"), CHANGES.values(), ids=CHANGES)
-async def test_a_change(harness, database, first, later, counted):
-    """The newest response holds; an amount that cannot be read keeps what is known."""
-    harness.world.dividends = {"MSFT": first}
-    await harness.make_batch()
-    await live(harness)
-    harness.world.dividends = {"MSFT": later}
-    await refresh_dividends(harness, LATER)
-    amounts = await received(harness)
-    assert amounts["MSFT"] == Decimal(counted)
-    assert len(await harness.rows(CORRECTED)) == (counted != "0.03")
-    await check_record(database)
-
-
-async def test_an_amount_that_can_be_read_later(harness, database):
-    """The total return is null until then: a missing amount is a missing amount."""
-    harness.world.dividends = {"MSFT": [paid(WEDNESDAY, "None")]}
-    await harness.make_batch()
-    await live(harness)
-    assert await received(harness) == {"MSFT": None, "AAPL": 0, "NVDA": 0}
-    await check_record(database)
-    harness.world.dividends = {"MSFT": [paid(WEDNESDAY, "0.03")]}
-    await refresh_dividends(harness, SUNDAY + timedelta(weeks=1))
-    assert await received(harness) == {"MSFT": Decimal("0.03"), "AAPL": 0, "NVDA": 0}
+async def test_a_dividend_that_is_only_restated(harness, record):
+    """One alert, whatever how often it is listed; nothing is corrected."""
+    await live(harness, NVDA=[make_dividend(WEDNESDAY, "0.0700")])
+    # Four for one, after the fortnight.
+    harness.world.splits["NVDA"] = [(SUNDAY + timedelta(days=2), "4.0000")]
+    harness.world.dividends["NVDA"] = [make_dividend(WEDNESDAY, "0.0175")]
+    harness.clock.time = new_york(SUNDAY + WEEK, 9)
+    await request_splits(harness, "NVDA", day=20)
+    for sunday in (SECOND, THIRD):
+        await ask(harness, sunday)
+    assert same(await totals(harness), NVDA=("0.07", "11"))
     assert await harness.rows(CORRECTED) == []
-    await check_record(database)
+    alerts = "SELECT reason FROM operations.alerts WHERE kind = 'dividend_restated'"
+    assert await harness.rows(alerts) == [(f"NVDA {WEDNESDAY} 0.0175",)]
+    await check(harness, record)
 
 
-async def test_a_split_that_is_learnt_late(harness, database):
-    """A dividend after the split is per new share; one before it, restated, corrects nothing."""
-    harness.world.dividends = {"MSFT": [paid(RESULT, "0.02"), paid(TUESDAY, "0.04")]}
-    await harness.make_batch()
-    await live(harness)
-    assert (await received(harness))["MSFT"] == Decimal("0.06")
-    harness.world.splits["MSFT"] = [(WEDNESDAY, "2.0000")]
-    harness.clock.time = new_york(LATER, 11)
-    await splits.refresh(
-        harness.context, "MSFT", since=harness.clock.time, needed_since=harness.clock.time
+async def request_splits(harness: JobHarness, ticker: str, day: int) -> None:
+    """Request a ticker's splits on a Sunday."""
+    batch = await harness.batch()
+    await splits.refresh_on_sunday(harness.context, batch, tickers=[ticker], day=day)
+
+
+@pytest.mark.parametrize("amount", ["None", "", "0.25 USD", "1,000", "-0.25"])
+@pytest.mark.sampled(1)
+async def test_an_amount_that_cannot_be_read(harness, record, amount):
+    """This total stays null, and the others do not. It becomes known when it can be read."""
+    await live(harness, SPY=[SPY_DIVIDEND], AAPL=[make_dividend(MONDAY, amount)])
+    assert (await totals(harness)).keys() == {"SPY", "MSFT", "NVDA"}
+    await check(harness, record)
+    # An ordinary week asks for what is missing, also between the three Sundays.
+    harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
+    harness.provider.requests.clear()
+    await ask(harness, SUNDAY + WEEK)
+    assert harness.requested_dividends == ["SPY", "AAPL"]
+    assert same(await totals(harness), SPY=("1.8310", SPY_TOTAL), AAPL=("0.25", "0.3125"))
+    # The second entry mentions the checkpoint again, and holds only what AAPL counts.
+    held = [one["dividends"] for one in await entries(harness, "EXTENSION")]
+    assert [[one["ticker"] for one in dividends] for dividends in held] == [["SPY"], ["AAPL"]]
+    assert await harness.rows(CORRECTED) == []
+    await check(harness, record)
+
+
+async def test_an_amount_of_the_benchmark_that_cannot_be_read(harness, record):
+    """Every total needs it: all stay null until it can be read."""
+    await live(harness, SPY=[make_dividend(RESULT, "None")])
+    assert await totals(harness) == {}
+    await check(harness, record)
+    harness.world.dividends["SPY"] = [SPY_DIVIDEND]
+    await ask(harness, SUNDAY + WEEK)
+    assert same(await totals(harness), SPY=("1.8310", SPY_TOTAL))
+    await check(harness, record)
+
+
+async def test_a_known_amount_that_cannot_be_read_later(harness, record):
+    """It keeps its reading, and the total stands."""
+    await live(harness, AAPL=[AAPL_DIVIDEND])
+    harness.world.dividends["AAPL"] = [make_dividend(MONDAY, "None")]
+    await ask(harness, SECOND)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    await check(harness, record)
+
+
+@pytest.mark.parametrize("day", ["None", "", "2026-13-01", "soon"])
+@pytest.mark.sampled(1)
+async def test_an_ex_date_that_cannot_be_read(harness, record, day):
+    """The row counts nowhere; it counts when it has its ex-date."""
+    await live(harness, AAPL=[make_dividend(day, "0.2500")])
+    assert same(await totals(harness))
+    await check(harness, record)
+    harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
+    await ask(harness, SECOND)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    await check(harness, record)
+
+
+async def test_dividends_of_the_future(harness, record):
+    """They are no readings, and not in the way of a total."""
+    await live(
+        harness,
+        SPY=[make_dividend(SUNDAY + timedelta(days=1), "1"), SPY_DIVIDEND],
+        AAPL=[make_dividend(SUNDAY + 20 * WEEK, "None")],
     )
-    # 0.04 for one share, and 0.02 for each of two.
-    assert (await received(harness))["MSFT"] == Decimal("0.08")
-    harness.world.dividends = {"MSFT": [paid(RESULT, "0.02"), paid(TUESDAY, "0.02")]}
-    await refresh_dividends(harness, LATER)
-    assert (await received(harness))["MSFT"] == Decimal("0.08")
-    await check_record(database)
+    assert same(await totals(harness), SPY=("1.8310", SPY_TOTAL))
+    assert len(await harness.rows(READINGS)) == 1
+    await check(harness, record)
 
 
-async def test_a_pick_that_ended(harness, database):
-    """Its dividends count up to its last session."""
-    harness.world.dividends = {
-        "MSFT": [paid(WEDNESDAY, "0.03"), paid(RESULT - timedelta(days=2), "0.50")]
-    }
-    await harness.make_batch()
-    await take_checkpoints(harness, MONDAY + timedelta(days=6))
-    await picks.end(
-        harness.context.pool,
-        calendar=harness.context.calendar,
-        now=harness.clock.time,
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("split_day", "amount", "received"),
+    [
+        pytest.param(THURSDAY, "0.0700", "0.07", id="after the ex-date"),
+        pytest.param(WEDNESDAY, "0.0350", "0.07", id="on the ex-date"),
+        pytest.param(MONDAY + timedelta(days=1), "0.0350", "0.07", id="before the ex-date"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["known on the Sunday", "learnt late"])
+@pytest.mark.sampled(2)
+async def test_a_split_in_the_fortnight(harness, record, split_day, amount, received, late):
+    """
+    The amount is per share of its ex-date. A split that is learnt late corrects the total, too.
+    """
+    if not late:
+        harness.world.splits["NVDA"] = [(split_day, "2.0000")]
+        harness.clock.time = new_york(SUNDAY)
+        await request_splits(harness, "NVDA", day=13)
+    await live(harness, NVDA=[make_dividend(WEDNESDAY, amount)])
+    if late:
+        share = Decimal(amount)
+        assert same(await totals(harness), NVDA=(amount, str((Decimal("0.7") + share) / 7 * 100)))
+        harness.world.splits["NVDA"] = [(split_day, "2.0000")]
+        harness.clock.time = new_york(SUNDAY + WEEK)
+        await request_splits(harness, "NVDA", day=20)
+        assert {field for _, field, *_ in await harness.rows(CORRECTED)} >= {"total_return_pct"}
+    # (7.70 * 2 + 0.07 - 7) / 7
+    (found,) = [row for row in await harness.rows(METRICS) if row[0] == "NVDA"]
+    assert found[1] == Decimal(received)
+    assert found[2] == 121
+    await check(harness, record)
+
+
+async def test_a_spin_off_that_is_listed_twice(harness, record):
+    """As a split by 1.25, and as a dividend of about a fifth of the price: it counts as a split."""
+    harness.world.splits["AAPL"] = [(WEDNESDAY, "1.2500")]
+    harness.clock.time = new_york(SUNDAY)
+    await request_splits(harness, "AAPL", day=13)
+    await live(harness, AAPL=[make_dividend(WEDNESDAY, "15.8000")])
+    assert same(await totals(harness), AAPL=("0", "25"))
+    (row,) = [row for row in await harness.rows(METRICS) if row[0] == "AAPL"]
+    assert row[-1] is True
+    await check(harness, record)
+
+
+# Picks that change
+
+
+@pytest.fixture
+async def fresh(database, clock) -> AsyncIterator[JobHarness]:
+    """A harness on an empty record, on the Monday."""
+    async with open_harness(database, clock) as harness:
+        set_prices(harness.world)
+        yield harness
+
+
+async def test_a_renamed_pick(fresh, database):
+    """Both tickers are asked, and each counts on its own days."""
+    await fresh.make_batch()
+    await take(fresh, 1, 2)
+    for number in range(60):
+        day = WEDNESDAY + timedelta(days=number)
+        fresh.world.absent.add(("MSFT", day))
+        fresh.world.closes["KO", day] = "3.0600"
+    fresh.clock.time = new_york(THURSDAY, 8)
+    await rename(fresh, "MSFT", "KO")
+    await take(fresh, *range(3, 13))
+    fresh.provider.requests.clear()
+    await live(
+        fresh,
+        # The first row of each ticker is not of its days.
+        MSFT=[make_dividend(WEDNESDAY, "5.0000"), make_dividend(WEDNESDAY - DAY, "0.0300")],
+        KO=[make_dividend(WEDNESDAY - DAY, "5.0000"), make_dividend(WEDNESDAY, "0.0600")],
+    )
+    assert sorted(fresh.requested_dividends) == ["AAPL", "KO", "MSFT", "NVDA", "SPY"]
+    found = await totals(fresh)
+    found["MSFT"] = found.pop("KO")
+    # (3.06 + 0.09 - 3) / 3
+    assert same(found, MSFT=("0.09", "5"))
+    await check(fresh, database)
+
+
+async def rename(harness: JobHarness, ticker: str, new: str) -> None:
+    """Record that a pick has another ticker from Wednesday on."""
+    await picks.rename(
+        harness.context,
         run_date=MONDAY,
-        ticker="MSFT",
-        last_session=WEDNESDAY + timedelta(days=1),
-        value=Decimal("3.5"),
-        source="a press release",
+        ticker=ticker,
+        new=new,
+        from_session=WEDNESDAY,
+        source="8-K",
+    )
+
+
+async def test_a_pick_that_is_renamed_after_its_total_is_known(harness, record):
+    """Its figures keep their readings, and so do its dividends. No change is a correction."""
+    harness.world.closes.update(
+        {("KO", WEDNESDAY + number * DAY): "3.0600" for number in range(60)}
+    )
+    await live(harness, MSFT=[make_dividend(THURSDAY, "0.0600")])
+    assert same(await totals(harness), MSFT=("0.06", "4"))
+    await rename(harness, "MSFT", "KO")
+    harness.world.dividends["KO"] = harness.world.dividends["MSFT"]
+    await ask(harness, SECOND)
+    await ask(harness, THIRD)
+    found = await totals(harness)
+    found["MSFT"] = found.pop("KO")
+    assert same(found, MSFT=("0.06", "4"))
+    assert await harness.rows(CORRECTED) == []
+    await check(harness, record)
+
+
+async def test_an_ended_pick(fresh, database):
+    """Dividends count up to its last session, and no further."""
+    await fresh.make_batch()
+    await take(fresh, 1, 2, 3, 4)
+    fresh.world.absent |= {("NVDA", THURSDAY + number * DAY) for number in range(1, 40)}
+    fresh.clock.time = new_york(THURSDAY + 2 * DAY)
+    await end(fresh, last_session=THURSDAY)
+    await take(fresh, *range(5, 13))
+    await live(
+        fresh,
+        NVDA=[make_dividend(THURSDAY + DAY, "5.0000"), make_dividend(THURSDAY, "0.0700")],
+    )
+    # (7.35 + 0.07 - 7) / 7
+    assert same(await totals(fresh), NVDA=("0.07", "6"))
+    await check(fresh, database)
+
+
+async def end(harness: JobHarness, last_session: date) -> None:
+    """Record that NVDA has ended, and is worth 7.35."""
+    context = harness.context
+    await picks.end(
+        context.pool,
+        calendar=context.calendar,
+        now=context.now(),
+        run_date=MONDAY,
+        ticker="NVDA",
+        last_session=last_session,
+        value=Decimal("7.35"),
+        source="8-K",
         in_force=None,
     )
+
+
+async def test_a_pick_that_ended_with_its_baseline(fresh, database):
+    """No dividend counts, so none needs to be asked for."""
+    await fresh.make_batch()
+    fresh.world.absent |= {("NVDA", MONDAY + number * DAY) for number in range(40)}
+    fresh.clock.time = new_york(MONDAY + DAY)
+    await end(fresh, last_session=BASELINE)
+    await take(fresh, *range(1, 13))
+    await live(fresh, NVDA=[make_dividend(MONDAY, "5.0000")])
+    # (7.35 - 7) / 7
+    assert same(await totals(fresh), NVDA=("0", "5"))
+    await check(fresh, database)
+
+
+async def test_an_end_that_is_recorded_after_the_total(harness, record):
+    """The figures of computed days stay as they are, and so does the total."""
+    await live(harness, NVDA=[make_dividend(THURSDAY + DAY, "0.0700")])
+    await end(harness, last_session=THURSDAY)
+    await ask(harness, SECOND)
+    assert same(await totals(harness), NVDA=("0.07", "11"))
+    assert await harness.rows(CORRECTED) == []
+    await check(harness, record)
+
+
+# Results and Mondays that are late
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+async def test_a_result_that_is_computed_weeks_later(fresh, database, asked_before):
+    """It gets its total return then, or when its dividends are asked."""
+    await fresh.make_batch()
+    fresh.world.absent.add(("AAPL", RESULT))
+    await take(fresh, *range(1, 13))
+    fresh.world.dividends = {"AAPL": [AAPL_DIVIDEND]}
+    if asked_before:
+        assert await ask(fresh) == []
+    await complete(fresh)
+    assert await totals(fresh) == {}
+    fresh.world.absent.clear()
+    fresh.clock.time = new_york(SUNDAY + 2 * WEEK, 9)
+    await daily.take(fresh.context, ID, 12, retake=True)
+    await run_jobs(fresh)
+    if not asked_before:
+        assert await totals(fresh) == {}
+        await ask(fresh, SUNDAY + 3 * WEEK)
+    assert same(await totals(fresh), AAPL=("0.25", "0.3125"))
+    await check(fresh, database)
+
+
+async def test_an_old_result_whose_dividends_become_known_for_another_batch(harness, record):
+    """Nothing is asked for it any more, but a response serves every batch."""
+    await answered_instead(harness, says({"Information": PREMIUM}))
+    await ask(harness)
+    await complete(harness)
+    harness.provider.answers = harness.world
+    harness.world.dividends = {
+        "SPY": [make_dividend(MONDAY + 23 * WEEK, "2.0000"), SPY_DIVIDEND],
+        "AAPL": [AAPL_DIVIDEND],
+    }
+    later = await harness.make_batch(MONDAY + 22 * WEEK, "AAPL", "KO", "GE")
+    for day in range(1, 13):
+        harness.clock.time = max(harness.clock.time, due_at(later.run_date, day))
+        await daily.take(harness.context, later.id, day)
+    assert await totals(harness) == {}
+    await ask(harness, later.run_date + 13 * DAY)
+    assert await totals(harness) == {"SPY": ("1.8310", SPY_TOTAL), "AAPL": ("0.2500", "0.312500")}
+    await check(harness, record)
+
+
+async def test_a_failed_monday_needs_no_dividends(harness, record):
+    """It has no picks. On the Sundays of its fortnight nothing is asked for it."""
     await live(harness)
-    assert (await received(harness))["MSFT"] == Decimal("0.03")
-    await check_record(database)
+    await check(harness, record)
+    assert await harness.rows("SELECT status::text FROM batches ORDER BY run_date") == [
+        ("completed",),
+        ("failed",),
+    ]
+    harness.provider.requests.clear()
+    assert await ask(harness, SUNDAY + WEEK) == []
+    assert harness.requested_dividends == []
 
 
-async def test_a_result_that_is_computed_later(harness, database):
-    """It gets its total return then, from the response that is stored already."""
-    harness.world.dividends = {"MSFT": [paid(WEDNESDAY, "0.03")]}
-    harness.world.absent.add(("MSFT", RESULT))
-    batch = await harness.make_batch()
-    for day in range(1, 15):
-        harness.clock.time = max(harness.clock.time, new_york(MONDAY + timedelta(days=day)))
-        await run_until_done(harness, lambda day=day: daily.take(harness.context, batch.id, day))
-    await refresh_dividends(harness, SUNDAY)
-    await add_total_returns(harness)
-    assert await harness.rows(TOTALS) == []
-    harness.world.absent.clear()
-    harness.clock.time = new_york(SUNDAY + timedelta(days=3))
-    await daily.take(harness.context, batch.id, 12, retake=True)
-    await add_total_returns(harness)
-    assert (await received(harness))["MSFT"] == Decimal("0.03")
-    await check_record(database)
-
-
-async def test_the_quota_comes_first(harness):
-    """Without room, nothing is requested; it is tried on the next day, until the week is over."""
-    await harness.make_batch()
-    await take_checkpoints(harness, SUNDAY)
-    harness.clock.time = new_york(SUNDAY, 12)
-    allow(harness, 12)
-    with pytest.raises(TryAgainAt, match="no room") as later:
-        await dividends.refresh(harness.context, SUNDAY)
-    assert later.value.at == new_york(SUNDAY + timedelta(days=1), 11, 30)
-    assert requested(harness) == []
-    harness.clock.time = new_york(SUNDAY + timedelta(days=7), 12)
-    await dividends.refresh(harness.context, SUNDAY)
-    assert requested(harness) == []
-
-
-async def test_a_record_that_is_not_sealed(harness, database):
-    """Nothing is requested: its journal could not show that a share has no dividend."""
-    await harness.make_batch()
-    await take_checkpoints(harness, SUNDAY)
-    unseal(database)
-    harness.clock.time = new_york(SUNDAY, 12)
-    await dividends.refresh(harness.context, SUNDAY)
-    assert requested(harness) == []
-
-
-async def test_the_days_on_which_a_batch_is_asked_about(harness):
-    """Days 13, 27 and 41, and not on the Sundays between them."""
-    await harness.make_batch()
-    await live(harness)
-    asked: list[date] = []
-    for weeks in range(1, 6):
+async def test_two_series_with_the_same_tickers(database, clock, tmp_path):
+    """One request for each ticker serves both."""
+    async with open_series(database, clock, tmp_path, ["main", "second"]) as harness:
+        set_prices(harness.world)
+        await make_batches(harness)
+        await take_checkpoints(harness, SUNDAY)
         harness.provider.requests.clear()
-        sunday = SUNDAY + timedelta(weeks=weeks)
-        harness.clock.time = new_york(sunday, 12)
-        await dividends.refresh(harness.context, sunday)
-        if requested(harness):
-            asked.append(sunday)
-    assert asked == [LATER, LAST_LOOK]
+        harness.world.dividends = {"AAPL": [AAPL_DIVIDEND], "SPY": [SPY_DIVIDEND]}
+        await ask(harness)
+        assert sorted(harness.requested_dividends) == sorted(ALL)
+        await take_checkpoints(harness, SUNDAY + DAY)
+        await run_jobs(harness)
+        assert await harness.rows(BENCHMARK) == [(Decimal("1.8310"), Decimal(SPY_TOTAL), False)] * 2
+        aapl = [row[:3] for row in await harness.rows(METRICS) if row[0] == "AAPL"]
+        assert aapl == [("AAPL", Decimal("0.2500"), Decimal("0.3125"))] * 2
+        # A late one corrects both.
+        harness.world.dividends["NVDA"] = [make_dividend(THURSDAY, "0.0700")]
+        await ask(harness, SECOND)
+        nvda = [row[:3] for row in await harness.rows(METRICS) if row[0] == "NVDA"]
+        assert nvda == [("NVDA", Decimal("0.0700"), 11)] * 2
+        await check(harness, database)
+
+
+# When they are requested
+
+
+async def due(harness: JobHarness, day: date, hour: int = 12) -> list[tuple[str, str]]:
+    """Run a round of the reconciliation at a time, and return the jobs."""
+    harness.clock.time = new_york(day, hour)
+    await reconcile.run_round(harness.context)
+    return await harness.rows(JOBS)
+
+
+async def test_each_sunday_has_one_job(harness):
+    """From 11:30 on, also if the service runs only later in the week; not before a first result."""
+    sundays = [(str(SUNDAY), "todo"), (str(SUNDAY + WEEK), "todo")]
+    assert await due(harness, SUNDAY - DAY) == []
+    assert await due(harness, SUNDAY, 11) == []
+    assert await due(harness, SUNDAY) == sundays[:1]
+    assert await due(harness, SUNDAY + 3 * DAY) == sundays[:1]
+    await harness.rows(
+        "UPDATE procrastinate_jobs SET status = 'succeeded' WHERE task_name = 'read_dividends'"
+    )
+    sundays[0] = (str(SUNDAY), "succeeded")
+    assert await due(harness, SUNDAY + 4 * DAY) == sundays[:1]
+    assert await due(harness, SUNDAY + WEEK + DAY) == sundays
+
+
+async def test_what_is_asked_on_each_sunday(harness):
+    """All tickers on three Sundays, and on the others only those of a missing total."""
+    await answered_instead(harness, says({"symbol": "none", "data": []}))
+    for days in range(13, 168, 7):
+        harness.provider.requests.clear()
+        harness.clock.time = new_york(MONDAY + days * DAY, 11) + timedelta(minutes=30)
+        if days == 20:
+            harness.provider.answers = harness.world
+            harness.world.dividends = {"AAPL": [make_dividend(MONDAY, "None")]}
+            await complete_late(harness)
+        assert days < 20 or await ask(harness, MONDAY + days * DAY) == []
+        asked = sorted(set(harness.requested_dividends))
+        if days in (20, 27, 41):
+            assert asked == sorted(ALL)
+        elif days <= 140 and days > 20:
+            # Twenty weeks; AAPL's amount cannot be read.
+            assert asked == ["AAPL", "SPY"]
+        elif days > 140:
+            assert asked == []
+
+
+async def complete_late(harness: JobHarness) -> None:
+    """Complete the batch at the present time, which is after its fortnight."""
+    for day in (13, 14):
+        await daily.take(harness.context, ID, day)
+
+
+@pytest.mark.parametrize(
+    ("per_day", "on_sunday"),
+    [
+        pytest.param(13, 0, id="no room on the Sunday"),
+        pytest.param(14, 1, id="room for one"),
+        pytest.param(16, 3, id="room for three"),
+        pytest.param(25, 4, id="room for all"),
+    ],
+)
+@pytest.mark.sampled(2)
+async def test_room(harness, per_day, on_sunday):
+    """
+    What has no room is asked on later days. Closes are never late, and no quota is exceeded.
+
+    On the Sunday, thirteen requests stay unused: one, four closes of the Monday, seven for a ticker
+    that the provider does not know, and one for the rate of the week.
+    """
+    allow(harness, per_day)
+    await take_at_nine(harness)
+    waits_until = await run_attempt(lambda: dividends.refresh(harness.context, SUNDAY))
+    assert len(harness.requested_dividends) == on_sunday
+    for number in range(1, 7):
+        morning = SUNDAY + number * DAY
+        harness.clock.time = new_york(morning)
+        if number == 1:
+            await daily.take(harness.context, ID, 14)
+            await run_jobs(harness)
+            await harness.begin()
+            batch = await harness.batch(morning)
+            assert batch.status == "active"
+            assert batch.created_at < new_york(morning) + timedelta(minutes=2)
+        else:
+            await daily.take(harness.context, batch.id, number - 1)
+        if waits_until is not None:
+            assert waits_until == new_york(morning, 11) + timedelta(minutes=30)
+            harness.clock.time = waits_until
+            waits_until = await run_attempt(lambda: dividends.refresh(harness.context, SUNDAY))
+    assert waits_until is None
+    assert Counter(harness.requested_dividends) == Counter(ALL)
+    assert same(await totals(harness))
+    times = await harness.rows("SELECT at FROM operations.provider_requests ORDER BY at")
+    for (first,), (last,) in zip(times, times[per_day:], strict=False):
+        assert last - first >= DAY
+
+
+async def take_at_nine(harness: JobHarness) -> None:
+    """Take the checkpoint of the Sunday, with its requests for splits. Return at 11:30."""
+    harness.clock.time = new_york(SUNDAY)
+    await daily.take(harness.context, ID, 13)
+    harness.clock.time = new_york(SUNDAY, 11) + timedelta(minutes=30)
+
+
+async def test_a_week_without_room(harness, record):
+    """The job tries on each day of the week, and no more; the next Sunday asks again."""
+    allow(harness, 1)
+    begun = harness.clock.time
+    assert await ask(harness) == [begun + number * DAY for number in range(1, 8)]
+    assert harness.requested_dividends == []
+    await complete(harness)
+    assert await totals(harness) == {}
+    allow(harness, 25)
+    await ask(harness, SUNDAY + WEEK)
+    assert same(await totals(harness))
+    await check(harness, record)
+
+
+async def test_a_week_that_is_over_is_not_made_up_for(harness):
+    harness.clock.time = new_york(SUNDAY + WEEK, 12)
+    await dividends.refresh(harness.context, SUNDAY)
+    assert harness.requested_dividends == []
+
+
+async def test_a_process_whose_clock_is_behind(harness):
+    """It waits for the Sunday of its own clock."""
+    harness.clock.time = new_york(SUNDAY, 11)
+    again = await run_attempt(lambda: dividends.refresh(harness.context, SUNDAY))
+    assert again == new_york(SUNDAY, 11) + timedelta(minutes=30)
+    assert harness.requested_dividends == []
+
+
+@pytest.mark.long
+async def test_tickers_without_an_answer_do_not_stop_the_others(database, clock, tmp_path):
+    """
+    On an ordinary Sunday, too. Four missing tickers that the provider does not answer for come
+    before others whose amounts can be read at last.
+    """
+    async with open_series(database, clock, tmp_path, ["main", "second"]) as harness:
+        set_prices(harness.world)
+        harness.world.model = [
+            make_completion(make_answer("AA", "AB", "AC")),
+            make_completion(make_answer("AC", "AD", "Z")),
+        ]
+        await make_batches(harness)
+        await take_checkpoints(harness, SUNDAY + DAY)
+        world, gone = harness.world, {"AA", "AB", "AC", "AD"}
+
+        def answers(request: Request) -> Reply:
+            query = request.query
+            if query.get("function") == "DIVIDENDS" and query["symbol"] in gone:
+                return says({"Error Message": UNKNOWN})
+            return world(request)
+
+        harness.provider.answers = answers
+        # The week after the result, in which all tickers are asked, is over.
+        await ask(harness, SUNDAY + WEEK)
+        assert "Z" in harness.requested_dividends
+        assert {row[0] for row in await harness.rows(METRICS)} == {"Z"}
+
+
+async def test_a_record_that_is_not_sealed(harness, record):
+    """Nothing is asked, and every total stays null: the journal could not show an answer."""
+    unseal(record)
+    await live(harness, SPY=[SPY_DIVIDEND])
+    assert harness.requested_dividends == []
+    assert await totals(harness) == {}
+    await check(harness, record)
+
+
+# Corrected prices
+
+
+async def adopt(harness: JobHarness, ticker: str, day: int, price: str) -> None:
+    """Let the provider state another price of a session, and adopt it as an operator does."""
+    session = MONDAY + (day - 1) * DAY if day else BASELINE
+    reading = Close(
+        id=uuid4(),
+        ticker=ticker,
+        trading_day=session,
+        open=None,
+        close=Decimal(price),
+        source="alphavantage",
+        read_at=harness.context.now(),
+    )
+    async with transaction(harness.context.pool) as conn:
+        await store_reading(conn, harness.context, reading)
+    await corrections.adopt(
+        harness.context.pool,
+        now=harness.context.now(),
+        run_date=MONDAY,
+        day=day,
+        ticker=ticker,
+        reason="The provider has corrected this price.",
+        in_force=harness.context.in_force,
+    )
+
+
+PRICES = [
+    pytest.param("NVDA", 12, "7.8400", {"NVDA": ("0.07", "13")}, id="a pick's last price"),
+    pytest.param("MSFT", 12, "3.0000", {"MSFT": ("0", "0")}, id="one without a dividend"),
+    pytest.param("SPY", 12, "612.0000", {"SPY": ("3", "2.5")}, id="the benchmark's last price"),
+    pytest.param("AAPL", 0, "100.0000", {"AAPL": ("0", "-20")}, id="a pick's first price"),
+    pytest.param("SPY", 0, "500.0000", {"SPY": ("3", "21.8")}, id="the benchmark's first price"),
+]
+
+
+@pytest.mark.parametrize(("ticker", "day", "price", "expected"), PRICES)
+@pytest.mark.sampled(2)
+async def test_a_corrected_price_corrects_the_total(harness, record, ticker, day, price, expected):
+    await live(harness, SPY=[make_dividend(RESULT, "3")], NVDA=[make_dividend(THURSDAY, "0.0700")])
+    before = {"SPY": ("3", "1.5"), "NVDA": ("0.07", "11")}
+    assert same(await totals(harness), **before)
+    await adopt(harness, ticker, day, price)
+    assert same(await totals(harness), **{**before, **expected})
+    fields = {(name, field) for name, field, *_ in await harness.rows(CORRECTED)}
+    if ticker == "SPY":
+        assert (None, "benchmark_total_return_pct") in fields
+        assert {(name, "vs_benchmark_total_pct") for name in CHOSEN} <= fields
+    else:
+        assert (ticker, "total_return_pct") in fields
+    await check(harness, record)
+
+
+@pytest.mark.parametrize(("ticker", "day", "price", "expected"), PRICES)
+@pytest.mark.sampled(2)
+async def test_a_total_that_is_stale_is_mended(harness, record, ticker, day, price, expected):
+    """
+    A version that does not know total returns has corrected a price. Its entry leaves the columns
+    out, and the stored rows keep their former totals until the next Sunday.
+    """
+    await live(harness, SPY=[make_dividend(RESULT, "3")], NVDA=[make_dividend(THURSDAY, "0.0700")])
+    before = {"SPY": ("3", "1.5"), "NVDA": ("0.07", "11")}
+    stored = await harness.rows(STORED_TOTALS)
+    await adopt(harness, ticker, day, price)
+    as_a_former_version(record, stored)
+    assert same(await totals(harness), **before)
+    await check(harness, record)
+    await ask(harness, SUNDAY + WEEK)
+    assert same(await totals(harness), **{**before, **expected})
+    reasons = {row[4] for row in await harness.rows(CORRECTED) if "total" in row[1]}
+    assert reasons == {"The total return is computed again from the present price and splits."}
+    await check(harness, record)
+    corrected = await harness.rows(CORRECTED)
+    await ask(harness, SECOND)
+    assert await harness.rows(CORRECTED) == corrected
+    await check(harness, record)
+
+
+STORED_TOTALS = """
+SELECT
+    checkpoints.id, benchmark_dividends, benchmark_total_return_pct, pick_checkpoint_metrics.id,
+    dividends, total_return_pct, vs_benchmark_total_pct
+FROM checkpoints
+JOIN pick_checkpoint_metrics ON checkpoint_id = checkpoints.id
+WHERE total_return_pct IS NOT NULL
+"""
+TOTALS_OF_CHECKPOINT = (
+    "benchmark_dividends",
+    "benchmark_total_return_pct",
+    "benchmark_spin_off_counted_once",
+)
+TOTALS_OF_METRIC = (
+    "dividends",
+    "total_return_pct",
+    "vs_benchmark_total_pct",
+    "spin_off_counted_once",
+)
+
+
+def as_a_former_version(record: str, stored: list[tuple[Any, ...]]) -> None:
+    """
+    Write the last corrections as a version without total returns would have written them.
+
+    `stored` are the totals before the corrections.
+    """
+    with without_triggers(record) as conn:
+        for checkpoint, received, total, metric, of_pick, total_of_pick, excess in stored:
+            conn.execute(
+                "UPDATE checkpoints SET benchmark_dividends = %s, benchmark_total_return_pct = %s "
+                "WHERE id = %s",
+                (received, total, checkpoint),
+            )
+            conn.execute(
+                "UPDATE pick_checkpoint_metrics SET dividends = %s, total_return_pct = %s, "
+                "vs_benchmark_total_pct = %s WHERE id = %s",
+                (of_pick, total_of_pick, excess, metric),
+            )
+        fields = [*TOTALS_OF_CHECKPOINT, *TOTALS_OF_METRIC]
+        conn.execute("DELETE FROM corrections WHERE field = ANY(%s)", (fields,))
+        rows = conn.execute("SELECT seq, kind, content FROM journal ORDER BY seq").fetchall()
+        previous = GENESIS_HASH
+        for seq, kind, text in rows:
+            content = json.loads(text)
+            if kind == "CORRECTION":
+                leave_out(content)
+            text = canonical_json(content)
+            hashed = hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
+            conn.execute(
+                "UPDATE journal SET content = %s, previous = %s, hash = %s WHERE seq = %s",
+                (text, previous, hashed, seq),
+            )
+            previous = hashed
+
+
+def leave_out(content: dict[str, Any]) -> None:
+    """Remove from an entry what a version without total returns does not write."""
+    content.pop("dividends", None)
+    fields = {*TOTALS_OF_CHECKPOINT, *TOTALS_OF_METRIC}
+    content["corrections"] = [one for one in content["corrections"] if one["field"] not in fields]
+    for name in TOTALS_OF_CHECKPOINT:
+        content["checkpoint"].pop(name, None)
+    for metric in content.get("metrics", ()):
+        for name in TOTALS_OF_METRIC:
+            metric.pop(name, None)
