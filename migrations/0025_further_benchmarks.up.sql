@@ -74,27 +74,39 @@ CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON further_
     FOR EACH STATEMENT EXECUTE FUNCTION announce();
 
 -- A database that was taken back over this migration has lost the rows that its journal mentions: they come back from there, each
--- with the values of its last mention.
-INSERT INTO further_benchmarks
-SELECT
-    (mentioned.id)::uuid,
-    (further ->> 'batch_id')::uuid,
-    further ->> 'symbol',
-    (further ->> 'position')::integer,
-    (further ->> 'trading_day')::date,
-    (further ->> 'further_initial_price')::numeric,
-    (further ->> 'further_initial_close_id')::uuid,
-    (further ->> 'further_price')::numeric,
-    (further ->> 'further_close_id')::uuid,
-    (further ->> 'further_split_factor')::numeric,
-    (further ->> 'further_return_pct')::numeric,
-    (further ->> 'measured_at')::timestamptz
-FROM (
-    SELECT DISTINCT ON (json_object_or_null(content) #>> '{further_benchmark,id}')
-        json_object_or_null(content) #>> '{further_benchmark,id}' AS id,
-        json_object_or_null(content) -> 'further_benchmark' AS further
-    FROM journal
-    WHERE kind IN ('EXTENSION', 'CORRECTION') AND content LIKE '%"further_benchmark":{%'
-    ORDER BY json_object_or_null(content) #>> '{further_benchmark,id}', seq DESC
-) AS mentioned
-WHERE mentioned.id IS NOT NULL;
+-- with the values of its last mention. An entry that is damaged is left out: `alpha-monday verify` names it.
+DO $$
+DECLARE
+    entry json;
+    further json;
+BEGIN
+    FOR entry IN
+        SELECT json_object_or_null(content)
+        FROM journal
+        WHERE kind IN ('EXTENSION', 'CORRECTION') AND content LIKE '%"further_benchmark":{%'
+        ORDER BY seq DESC
+    LOOP
+        BEGIN
+            further := entry -> 'further_benchmark';
+            INSERT INTO further_benchmarks
+            SELECT
+                (further ->> 'id')::uuid,
+                (further ->> 'batch_id')::uuid,
+                further ->> 'symbol',
+                (further ->> 'position')::integer,
+                (further ->> 'trading_day')::date,
+                (further ->> 'further_initial_price')::numeric,
+                (further ->> 'further_initial_close_id')::uuid,
+                (further ->> 'further_price')::numeric,
+                (further ->> 'further_close_id')::uuid,
+                (further ->> 'further_split_factor')::numeric,
+                (further ->> 'further_return_pct')::numeric,
+                (further ->> 'measured_at')::timestamptz
+            WHERE further ->> 'id' IS NOT NULL
+            ON CONFLICT (id) DO NOTHING;
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+            NULL;
+        END;
+    END LOOP;
+END
+$$;

@@ -238,6 +238,17 @@ def test_an_old_database_is_refused(empty):
         asyncio.run(migrations.require_current(empty))
 
 
+def append_first(address: str) -> None:
+    """Append the first entry of a journal."""
+    first = journal.next_entry(None, kind=JournalKind.BATCH, at=AT, recorded={})
+    with psycopg.connect(address) as conn:
+        conn.execute(
+            "INSERT INTO journal (seq, kind, at, content, previous, hash) "
+            "VALUES (1, 'BATCH', %s, %s, %s, %s)",
+            (AT, first.content, first.previous, first.hash),
+        )
+
+
 @pytest.mark.parametrize("kind", [JournalKind.CHECK, JournalKind.RULES])
 def test_the_kinds_are_taken_back_only_without_entries_of_them(empty, capsys, kind):
     """
@@ -246,13 +257,7 @@ def test_the_kinds_are_taken_back_only_without_entries_of_them(empty, capsys, ki
     """
     up(empty)
     down(empty, 14)
-    with psycopg.connect(empty) as conn:
-        first = journal.next_entry(None, kind=JournalKind.BATCH, at=AT, recorded={})
-        conn.execute(
-            "INSERT INTO journal (seq, kind, at, content, previous, hash) "
-            "VALUES (1, 'BATCH', %s, %s, %s, %s)",
-            (AT, first.content, first.previous, first.hash),
-        )
+    append_first(empty)
     # Without such an entry, the step back works, and the other one, too.
     assert down(empty, 13) == ["0014 kinds: taken back"]
     assert up(empty)[0] == "0014 kinds: applied"
@@ -272,6 +277,41 @@ def test_the_kinds_are_taken_back_only_without_entries_of_them(empty, capsys, ki
     )
     assert catalogue(empty) == before
     assert applied(empty)[-1] == 14
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "kind"),
+    [(21, "rates", JournalKind.NOTE), (24, "dividends", JournalKind.SUPPLEMENT)],
+)
+def test_later_kinds_are_taken_back_only_without_entries_of_them(empty, capsys, number, name, kind):
+    """As above, for the migrations that made room for further kinds."""
+    up(empty)
+    append_first(empty)
+    with psycopg.connect(empty) as conn:
+        append_later(conn, kind)
+    options = ("migrate", "--down-to", number - 1, "--yes")
+    result = commands.command(capsys, *options, DATABASE_URL=empty)
+    assert (result.exit_code, result.output) == (1, "")
+    (line,) = commands.without_place(result.error).splitlines()
+    assert line.endswith(
+        f"refused: Migration {number:04} ({name}) cannot be taken back: entry 2 of the journal has "
+        f"the kind {kind}, which the versions before this migration cannot read"
+    )
+    assert applied(empty)[-1] > number
+
+
+def test_a_former_file_is_accepted(empty):
+    """A migration whose file had a fault that only stopped it may have been applied before."""
+    up(empty)
+    for former in migrations._FORMER_CHECKSUMS.values():
+        for checksum in former:
+            with psycopg.connect(empty) as conn:
+                conn.execute(
+                    "UPDATE operations.migrations SET checksum = %s WHERE number = 25", [checksum]
+                )
+            assert up(empty) == []
+    assert down(empty, 24) == ["0025 further_benchmarks: taken back"]
+    assert up(empty)[0] == "0025 further_benchmarks: applied"
 
 
 def test_a_changed_file_is_refused(empty):
