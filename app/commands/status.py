@@ -405,8 +405,9 @@ def _describe_plan(plan: RequestPlan) -> str:
     line = (
         f"closes {today.closes} today, {tomorrow.closes} tomorrow, at most {fullest.closes} "
         f"({fullest.day:%A}, {fullest.day}); splits {today.splits} today, {tomorrow.splits} "
-        f"tomorrow; dividends {today.dividends} today, {tomorrow.dividends} tomorrow; of "
-        f"{plan.per_day} a day"
+        f"tomorrow; dividends {today.dividends} today, {tomorrow.dividends} tomorrow; rate and "
+        f"further benchmarks {today.weekly} today, {tomorrow.weekly} tomorrow; of {plan.per_day} "
+        "a day"
     )
     if plan.left_out_splits:
         line += f"; {plan.left_out_splits} for splits have no room in the next two weeks"

@@ -46,6 +46,10 @@ _POOL_NOISE = (
     "discarding closed connection",
 )
 
+# The libraries that log an error of a job although `app.core.availability` has logged the outage
+# that caused it. asyncio does so if the end of a job could not be stored while the worker ends.
+_REPEATING_LIBRARIES = ("procrastinate", "asyncio")
+
 # The fields of the log context, in the order in which a line has them.
 _CONTEXT_FIELDS = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step")
 
@@ -157,7 +161,7 @@ def _is_relevant(record: logging.LogRecord) -> bool:
     """Return False for the libraries' repeated lines about a database that is unavailable."""
     if record.name == "psycopg.pool":
         return not str(record.msg).startswith(_POOL_NOISE)
-    if record.name.partition(".")[0] == "procrastinate" and record.exc_info:
+    if record.name.partition(".")[0] in _REPEATING_LIBRARIES and record.exc_info:
         error = record.exc_info[1]
         return error is None or not is_unavailable(error)
     return True

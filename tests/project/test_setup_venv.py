@@ -105,6 +105,7 @@ def test_it_says_each_step_and_counts_packages(checkout):
     assert listed.returncode == 0
 
 
+@pytest.mark.long
 def test_two_at_once(checkout):
     """The second process waits for the first one, and finds everything ready."""
     processes = [begin(checkout) for _ in range(2)]

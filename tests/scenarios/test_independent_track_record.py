@@ -983,6 +983,7 @@ async def compared(database, **arguments):
 
 
 @pytest.mark.parametrize(("fortnights", "checks", "words"), RECORDS)
+@pytest.mark.sampled(10)
 async def test_the_independent_verifier_computes_the_same(fortnights, checks, words, database):
     """It agrees on whole records: short ones, ones without any moves, and ones with checks."""
     plant(database, with_totals(fortnights))

@@ -57,6 +57,7 @@ async def sealed(harness, database, tmp_path):
     )
 
 
+@pytest.mark.long
 async def test_the_steps_of_an_upgrade(harness, database, tmp_path):
     """
     Monday and two mornings of an earlier version; two mornings and a Monday of this version, which

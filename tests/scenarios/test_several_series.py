@@ -207,7 +207,7 @@ model = "some-model"
 
 
 @pytest.mark.parametrize("by_setting", [False, True], ids=["--series", "SERIES_FILE"])
-@pytest.mark.sampled(1)
+@pytest.mark.long
 def test_a_file_of_ones_own(tmp_path, create, by_setting):
     """
     Each model is answered by the simulator of its kind of server, without a key. DeepSeek's refuses

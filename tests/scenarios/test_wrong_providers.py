@@ -809,7 +809,7 @@ def matches(expected: str, actual: str | None) -> bool:
 
 
 @pytest.mark.parametrize("row", TABLE)
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(14)
 async def test_the_outcome_of_a_fault(on_stage, impatient, clock, pool, row):
     """
     The client, the job, the record, the ledger and the API have the results of the row; a key is

@@ -210,7 +210,8 @@ async def test_all_is_well(harness, words, alive):
         "overdue: none",
         "Alpha Vantage requests left: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
         "price requests planned: closes 4 today, 4 tomorrow, at most 7 (Tuesday, 2026-11-03); "
-        "splits 0 today, 0 tomorrow; dividends 0 today, 0 tomorrow; of 25 a day",
+        "splits 0 today, 0 tomorrow; dividends 0 today, 0 tomorrow; rate and further benchmarks "
+        "1 today, 0 tomorrow; of 25 a day",
         "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
         "last figures: none yet",
         "alerts: off, ALERT_WEBHOOK_URL is not set here",

@@ -163,10 +163,8 @@ async def used_now_and_then(pool: pools.Pool) -> None:
         await asyncio.sleep(0.5)
 
 
-@pytest.mark.parametrize(
-    "is_used",
-    [pytest.param(False, id="idle"), pytest.param(True, id="used", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("is_used", [False, True], ids=["idle", "used"])
 async def test_an_absent_database_is_tried_again_every_few_seconds(database, is_used):
     """
     Whatever the cause, and with or without requests, the pauses do not grow. When the database

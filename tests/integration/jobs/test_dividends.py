@@ -282,6 +282,7 @@ async def test_a_provider_that_refuses(harness, record):
     await check(harness, record)
 
 
+@pytest.mark.long
 async def test_a_provider_without_the_function(harness, record):
     """At most four tickers are tried a day, twice each; the closes of the week have their room."""
     await answered_instead(harness, says({"Error Message": UNKNOWN}))
@@ -434,6 +435,7 @@ async def test_an_amount_of_the_benchmark_that_cannot_be_read(harness, record):
     await check(harness, record)
 
 
+@pytest.mark.long
 async def test_a_known_amount_that_cannot_be_read_later(harness, record):
     """It keeps its reading, and the total stands."""
     await live(harness, AAPL=[AAPL_DIVIDEND])
@@ -565,6 +567,7 @@ async def rename(harness: JobHarness, ticker: str, new: str) -> None:
     )
 
 
+@pytest.mark.long
 async def test_a_pick_that_is_renamed_after_its_total_is_known(harness, record):
     """Its figures keep their readings, and so do its dividends. No change is a correction."""
     harness.world.closes.update(
@@ -629,6 +632,7 @@ async def test_a_pick_that_ended_with_its_baseline(fresh, database):
     await check(fresh, database)
 
 
+@pytest.mark.long
 async def test_an_end_that_is_recorded_after_the_total(harness, record):
     """The figures of computed days stay as they are, and so does the total."""
     await live(harness, NVDA=[make_dividend(THURSDAY + DAY, "0.0700")])
@@ -643,6 +647,7 @@ async def test_an_end_that_is_recorded_after_the_total(harness, record):
 
 
 @pytest.mark.parametrize("asked_before", [True, False])
+@pytest.mark.sampled(1)
 async def test_a_result_that_is_computed_weeks_later(fresh, database, asked_before):
     """It gets its total return then, or when its dividends are asked."""
     await fresh.make_batch()
@@ -664,6 +669,7 @@ async def test_a_result_that_is_computed_weeks_later(fresh, database, asked_befo
     await check(fresh, database)
 
 
+@pytest.mark.long
 async def test_an_old_result_whose_dividends_become_known_for_another_batch(harness, record):
     """Nothing is asked for it any more, but a response serves every batch."""
     await answered_instead(harness, says({"Information": PREMIUM}))
@@ -745,6 +751,7 @@ async def test_each_sunday_has_one_job(harness):
     assert await due(harness, SUNDAY + WEEK + DAY) == sundays
 
 
+@pytest.mark.long
 async def test_what_is_asked_on_each_sunday(harness):
     """All tickers on three Sundays, and on the others only those of a missing total."""
     await answered_instead(harness, says({"symbol": "none", "data": []}))
@@ -824,6 +831,7 @@ async def take_at_nine(harness: JobHarness) -> None:
     harness.clock.time = new_york(SUNDAY, 11) + timedelta(minutes=30)
 
 
+@pytest.mark.long
 async def test_a_week_without_room(harness, record):
     """The job tries on each day of the week, and no more; the next Sunday asks again."""
     allow(harness, 1)
@@ -838,6 +846,7 @@ async def test_a_week_without_room(harness, record):
     await check(harness, record)
 
 
+@pytest.mark.long
 async def test_a_week_that_is_over_is_not_made_up_for(harness):
     harness.clock.time = new_york(SUNDAY + WEEK, 12)
     await dividends.refresh(harness.context, SUNDAY)
@@ -852,7 +861,6 @@ async def test_a_process_whose_clock_is_behind(harness):
     assert harness.requested_dividends == []
 
 
-@pytest.mark.long
 async def test_tickers_without_an_answer_do_not_stop_the_others(database, clock, tmp_path):
     """
     On an ordinary Sunday, too. Four missing tickers that the provider does not answer for come

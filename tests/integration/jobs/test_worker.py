@@ -283,6 +283,7 @@ async def test_postgres_goes_in_the_middle_of_a_morning(clock, seconds):
         assert len(harness.requested_tickers) <= 4 + 3  # requests in progress may be repeated once
 
 
+@pytest.mark.long
 async def test_a_failover_and_back(clock):
     """
     While Postgres is a standby it accepts no writes, so it counts as away, and the worker with it.

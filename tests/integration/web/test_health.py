@@ -186,6 +186,7 @@ async def test_a_database_that_falls_silent(database, tmp_path):
         proxy.silent = False
 
 
+@pytest.mark.long
 async def test_a_worker_that_fails_over_and_over(tmp_path, commanded):
     """
     `/health` reports no worker, and `status` reports it with the place where the reason is

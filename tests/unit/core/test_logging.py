@@ -1,5 +1,7 @@
 """What a line of the log must not contain, and how long it may be."""
 
+import asyncio
+import gc
 import io
 import json
 import logging
@@ -11,6 +13,8 @@ import pytest
 import structlog
 from clocks import HandSetClock
 from job_context import ALPHA_VANTAGE_KEY, MONDAY, new_york
+from procrastinate.exceptions import ConnectorException
+from psycopg_pool import PoolTimeout
 
 from app.core import logging as logs
 
@@ -95,3 +99,51 @@ def test_a_traceback_is_bounded():
     assert len(line["exception"]) == logs.MAX_TEXT_LENGTH
     assert "test_a_traceback_is_bounded" in line["exception"]
     assert "invalid input syntax for type json" in line["exception"]
+
+
+def unavailable(cause: Exception) -> ConnectorException:
+    error = ConnectorException()
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("library", ["procrastinate.worker", "procrastinate.app", "asyncio"])
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [
+        pytest.param(unavailable(psycopg.errors.AdminShutdown("ended")), False, id="ended"),
+        pytest.param(unavailable(psycopg.OperationalError("refused")), False, id="refused"),
+        pytest.param(psycopg.OperationalError("refused"), False, id="psycopg's own"),
+        pytest.param(PoolTimeout("no connection"), False, id="no connection"),
+        pytest.param(psycopg.DataError("no number"), True, id="wrong data"),
+        pytest.param(unavailable(psycopg.errors.UndefinedTable("none")), True, id="no table"),
+        pytest.param(ValueError("wrong"), True, id="another error"),
+    ],
+)
+def test_a_library_does_not_repeat_an_outage(library, error, is_logged):
+    """The outage has its own line; every other error is logged, with its traceback."""
+    to = io.StringIO()
+    with configured(to):
+        try:
+            raise error
+        except Exception:
+            logging.getLogger(library).exception("Job ended")
+    assert ("Traceback" in to.getvalue()) is is_logged
+
+
+async def test_a_task_that_failed_in_an_outage():
+    """asyncio reports a task whose error was never read; an outage is not repeated here either."""
+    to = io.StringIO()
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    with configured(to):
+        errors = (unavailable(psycopg.errors.AdminShutdown("ended")), ValueError("wrong"))
+        tasks = [asyncio.create_task(fail(error)) for error in errors]
+        await asyncio.wait(tasks)
+        del tasks, errors
+        gc.collect()
+    lines = [json.loads(line) for line in to.getvalue().splitlines()]
+    (line,) = [line for line in lines if "never retrieved" in line["event"]]
+    assert "ValueError: wrong" in line["exception"]
