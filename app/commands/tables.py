@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -69,8 +70,9 @@ _PRINTED_FIELDS = """query ($runDate: Date!, $series: String!) {
         checkpoints {
             day checkpointDate tradingDay status skipReason note skippedAt
             benchmarkPrice benchmarkSplitFactor benchmarkReturnPct benchmarkUnusualMove
+            benchmarkTotalReturnPct
             metrics {
-                currentPrice splitFactor absoluteReturnPct vsBenchmarkPct hit
+                currentPrice splitFactor absoluteReturnPct vsBenchmarkPct hit vsBenchmarkTotalPct
                 unusualMove ended renamed close { id }
             }
         }
@@ -206,6 +208,7 @@ def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Ite
         "alike."
     )
     yield from _call_lines(record)
+    yield from _total_lines(record)
     yield from _further_lines(record)
     yield from _closure_sentences(record)
     if batch.status == BatchStatus.ACTIVE:
@@ -292,15 +295,35 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
     for pick in record.picks:
         metric = record.metrics[last.id][pick.id]
         title = _pick_title(pick, record.tickers)
-        points = _points_in_favour(metric, pick)
+        points = _points_in_favour(metric.vs_benchmark_pct, pick)
         is_right = "right" if points > 0 else "wrong"
         mark = ""
         if metric.unusual_move or last.benchmark_unusual_move:
             mark = f" {_UNUSUAL}"
         yield (
-            f"{title}: {is_right}{so_far}, {signed(points).replace(MINUS, '-')} points in the "
-            f"call's favour against {batch.benchmark_symbol}{mark}"
+            f"{title}: {is_right}{so_far}, {_in_favour(metric.vs_benchmark_pct, pick)} points in "
+            f"the call's favour against {batch.benchmark_symbol}{mark}"
         )
+
+
+def _total_lines(record: _BatchRecord) -> Iterator[str]:
+    """Yield a line with the points of each call with dividends, if the benchmark's are known."""
+    result = find_result(record.batch, record.checkpoints, record.days_with_price)
+    if result is None or result.benchmark_total_return_pct is None:
+        return
+    points = []
+    for pick in record.picks:
+        excess = record.metrics[result.id][pick.id].vs_benchmark_total_pct
+        title = _pick_title(pick, record.tickers)
+        known = "not known"
+        if excess is not None:
+            known = _in_favour(excess, pick)
+        points.append(f"{title} {known}")
+    symbol, total = record.batch.benchmark_symbol, result.benchmark_total_return_pct
+    yield (
+        f"With dividends, points in the calls' favour against {symbol} ({_percent(total)}): "
+        f"{', '.join(points)}"
+    )
 
 
 def _further_lines(record: _BatchRecord) -> Iterator[str]:
@@ -313,21 +336,20 @@ def _further_lines(record: _BatchRecord) -> Iterator[str]:
         for pick in record.picks:
             metric = record.metrics[result.id][pick.id]
             excess = vs_pct(metric.absolute_return_pct, further.further_return_pct)
-            if pick.action is Action.SELL:
-                excess = -excess
-            title = _pick_title(pick, record.tickers)
-            points.append(f"{title} {signed(excess).replace(MINUS, '-')}")
+            points.append(f"{_pick_title(pick, record.tickers)} {_in_favour(excess, pick)}")
         yield (
             f"Against {further.symbol} ({_percent(further.further_return_pct)}): "
             f"{', '.join(points)} points in the calls' favour"
         )
 
 
-def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
-    """Return the pick's alpha in points: a SELL gains what its share loses to the benchmark."""
-    if pick.action is Action.SELL:
-        return -metric.vs_benchmark_pct
-    return metric.vs_benchmark_pct
+def _points_in_favour(excess: Decimal, pick: Pick) -> Decimal:
+    """Return points in the call's favour: a SELL gains what its share loses to the benchmark."""
+    return -excess if pick.action is Action.SELL else excess
+
+
+def _in_favour(excess: Decimal, pick: Pick) -> str:
+    return signed(_points_in_favour(excess, pick)).replace(MINUS, "-")
 
 
 def _closure_sentences(record: _BatchRecord) -> Iterator[str]:

@@ -20,15 +20,17 @@ import pytest
 from api_records import FACTS
 from clocks import HandSetClock
 from commands import run
+from independent_verifier.verifier import verify as verify_from_outside
 from job_context import (
     MONDAY,
     JobHarness,
     clock,
+    make_dividend,
     new_york,
     open_harness,
     run_until_done,
 )
-from paid_dividends import add_total_returns, paid, refresh_dividends
+from paid_dividends import add_total_returns, refresh_dividends
 from record_server import check_record, copy_of, record_server, silent, unguarded, without_triggers
 from several_series import take_checkpoints
 
@@ -107,10 +109,12 @@ def rows(database: str, query: str) -> list[tuple[Any, ...]]:
 
 
 async def check(database: str) -> None:
-    """Verify the record from its database, and from its API."""
+    """Verify the record from its database, from its API, and with the independent verifier."""
     await check_record(database)
     async with record_server(database) as url, open_api(url, asyncio.sleep) as source:
-        await verify(source, [], silent)
+        ours = await verify(source, [], silent)
+        theirs = await asyncio.to_thread(verify_from_outside, url, (ours.seq, ours.hash))
+    assert (theirs.entries, theirs.links) == (ours.seq, 0)
 
 
 async def live_with_0_4_0(database: str) -> None:
@@ -138,9 +142,12 @@ async def live_with_0_4_0(database: str) -> None:
 def with_dividends(harness: JobHarness) -> None:
     """Let the provider list dividends: of the benchmark, and of two picks."""
     harness.world.dividends = {
-        "SPY": [paid(PAID, "1.50"), paid(date(2026, 8, 6), "1.40")],
-        "MSFT": [paid(PAID, "0.03")],
-        "KO": [paid(PAID, "0.60"), paid(FIRST_SUNDAY + timedelta(days=2), "0.60")],
+        "SPY": [make_dividend(PAID, "1.50"), make_dividend(date(2026, 8, 6), "1.40")],
+        "MSFT": [make_dividend(PAID, "0.03")],
+        "KO": [
+            make_dividend(PAID, "0.60"),
+            make_dividend(FIRST_SUNDAY + timedelta(days=2), "0.60"),
+        ],
     }
 
 

@@ -1,21 +1,10 @@
-"""Weeks with dividends: what the provider lists, and the jobs that add total returns."""
+"""The jobs that request dividends and add total returns, as a service runs them."""
 
 from datetime import date
 
 from job_context import JobHarness, new_york, run_until_done
 
 from jobs import dividends, reconcile, total_returns
-
-
-def paid(day: date | str, amount: str) -> dict[str, str]:
-    """Return a dividend as the provider lists it."""
-    return {
-        "ex_dividend_date": str(day),
-        "declaration_date": "None",
-        "record_date": "None",
-        "payment_date": "None",
-        "amount": amount,
-    }
 
 
 async def refresh_dividends(harness: JobHarness, sunday: date) -> None:
