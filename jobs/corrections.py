@@ -92,7 +92,8 @@ async def correct_totals(
     Correct the total returns of batches for which they are known, after a change of dividends.
 
     Return how many checkpoints changed. As in `correct_after_split`, the caller has locked the
-    batches. Figures without dividends stay as they are, and so do marks.
+    batches. All figures are computed again; without a new split, only total returns change. Marks
+    stay as they are.
     """
     corrected = 0
     for batch in locked:
@@ -282,9 +283,9 @@ class _Correction(Struct, frozen=True, kw_only=True):
     """
     The correction of one batch: of the figures that depend on the prices or splits of `ticker`.
 
-    `ticker` is None if only dividends have changed. `adopted` has the readings that replace the
-    used ones. It is empty after a split or a dividend. `in_force` is declared in the journal before
-    the correction, if it is set.
+    `ticker` is None if the correction is only about total returns. `adopted` has the readings that
+    replace the used ones. It is empty after a split or a dividend. `in_force` is declared in the
+    journal before the correction, if it is set.
     """
 
     batch: Batch
@@ -311,58 +312,17 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
     for pick in picks:
         histories[pick.id] = _with_adopted(stored_histories[pick.id], pick.ticker, adopted)
 
+    shares = _Shares(new_batch, picks, new_picks, benchmark, histories)
+
     corrected = 0
     for checkpoint in await checkpoints.list_for_batch(conn, batch.id):
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
-        new_checkpoint = _with_new_price(batch, checkpoint, adopted)
-        used_histories = [benchmark]
-        received: list[Dividend] = []
-        rows: Rows
         if checkpoint.day == 0:
-            rows = [(batch, new_batch, None), (checkpoint, new_checkpoint, None)]
-            for pick, new_pick in zip(picks, new_picks, strict=True):
-                rows.append((pick, new_pick, pick.ticker))
+            recomputed = _recompute_baseline(correction, checkpoint, shares)
         else:
-            new_checkpoint = measurement.measure_benchmark(new_batch, new_checkpoint, benchmark)
-            is_about_benchmark = correction.ticker == batch.benchmark_symbol
-            new_checkpoint = _with_benchmark_mark(
-                checkpoint, new_checkpoint, is_about_benchmark=is_about_benchmark
-            )
-            if checkpoint.has_totals:
-                new_checkpoint, received = measurement.total_of_benchmark(
-                    new_batch,
-                    new_checkpoint,
-                    await share_histories.with_dividends(conn, benchmark),
-                )
-            recomputed = await _recompute_metrics(
-                conn,
-                correction,
-                checkpoint=checkpoint,
-                new_checkpoint=new_checkpoint,
-                new_batch=new_batch,
-                new_picks={pick.id: pick for pick in new_picks},
-                histories=histories,
-            )
-            rows = [(checkpoint, new_checkpoint, None), *recomputed.rows]
-            used_histories += recomputed.histories
-            received += recomputed.dividends
-            further = None
-            if correction.ticker is not None:
-                further = await further_corrections.recompute(
-                    conn, batch, checkpoint=checkpoint, ticker=correction.ticker
-                )
-            if further is not None:
-                rows.append((further.stored, further.corrected, correction.ticker))
-                used_histories.append(further.history)
-        if await _store_changes(
-            conn,
-            correction,
-            checkpoint=checkpoint,
-            rows=rows,
-            histories=used_histories,
-            dividends=received,
-        ):
+            recomputed = await _recompute_day(conn, correction, checkpoint, shares)
+        if await _store_changes(conn, correction, checkpoint=checkpoint, recomputed=recomputed):
             corrected += 1
             # The first entry has declared what is in force. Its transaction holds the journal's
             # lock, so no other process can declare anything before it ends: nothing is to be
@@ -371,12 +331,27 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
     return corrected
 
 
+class _Shares(Struct, frozen=True):
+    """
+    What the figures of a batch are computed from again.
+
+    `batch` and `new_picks` have the adopted baselines, and `picks` are as they are stored.
+    `benchmark` and `histories` (by the pick's id) have the adopted prices.
+    """
+
+    batch: Batch
+    picks: Sequence[Pick]
+    new_picks: Sequence[Pick]
+    benchmark: ShareHistory
+    histories: Mapping[UUID, ShareHistory]
+
+
 class _Recomputed(Struct, frozen=True):
     """
-    The metrics of a checkpoint, computed again.
+    The rows of a checkpoint, computed again.
 
-    `rows` have each metric as it is stored, and the new one. The new metrics depend on `histories`.
-    `dividends` are the readings that their total returns count.
+    `rows` have each row as it is stored, and the new one. The new figures depend on `histories`.
+    `dividends` are the readings that the total returns count.
     """
 
     rows: Rows
@@ -384,18 +359,67 @@ class _Recomputed(Struct, frozen=True):
     dividends: list[Dividend]
 
 
+def _recompute_baseline(
+    correction: _Correction, checkpoint: Checkpoint, shares: _Shares
+) -> _Recomputed:
+    """Return the rows of day 0: the batch, the checkpoint and the picks."""
+    new_checkpoint = _with_new_price(correction.batch, checkpoint, correction.adopted)
+    rows: Rows = [(correction.batch, shares.batch, None), (checkpoint, new_checkpoint, None)]
+    for pick, new_pick in zip(shares.picks, shares.new_picks, strict=True):
+        rows.append((pick, new_pick, pick.ticker))
+    return _Recomputed(rows, [shares.benchmark], [])
+
+
+async def _recompute_day(
+    conn: Conn, correction: _Correction, checkpoint: Checkpoint, shares: _Shares
+) -> _Recomputed:
+    """Return the rows of a later day: the checkpoint, its metrics and a further benchmark."""
+    batch = correction.batch
+    new_checkpoint = _with_new_price(batch, checkpoint, correction.adopted)
+    new_checkpoint = measurement.measure_benchmark(shares.batch, new_checkpoint, shares.benchmark)
+    new_checkpoint = _with_benchmark_mark(
+        checkpoint,
+        new_checkpoint,
+        is_about_benchmark=correction.ticker == batch.benchmark_symbol,
+    )
+    received: list[Dividend] = []
+    if checkpoint.has_totals:
+        new_checkpoint, received = measurement.total_of_benchmark(
+            shares.batch,
+            new_checkpoint,
+            await share_histories.with_dividends(conn, shares.benchmark),
+        )
+    recomputed = _Recomputed([(checkpoint, new_checkpoint, None)], [shares.benchmark], received)
+    await _recompute_metrics(
+        conn,
+        correction,
+        shares,
+        checkpoint=checkpoint,
+        new_checkpoint=new_checkpoint,
+        recomputed=recomputed,
+    )
+    if correction.ticker is not None:
+        further = await further_corrections.recompute(
+            conn, batch, checkpoint=checkpoint, ticker=correction.ticker
+        )
+        if further is not None:
+            recomputed.rows.append((further.stored, further.corrected, correction.ticker))
+            recomputed.histories.append(further.history)
+    return recomputed
+
+
 async def _recompute_metrics(
     conn: Conn,
     correction: _Correction,
+    shares: _Shares,
     *,
     checkpoint: Checkpoint,
     new_checkpoint: Checkpoint,
-    new_batch: Batch,
-    new_picks: Mapping[UUID, Pick],
-    histories: Mapping[UUID, ShareHistory],
-) -> _Recomputed:
-    """Compute a checkpoint's metrics again."""
-    recomputed = _Recomputed([], [], [])
+    recomputed: _Recomputed,
+) -> None:
+    """Compute a checkpoint's metrics again, and add them to `recomputed`."""
+    new_picks = {pick.id: pick for pick in shares.new_picks}
+    histories = shares.histories
     for metric in await checkpoints.list_metrics(conn, checkpoint.id):
         pick = new_picks[metric.pick_id]
         new_metric = _with_new_close(metric, correction.adopted.get((checkpoint.day, pick.ticker)))
@@ -404,7 +428,7 @@ async def _recompute_metrics(
         )
         recomputed.histories.append(history)
         figures = measurement.measure_pick(
-            new_batch,
+            shares.batch,
             new_checkpoint,
             pick=pick,
             price=new_metric.current_price,
@@ -417,7 +441,7 @@ async def _recompute_metrics(
             new_metric = replace(new_metric, unusual_move=metric.unusual_move)
         if metric.has_totals:
             new_metric, received = measurement.total_of_pick(
-                new_batch,
+                shares.batch,
                 new_checkpoint,
                 pick=pick,
                 metric=new_metric,
@@ -425,7 +449,6 @@ async def _recompute_metrics(
             )
             recomputed.dividends.extend(received)
         recomputed.rows.append((metric, new_metric, pick.ticker))
-    return recomputed
 
 
 async def _store_changes(
@@ -433,19 +456,17 @@ async def _store_changes(
     correction: _Correction,
     *,
     checkpoint: Checkpoint,
-    rows: Rows,
-    histories: Sequence[ShareHistory],
-    dividends: Sequence[Dividend],
+    recomputed: _Recomputed,
 ) -> bool:
     """
     Store the changed rows of a checkpoint, with their corrections.
 
-    Return False if no row has changed. `histories` belong to the shares of the new figures, and
-    `dividends` are the readings that the total returns count.
+    Return False if no row has changed.
     """
     batch = correction.batch
+    rows, dividends = recomputed.rows, recomputed.dividends
     used = [reading for (day, _), reading in correction.adopted.items() if day == checkpoint.day]
-    counted = measurement.counted_splits(batch, checkpoint, histories)
+    counted = measurement.counted_splits(batch, checkpoint, recomputed.histories)
     # While this transaction waited for the lock of the batch, another transaction may have stored a
     # reading that is used here. The time of a correction must not be before the times of its
     # readings.

@@ -33,16 +33,16 @@ from app.domain.tickers import TickerHistory
 from app.errors import AlphaMondayError, ConfigurationError, RecordDamaged, TryAgainAt
 from app.providers.alpha_vantage import DIVIDENDS, DIVIDENDS_SOURCE, DividendsAnswer
 from app.providers.alpha_vantage_answers import ListedDividend
+from app.providers.rate_limiter import UnreadableRow
 from app.store import batches, declarations, journal, splits
 from app.store import dividends as store
 from app.store.rows import Conn
 from jobs import (
     alerts,
     corrections,
-    messages,
-    queue_tables,
     request_budget,
     total_returns,
+    weekly_requests,
 )
 from jobs.context import Context
 from jobs.prices import log_unreadable
@@ -59,7 +59,7 @@ _DAY = timedelta(days=1)
 # has the dividends of all past years, so this limits only the number of requests.
 _MISSING_WEEKS = 20
 
-# A class share has two spellings (BRK-B and BRK.B), and the first attempt may use the wrong one.
+# A class of shares has two spellings (BRK-B and BRK.B): the first attempt may use the wrong one.
 _MAX_ATTEMPTS = 2
 # After so many tickers in a row without a response, the job waits until the next day. A provider
 # without dividends must not use up the quota.
@@ -85,11 +85,11 @@ async def refresh(context: Context, sunday: date) -> None:
     sealed, nothing is requested: its journal could not show that a share has no dividend.
     """
     bind_contextvars(step="dividends")
-    begins_at = _begins_at(sunday)
+    begins_at = weekly_requests.begins_at(sunday, _REQUEST_TIME)
     # The job may have been deferred by a process whose clock is ahead of this process's clock.
     if context.now() < begins_at:
         raise TryAgainAt("The dividends of this Sunday are requested later.", begins_at)
-    if context.now() >= _begins_at(sunday + _WEEK):
+    if context.now() >= weekly_requests.begins_at(sunday + _WEEK, _REQUEST_TIME):
         log.info("the week for dividends is over")
         return
     async with context.pool.connection() as conn:
@@ -101,11 +101,12 @@ async def refresh(context: Context, sunday: date) -> None:
     failures = 0
     unanswered: list[str] = []
     for ticker in waiting:
-        if failures == _MAX_FAILURES or not await _has_room(context):
+        spare = await _count_spare(context)
+        if failures == _MAX_FAILURES or spare < 1:
             unanswered.append(ticker)
             continue
         try:
-            await _refresh_ticker(context, ticker, since=begins_at)
+            await _refresh_ticker(context, ticker, since=begins_at, spare=spare)
             failures = 0
         except TryAgainAt:
             raise
@@ -120,22 +121,24 @@ async def refresh(context: Context, sunday: date) -> None:
     if unanswered:
         tomorrow = calendar.new_york_date(context.now()) + _DAY
         raise TryAgainAt(
-            f"There is no room today for the dividends of {', '.join(unanswered)}, or no answer.",
+            f"The dividends of {', '.join(unanswered)} were not read: the day's quota has no room, "
+            "or the provider did not respond.",
             calendar.from_new_york(tomorrow, _REQUEST_TIME),
         )
 
 
-async def _has_room(context: Context) -> bool:
+async def _count_spare(context: Context) -> int:
+    """Return how many requests for dividends have room now."""
     async with context.pool.connection() as conn:
-        return await request_budget.count_spare_for_dividends(conn, context) > 0
+        return await request_budget.count_spare_for_dividends(conn, context)
 
 
 async def _add_missing(context: Context) -> list[Batch]:
     """
-    Add the total returns that are missing although the dividends are known, and mend stale ones.
+    Add the total returns that are missing although the dividends are known. Correct outdated ones.
 
-    A total return is stale if an earlier version, which does not know total returns, has corrected
-    its price. Return the batches that are young enough to be asked about.
+    A total return is outdated if an earlier version, which does not know total returns, has
+    corrected its price. Return the batches that are young enough to be asked about.
     """
     since = calendar.new_york_date(context.now()) - _MISSING_WEEKS * _WEEK
     async with context.pool.connection() as conn:
@@ -144,15 +147,15 @@ async def _add_missing(context: Context) -> list[Batch]:
         if batch.status is not BatchStatus.COMPLETED:
             continue
         try:
-            await _mend(context, batch)
+            await _complete_totals(context, batch)
         except RecordDamaged as error:
-            # Other batches need not wait until this one is mended.
+            # Other batches need not wait until this one is repaired.
             log.warning("total returns not added", run_date=str(batch.run_date), reason=str(error))
     return recent
 
 
-async def _mend(context: Context, batch: Batch) -> None:
-    """Add a batch's missing total returns, and correct those that are stale."""
+async def _complete_totals(context: Context, batch: Batch) -> None:
+    """Add a batch's missing total returns, and correct those that are outdated."""
     async with transaction(context.pool) as conn:
         locked = await batches.lock_for_update(conn, batch.id)
         await total_returns.add(conn, locked, now=context.now(), in_force=context.in_force)
@@ -178,7 +181,8 @@ async def _list_waiting(context: Context, sunday: date, recent: Sequence[Batch])
             elif age > MEASURED_DAYS[-1]:
                 missing = await total_returns.find_missing(conn, batch)
                 overdue += [period.ticker for period in missing]
-        served = await context.prices.ledger.served_since(conn, DIVIDENDS, _begins_at(sunday))
+        begins_at = weekly_requests.begins_at(sunday, _REQUEST_TIME)
+        served = await context.prices.ledger.served_since(conn, DIVIDENDS, begins_at)
     today = calendar.new_york_date(context.now())
     waiting = request_plan.order_dividends(
         planned, today, benchmark=context.benchmark, answered=served
@@ -208,10 +212,12 @@ async def _list_tickers(conn: Conn, batch: Batch) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tickers))
 
 
-async def _refresh_ticker(context: Context, ticker: str, *, since: datetime) -> None:
-    """Request a ticker's dividends, unless they were already requested after `since`."""
-    async with context.pool.connection() as conn:
-        spare = await request_budget.count_spare_for_dividends(conn, context)
+async def _refresh_ticker(context: Context, ticker: str, *, since: datetime, spare: int) -> None:
+    """
+    Request a ticker's dividends, unless they were already requested after `since`.
+
+    `spare` is how many requests have room.
+    """
     today = calendar.from_new_york(calendar.new_york_date(context.now()), time())
     answer = await context.prices.dividends(
         ticker, since, today, max_attempts=min(spare, _MAX_ATTEMPTS)
@@ -227,33 +233,17 @@ async def _store_answer(context: Context, ticker: str, answer: DividendsAnswer) 
     All of it is done in one transaction.
     """
     now = context.now()
+    corrected = 0
     async with transaction(context.pool) as conn:
         # First lock all batches that use the ticker, then write to the journal: otherwise there
         # could be a deadlock (see `corrections.correct_after_split`).
         locked = await batches.lock_all_with_ticker(conn, ticker)
+        # Dividends before the first baseline of these batches are not needed.
         since = min((one.trading_day for one in locked if one.trading_day), default=None)
-        tickers = TickerHistory.unchanged(ticker)
-        changes = dividends.Changes([], [])
-        if since:
-            changes = dividends.find_changes(
-                [
-                    ListedAmount(one.ex_date, one.amount, _source_of(one))
-                    for one in answer.dividends
-                ],
-                ticker=ticker,
-                ex_dates=set(answer.ex_dates),
-                since=since,
-                known=await store.list_in_force(conn, tickers),
-                factors=await splits.list_in_force(conn, tickers),
-                withdrawn_source=_WITHDRAWN_SOURCE,
-                now=now,
-            )
+        changes = await _find_changes(conn, ticker, answer, since=since, now=now)
         for dividend in changes.readings:
             await store.insert(conn, dividend)
-        unreadable = [
-            row for row in answer.unreadable if since and row.may_fall_within(since, date.max)
-        ]
-        new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
+        new_unreadable = await _store_answered(conn, context, answer, since=since)
         # The entry of the response comes before the others, which mention its dividends again.
         await journal.append_readings(
             conn,
@@ -261,7 +251,6 @@ async def _store_answer(context: Context, ticker: str, answer: DividendsAnswer) 
             dividends=changes.readings,
             in_force=context.in_force,
         )
-        corrected = 0
         if changes.readings:
             corrected = await corrections.correct_totals(
                 conn,
@@ -284,6 +273,36 @@ async def _store_answer(context: Context, ticker: str, answer: DividendsAnswer) 
     log_unreadable(DIVIDENDS, ticker, new_unreadable)
     for restated in changes.restated:
         _log_restated(restated)
+
+
+async def _find_changes(
+    conn: Conn, ticker: str, answer: DividendsAnswer, *, since: date | None, now: datetime
+) -> dividends.Changes:
+    """Return what an answer changes for ex-dates after `since`; nothing if `since` is None."""
+    if since is None:
+        return dividends.Changes([], [])
+    tickers = TickerHistory.unchanged(ticker)
+    listed = [ListedAmount(one.ex_date, one.amount, _source_of(one)) for one in answer.dividends]
+    return dividends.find_changes(
+        listed,
+        ticker=ticker,
+        ex_dates=set(answer.ex_dates),
+        since=since,
+        known=await store.list_in_force(conn, tickers),
+        factors=await splits.list_in_force(conn, tickers),
+        withdrawn_source=_WITHDRAWN_SOURCE,
+        now=now,
+    )
+
+
+async def _store_answered(
+    conn: Conn, context: Context, answer: DividendsAnswer, *, since: date | None
+) -> list[UnreadableRow]:
+    """Store that the request was answered. Return the unreadable rows that are new and matter."""
+    unreadable: list[UnreadableRow] = []
+    if since is not None:
+        unreadable = [row for row in answer.unreadable if row.may_fall_within(since, date.max)]
+    return await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
 
 
 def _log_restated(restated: RestatedAmount) -> None:
@@ -331,11 +350,6 @@ def _describe(dividend: Dividend) -> str:
     return f"{name} was read as {format_decimal(dividend.amount)}."
 
 
-def _begins_at(sunday: date) -> datetime:
-    """Return the time from which the dividends of a Sunday are requested."""
-    return calendar.from_new_york(sunday, _REQUEST_TIME)
-
-
 async def defer_due(conn: Conn, context: Context) -> int:
     """
     Defer the job of the newest Sunday, if it is missing and a batch may need dividends.
@@ -343,17 +357,8 @@ async def defer_due(conn: Conn, context: Context) -> int:
     Return how many jobs were deferred.
     """
     now = context.now()
-    sunday = request_plan.split_sunday(calendar.new_york_date(now))
-    if now < _begins_at(sunday):
-        sunday -= _WEEK
+    sunday = weekly_requests.newest_sunday(now, _REQUEST_TIME)
     first = await batches.first_run_date(conn)
     if first is None or (sunday - first).days < min(request_plan.DIVIDEND_DAYS):
         return 0
-    if await queue_tables.has_job(
-        conn, task=read_dividends.name, argument="sunday", value=str(sunday)
-    ):
-        return 0
-    template = read_dividends.configure(schedule_at=now, priority=messages.LOWEST_PRIORITY).job
-    job = template.evolve(task_kwargs={"sunday": str(sunday)})
-    await app.job_manager.batch_defer_jobs_async([job], connection=conn)
-    return 1
+    return await weekly_requests.defer(conn, read_dividends, sunday=sunday, now=now)

@@ -34,7 +34,7 @@ from app.store import further_benchmarks as store
 from app.store import splits as split_store
 from app.store.further_benchmarks import Awaited
 from app.store.rows import Conn
-from jobs import messages, prices, queue_tables, request_budget, splits
+from jobs import prices, request_budget, splits, weekly_requests
 from jobs.context import Context
 from jobs.queue import RetryPolicy, app, current_context
 
@@ -84,12 +84,12 @@ async def refresh(context: Context, sunday: date) -> None:
     the week that begins on the Sunday is over, return without a request.
     """
     bind_contextvars(step="benchmarks")
-    begins_at = _begins_at(sunday)
+    begins_at = weekly_requests.begins_at(sunday, _REQUEST_TIME)
     now = context.now()
     # The job may have been deferred by a process whose clock is ahead of this process's clock.
     if now < begins_at:
         raise TryAgainAt("The further benchmarks of this Sunday are requested later.", begins_at)
-    if now >= _begins_at(sunday + _WEEK):
+    if now >= weekly_requests.begins_at(sunday + _WEEK, _REQUEST_TIME):
         log.info("the week for further benchmarks is over")
         return
     async with context.pool.connection() as conn:
@@ -109,7 +109,7 @@ async def _refresh_symbol(context: Context, symbol: str, *, since: datetime) -> 
     """
     Request the closes and the splits of a symbol, unless they were requested after `since`.
 
-    Return why something is missing; an empty text if nothing is. TryAgainAt is raised.
+    Return why something is missing; an empty text if nothing is. TryAgainAt passes to the caller.
     """
     today = calendar.from_new_york(calendar.new_york_date(context.now()), time())
     try:
@@ -262,11 +262,6 @@ async def _find_result(conn: Conn, *, batch_id: UUID, benchmark: str) -> Checkpo
     return find_result_of_completed(taken, days)
 
 
-def _begins_at(sunday: date) -> datetime:
-    """Return the time from which the further benchmarks of a Sunday are requested."""
-    return calendar.from_new_york(sunday, _REQUEST_TIME)
-
-
 async def defer_due(conn: Conn, context: Context) -> int:
     """
     Defer the job of the newest Sunday, if it is missing and there is a further benchmark to read.
@@ -274,23 +269,12 @@ async def defer_due(conn: Conn, context: Context) -> int:
     Return how many jobs were deferred.
     """
     now = context.now()
-    # A Sunday is day 6 of the week that begins on a Monday.
-    today = calendar.new_york_date(now)
-    sunday = today - timedelta(days=(today.weekday() + 1) % 7)
-    if now < _begins_at(sunday):
-        sunday -= _WEEK
+    sunday = weekly_requests.newest_sunday(now, _REQUEST_TIME)
     first = await batches.first_baseline(conn)
     # The first Sunday is the one after the first Monday.
     if first is None or sunday < first + _WEEK:
         return 0
-    if await queue_tables.has_job(
-        conn, task=read_benchmarks.name, argument="sunday", value=str(sunday)
-    ):
-        return 0
     configured = context.in_force.further_benchmarks
     if not await list_symbols(conn, configured=configured, now=now):
         return 0
-    template = read_benchmarks.configure(schedule_at=now, priority=messages.LOWEST_PRIORITY).job
-    job = template.evolve(task_kwargs={"sunday": str(sunday)})
-    await app.job_manager.batch_defer_jobs_async([job], connection=conn)
-    return 1
+    return await weekly_requests.defer(conn, read_benchmarks, sunday=sunday, now=now)

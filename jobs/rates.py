@@ -25,7 +25,7 @@ from app.providers.alpha_vantage_answers import ListedRate
 from app.store import batches, journal
 from app.store import rates as store
 from app.store.rows import Conn
-from jobs import messages, queue_tables, request_budget
+from jobs import request_budget, weekly_requests
 from jobs.context import Context
 from jobs.prices import log_unreadable
 from jobs.queue import RetryPolicy, app, current_context
@@ -56,12 +56,12 @@ async def refresh(context: Context, sunday: date) -> None:
     request.
     """
     bind_contextvars(step="rates")
-    begins_at = _begins_at(sunday)
+    begins_at = weekly_requests.begins_at(sunday, _REQUEST_TIME)
     now = context.now()
     # The job may have been deferred by a process whose clock is ahead of this process's clock.
     if now < begins_at:
         raise TryAgainAt("The rates of this Sunday are requested later.", begins_at)
-    if now >= _begins_at(sunday + _WEEK):
+    if now >= weekly_requests.begins_at(sunday + _WEEK, _REQUEST_TIME):
         log.info("the week for rates is over")
         return
     tomorrow = calendar.from_new_york(calendar.new_york_date(now) + _DAY, _REQUEST_TIME)
@@ -140,11 +140,6 @@ def _find_changes(
     return changes
 
 
-def _begins_at(sunday: date) -> datetime:
-    """Return the time from which the rates of a Sunday are requested."""
-    return calendar.from_new_york(sunday, _REQUEST_TIME)
-
-
 async def defer_due(conn: Conn, context: Context) -> int:
     """
     Defer the job of the newest Sunday, if it is missing and the record has a batch with picks.
@@ -152,18 +147,9 @@ async def defer_due(conn: Conn, context: Context) -> int:
     Return how many jobs were deferred.
     """
     now = context.now()
-    # A Sunday is day 6 of the week that begins on a Monday.
-    today = calendar.new_york_date(now)
-    sunday = today - timedelta(days=(today.weekday() + 1) % 7)
-    if now < _begins_at(sunday):
-        sunday -= _WEEK
+    sunday = weekly_requests.newest_sunday(now, _REQUEST_TIME)
     first = await batches.first_baseline(conn)
     # The first Sunday is the one after the first Monday.
     if first is None or sunday < first + _WEEK:
         return 0
-    if await queue_tables.has_job(conn, task=read_rates.name, argument="sunday", value=str(sunday)):
-        return 0
-    template = read_rates.configure(schedule_at=now, priority=messages.LOWEST_PRIORITY).job
-    job = template.evolve(task_kwargs={"sunday": str(sunday)})
-    await app.job_manager.batch_defer_jobs_async([job], connection=conn)
-    return 1
+    return await weekly_requests.defer(conn, read_rates, sunday=sunday, now=now)

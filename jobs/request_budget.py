@@ -122,7 +122,7 @@ async def read(
     day = calendar.new_york_date(now)
     if now < calendar.due_at(day):
         day -= _DAY
-    since_sunday = calendar.due_at(request_plan.split_sunday(day))
+    since_sunday = calendar.due_at(request_plan.week_sunday(day))
     sent = await ledger.count_since(conn, calendar.due_at(day), function=SPLITS)
     sent_late = await ledger.count_since(conn, _end_of_morning(day), function=SPLITS)
     after_splits = 0

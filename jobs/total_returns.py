@@ -54,19 +54,6 @@ async def defer(conn: Conn, context: Context, batch_id: UUID) -> None:
     await app.job_manager.batch_defer_jobs_async([job], connection=conn)
 
 
-class Missing(Struct, frozen=True):
-    """
-    A result that lacks a total return, with the shares that it needs dividends of.
-
-    `periods` are the tickers and days to ask for: those of the benchmark and of the picks without a
-    total return.
-    """
-
-    batch: Batch
-    result: Checkpoint
-    periods: list[AskedPeriod]
-
-
 async def find_missing(conn: Conn, batch: Batch) -> list[AskedPeriod]:
     """
     Return the tickers and days for which a batch's result still needs dividends.
@@ -76,7 +63,9 @@ async def find_missing(conn: Conn, batch: Batch) -> list[AskedPeriod]:
     result = await _find_incomplete(conn, batch)
     if result is None:
         return []
-    periods = result.periods(result.benchmark)
+    periods: list[AskedPeriod] = []
+    if not result.checkpoint.has_totals:
+        periods += result.periods(result.benchmark)
     for metric in result.without_total:
         periods += result.periods(result.histories[metric.id])
     return periods

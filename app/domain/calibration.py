@@ -32,8 +32,8 @@ from app.domain.statistics import SIGNIFICANCE, Interval, hit_rate_pct
 # The width of the bins of the calibration table, in percentage points.
 BIN_WIDTH = 10
 BIN_STARTS = range(MIN_PROBABILITY, MAX_PROBABILITY + 1, BIN_WIDTH)
-# With fewer picks than those of twenty Mondays, the interval of the hit rate is more than twelve
-# points wide on either side: too wide for any sentence about calibration.
+# With fewer picks than those of twenty Mondays, the interval of a hit rate near 50 % is more than
+# twelve points wide on either side: too wide for any sentence about calibration.
 MIN_PICKS = 60
 
 _HALF = Fraction(1, 2)
@@ -278,7 +278,7 @@ def calibration_words(
         some = "1 finished pick has" if picks == 1 else f"{picks} finished picks have"
         return (
             f"Too early to say whether the probabilities are right: {some} a probability, and "
-            f"fewer than {MIN_PICKS} show little but chance."
+            f"the results of fewer than {MIN_PICKS} depend mostly on chance."
         )
     stated, rate = _shown(mean_stated_pct), _shown(rate_pct)
     low, high = _shown(interval.low), _shown(interval.high)

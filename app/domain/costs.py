@@ -1,7 +1,7 @@
 """
 The results of a track record after the costs of trading that a reader assumes.
 
-No figure of the record contains costs, because nobody can know what a reader's trades would cost.
+No figure of the record contains costs, because the cost of a trade differs from reader to reader.
 So a reader names a cost, in basis points of the price and for one way. Every pick is then charged
 twice, for getting in and for getting out. The benchmark is charged nothing.
 Formulas: docs/record.md#costs.
@@ -115,7 +115,11 @@ class BeforeCosts(Struct, frozen=True):
     last_hits: Sequence[int]
 
     def __call__(self, bps: int) -> AfterCosts:
-        """Return the results after a cost of `bps` basis points for one way, from 0 to MAX_BPS."""
+        """
+        Return the results after a cost of `bps` basis points for one way, from 0 to MAX_BPS.
+
+        The API calls the value of a field with the arguments of the field.
+        """
         with localcontext(DECIMAL_CONTEXT):
             cost = _POINTS_PER_BPS * bps
             curve_cost = cost * self.batch_count
@@ -164,10 +168,11 @@ def last_hit_bps(alpha_pct: Decimal) -> int:
         return -1
     if alpha_pct > _POINTS_PER_BPS * MAX_BPS:
         return MAX_BPS
-    # The quotient of `divmod` is whole, and whether there is a rest is not affected by rounding.
+    # The quotient of `divmod` is whole, and rounding does not affect whether there is a
+    # remainder.
     with localcontext(DECIMAL_CONTEXT):
-        whole, rest = divmod(alpha_pct, _POINTS_PER_BPS)
-    if rest:
+        whole, remainder = divmod(alpha_pct, _POINTS_PER_BPS)
+    if remainder:
         return int(whole)
     # At this cost, the pick loses exactly its alpha.
     return int(whole) - 1

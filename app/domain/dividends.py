@@ -108,7 +108,8 @@ def find_changes(
     - `withdrawn_source` is the source of a reading that takes back a dividend.
 
     A dividend with a future ex-date is no reading yet: it may still be changed. An ex-date with an
-    amount that cannot be read keeps what is known about it.
+    amount that cannot be read keeps what is known about it. A known dividend that is no longer
+    listed is withdrawn, whatever its ex-date.
     """
     today = calendar.new_york_date(now)
     amounts = {one.ex_date: one for one in known}
@@ -171,7 +172,7 @@ def _restating_factor(
 
 def shares_on(factors: Sequence[Split], *, basis: date, day: date) -> Decimal:
     """
-    Return how many shares of `day` one share of the baseline has become, or was.
+    Return how many shares on `day` correspond to one share of the baseline.
 
     `basis` is the basis date of the baseline's price (see `splits.basis_date`). It is the baseline
     session itself, unless that price was restated.

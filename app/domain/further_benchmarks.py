@@ -1,5 +1,7 @@
 """
-Further benchmarks: what is shown beside the benchmark, so that a tilt is not taken for skill.
+Further benchmarks, which are shown beside the benchmark.
+
+With them, a preference for small companies is not taken for skill.
 
 The setting BENCHMARKS names them after the benchmark. A batch is compared with those that the
 newest settings up to its BATCH entry name. Each of them has one row, with its return from the

@@ -47,9 +47,9 @@ PLANNED_DAYS = CHECKPOINT_DAYS
 SPLIT_DAYS = (*reversed(SPLIT_CHECK_DAYS), *reversed(LATE_SPLIT_CHECK_DAYS))
 
 # The days of a batch on which a week of requests for its dividends begins, the most important
-# first. Day 13 is the first Sunday after its result. The two later Sundays find dividends that are
-# listed late.
-DIVIDEND_DAYS = (SPLIT_CHECK_DAYS[-1], 27, 41)
+# first: day 13 is the first Sunday after its result. The Sundays two and four weeks later find
+# dividends that are listed late.
+DIVIDEND_DAYS = (13, 27, 41)
 
 # How many requests a week needs for the rate of a loan without risk.
 RATE_REQUESTS = 1
@@ -77,7 +77,9 @@ class PlannedBatch(Struct, frozen=True):
     """
     A batch with the tickers that it needs requests for.
 
-    `tickers` are those of its benchmark and of its picks that still trade.
+    `tickers` are those of its benchmark and of its picks. For splits, and in a plan of some weeks,
+    picks that stopped trading are left out. For the dividends that a week still needs, they are
+    included, and so are the former tickers of renamed picks.
     """
 
     series: str
@@ -182,14 +184,14 @@ def in_turn(names: Iterable[str], day: date) -> list[str]:
     return [*ordered[first:], *ordered[:first]]
 
 
-def split_sunday(day: date) -> date:
-    """Return the Sunday that begins the week of `day`, in which splits are requested."""
+def week_sunday(day: date) -> date:
+    """Return the Sunday that begins the week of `day`. Weekly requests are sent from then on."""
     return day - _DAY * ((day.weekday() - _SUNDAY) % _WEEK.days)
 
 
 def _is_last_day(day: date) -> bool:
     """Return whether a day is the last one of the week of its splits: a Saturday."""
-    return split_sunday(day + _DAY) == day + _DAY
+    return week_sunday(day + _DAY) == day + _DAY
 
 
 def order_splits(
@@ -228,7 +230,7 @@ def _order(
     answered: Iterable[str],
 ) -> list[str]:
     """Return the tickers of the batches that are so many days old on the Sunday, in order."""
-    sunday = split_sunday(day)
+    sunday = week_sunday(day)
     days_passed = (day - sunday).days
     turns = in_turn((batch.series for batch in batches), day)
     keys: dict[str, tuple[int, int, int]] = {}
@@ -310,7 +312,7 @@ def plan(
     late_before = 0
     for number in range(PLANNED_DAYS):
         day = first_day + number * _DAY
-        if number and day == split_sunday(day):
+        if number and day == week_sunday(day):
             waiting = _Waiting(
                 splits=order_splits(needs.split_batches(day), day, benchmark=benchmark),
                 weekly=weekly,
@@ -363,7 +365,7 @@ def _plan_day(
     closes = needs.closes(day)
     free = per_day - closes - sent.splits_early - sent.late - SPARE_REQUESTS
     early = 0
-    if day == split_sunday(day):
+    if day == week_sunday(day):
         # The splits of active batches are requested at nine, with the Sunday's checkpoints. These
         # requests no longer count at nine on Monday.
         own = own_tickers(needs.split_batches(day), day, needs.benchmark)
@@ -453,11 +455,11 @@ class _Needs:
 
     def split_batches(self, day: date) -> list[PlannedBatch]:
         """Return the batches that may need splits in the week of `day`."""
-        return self._batches_of_ages(split_sunday(day), SPLIT_DAYS)
+        return self._batches_of_ages(week_sunday(day), SPLIT_DAYS)
 
     def dividend_batches(self, day: date) -> list[PlannedBatch]:
         """Return the batches that may need dividends in the week of `day`."""
-        return self._batches_of_ages(split_sunday(day), DIVIDEND_DAYS)
+        return self._batches_of_ages(week_sunday(day), DIVIDEND_DAYS)
 
     def _batches_of_ages(self, day: date, ages: Iterable[int]) -> list[PlannedBatch]:
         """Return the batches of the Mondays that are so many days before `day`."""

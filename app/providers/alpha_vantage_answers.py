@@ -460,22 +460,22 @@ def _without_repeated(rows: Iterable[_DividendRow]) -> list[_DividendRow]:
     Return the rows of one ex-date, and each dividend once.
 
     Two rows with equal amounts are two dividends only if one of their other dates can be read in
-    both rows and differs. A row with more dates comes before one with fewer: of two payment dates
-    and an unknown one, the first two are dividends, and the third is one of them. So the order of
-    the rows makes no difference.
+    both rows and differs. Example: three rows of 1.00, with payment on May 1, on May 2 and on an
+    unknown day, are two dividends, because the third row repeats one of the others. A row with more
+    dates is compared first, so the order of the rows makes no difference.
     """
     ordered = sorted(
         rows, key=lambda row: (-len(row.other_dates), sorted(row.other_dates.items()), row.text)
     )
     kept: list[_DividendRow] = []
-    # What each kept row says about each selection of its dates. With this, a row is compared with
-    # all kept rows at once: the time is proportional to the number of rows.
-    said: set[tuple[Decimal, tuple[str, ...], frozenset[tuple[str, date]]]] = set()
+    # The known dates of each kept row, in each selection. With this, a row is compared with all
+    # kept rows at once: the time is proportional to the number of rows.
+    known_dates: set[tuple[Decimal, tuple[str, ...], frozenset[tuple[str, date]]]] = set()
     names_of_rows = {tuple(row.other_dates) for row in ordered}
     for row in ordered:
         amount, dates = Decimal(row.text), row.other_dates
         is_repeated = any(
-            (amount, names, _select(dates, [name for name in names if name in dates])) in said
+            (amount, names, _select(dates, dates.keys() & set(names))) in known_dates
             for names in names_of_rows
         )
         if is_repeated:
@@ -484,7 +484,7 @@ def _without_repeated(rows: Iterable[_DividendRow]) -> list[_DividendRow]:
         names = tuple(dates)
         for count in range(len(names) + 1):
             for selected in combinations(names, count):
-                said.add((amount, names, _select(dates, selected)))
+                known_dates.add((amount, names, _select(dates, selected)))
     return kept
 
 

@@ -28,7 +28,8 @@ from app.domain.calendar import Calendar
 Row = dict[str, str]
 UNKNOWN_VALUE = "None"
 
-_PAYING_SHARE = 2 / 3
+# The chance that a company pays dividends.
+_PAYING_CHANCE = 2 / 3
 # The amount of a quarter, in hundredths of a percent of the price: of a share, and of the
 # benchmark.
 _RATES = (20, 100)
@@ -51,7 +52,9 @@ _EARLIEST_THIRD_FRIDAY = 15
 _FRIDAY = 4
 
 _SPECIAL_CHANCE = 0.2
-# The days of special dividends, and their rates as of `_RATES`.
+# The chance that a special dividend has the ex-date of an ordinary one.
+_WITH_ORDINARY_CHANCE = 0.5
+# The days of special dividends, and their rates in the unit of `_RATES`.
 _SPECIAL_DAYS = (date(2025, 1, 1), date(2028, 12, 31))
 _SPECIAL_RATES = (200, 500)
 # Ordinary dividends are planned at least until then, after every special one.
@@ -87,7 +90,7 @@ class PlannedDividend(Struct, frozen=True, kw_only=True):
     A dividend without its amount.
 
     `rate` is the amount as a part of the price, and `decimals` says to how many decimals the amount
-    is rounded. Nobody knows of it before `declared_on`.
+    is rounded. The provider lists it from `declared_on` on.
     """
 
     ex_date: date
@@ -157,7 +160,7 @@ def _plan_share(
     # The order of the calls of `rng` must not change: in another order, the same seed would give
     # other dividends.
     rng = _random(seed, f"dividends/{ticker}")
-    is_paying = rng.random() < _PAYING_SHARE
+    is_paying = rng.random() < _PAYING_CHANCE
     phase = rng.randrange(_QUARTER_MONTHS)
     day_of_month = rng.randint(*_DAYS_OF_MONTH)
     rate = rng.randint(*_RATES) * _RATE_UNIT
@@ -187,9 +190,8 @@ def _plan_share(
         earliest, latest = (day.toordinal() for day in _SPECIAL_DAYS)
         day = date.fromordinal(rng.randint(earliest, latest))
         special_rate = rng.randint(*_SPECIAL_RATES) * _RATE_UNIT
-        # Half of the special dividends have the ex-date of an ordinary one.
         with_ordinary = [one.ex_date for one in planned if one.ex_date >= day]
-        if with_ordinary and rng.random() < 0.5:
+        if with_ordinary and rng.random() < _WITH_ORDINARY_CHANCE:
             day = with_ordinary[0]
         planned.append(make(_session_until(calendar, day), special_rate, is_special=True))
     return planned
@@ -278,9 +280,9 @@ def _divide_in_two(row: Row, _: Calendar) -> list[Row]:
     return [{**row, "amount": f"{part:f}"}, {**row, "amount": f"{amount - part:f}"}]
 
 
-# Each fault of a listed dividend by name. On a Sunday in the second week after the baseline the
-# service asks for the first time, so a fault that ends after eight days or more is seen before it
-# ends.
+# Each fault of a listed dividend by name, with how long it lasts after the ex-date. The service
+# requests dividends first on day 13. So it sees a fault that lasts eight days or more if the
+# ex-date is in the second week of the fortnight.
 DIVIDENDS_LISTED_WRONGLY = {
     "late_dividend": WrongListing(_omit, timedelta(days=9)),
     "very_late_dividend": WrongListing(_omit, timedelta(days=22)),
@@ -347,7 +349,7 @@ def plan_withdrawn(
     """
     Return the dividends that a hostile provider lists on a day and withdraws later.
 
-    Nobody ever paid them.
+    They are never paid.
     """
     planned = []
     for month in _quarterly_months(first, on + _WITHDRAWN_DECLARED_BEFORE, phase=0):

@@ -25,6 +25,8 @@ LAYOUTS = {
 
 # The ends of the axes, in percent: stated probabilities, and shares of right calls.
 _LOW, _HIGH = 50, 100
+# A drawing that is narrower, in pixels, has short labels.
+_NARROW = 500
 _SHARES = (0, 25, 50, 75, 100)
 
 
@@ -98,7 +100,7 @@ def _draw_shares(area: PlotArea) -> Iterator[str]:
 
 
 def _draw_bin_labels(area: PlotArea, bins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Write the range of each bin and its number of picks below the plot, with a line between."""
+    """Write the range of each bin and its number of picks below the plot, and separate the bins."""
     layout = area.layout
     bottom = layout.height - layout.bottom
     for one in bins:
@@ -106,7 +108,7 @@ def _draw_bin_labels(area: PlotArea, bins: Sequence[Mapping[str, Any]]) -> Itera
         middle = area.x((low + high + 1) / 2)
         # The narrow drawing has no room for the word in each bin; the page's table has it.
         number = pick_count(one["picks"])
-        if layout.width < 500:
+        if layout.width < _NARROW:
             number = f"n = {one['picks']:,}"
         yield svg.line(
             x1=area.x(low),

@@ -62,8 +62,8 @@ def break_even_words(record: Mapping[str, Any]) -> str:
         return "The mean of the points is exactly zero without costs."
     shown = signed(record["breakEvenBps"]).removeprefix("+")
     return (
-        f"The mean of the points is zero at a cost of {shown} basis points for one way: each trade "
-        "that costs more uses up all of it."
+        f"At a cost of {shown} basis points for one way, the mean of the points is zero. At a "
+        "higher cost, it is below zero."
     )
 
 

@@ -82,7 +82,7 @@ def test_by_hand():
     assert scores.bins[2].hit_rate_interval is None
     assert scores.words == (
         "Too early to say whether the probabilities are right: 10 finished picks have a "
-        "probability, and fewer than 60 show little but chance."
+        "probability, and the results of fewer than 60 depend mostly on chance."
     )
 
 

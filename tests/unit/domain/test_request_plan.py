@@ -180,7 +180,7 @@ def test_turns():
 @pytest.mark.parametrize("day", range(7))
 def test_the_week_of_splits(day):
     """It lasts from Sunday to Saturday."""
-    assert request_plan.split_sunday(SUNDAY + timedelta(days=day)) == SUNDAY
+    assert request_plan.week_sunday(SUNDAY + timedelta(days=day)) == SUNDAY
 
 
 def test_a_week_in_which_no_two_picks_are_the_same():

@@ -341,7 +341,7 @@ def _check_held(entry: ParsedEntry, state: JournalState, counted: set[Dividend])
 
 
 def _check_every_total(result: Checkpoint, state: JournalState, *, limit: datetime) -> None:
-    """Raise Discrepancy if a result has lacked a total return for four weeks after it was known."""
+    """Raise Discrepancy if a total return is missing four weeks after its dividends were known."""
     rows: list[_Row] = [result]
     # A pick gets its total return together with the benchmark's, or later.
     if result.has_totals:
