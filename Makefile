@@ -42,7 +42,8 @@ graphiql: ## Download the files of GraphiQL with npm
 
 run: $(READY) ## Simulate twelve weeks with provider simulators, then serve them
 	$(graphiql_if_npm)
-	@BENCHMARKS="$${BENCHMARKS:-$${BENCHMARK_SYMBOL:-SPY},RSP}" $(BIN)/alpha-monday rehearse
+	@BENCHMARKS="$${BENCHMARKS:-$${BENCHMARK_SYMBOL:-SPY},RSP}" \
+		ALPHA_VANTAGE_PER_DAY="$${ALPHA_VANTAGE_PER_DAY:-75}" $(BIN)/alpha-monday rehearse
 
 serve: $(READY) ## Serve live; needs two API keys, see docs/operate/settings.md
 	$(graphiql_if_npm)

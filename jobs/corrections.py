@@ -312,16 +312,22 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
     for pick in picks:
         histories[pick.id] = _with_adopted(stored_histories[pick.id], pick.ticker, adopted)
 
-    shares = _Shares(new_batch, picks, new_picks, benchmark, histories)
+    shares = _Shares(
+        batch=new_batch,
+        picks=picks,
+        new_picks=new_picks,
+        benchmark=benchmark,
+        histories=histories,
+    )
 
     corrected = 0
     for checkpoint in await checkpoints.list_for_batch(conn, batch.id):
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
         if checkpoint.day == 0:
-            recomputed = _recompute_baseline(correction, checkpoint, shares)
+            recomputed = _recompute_baseline(correction, shares, checkpoint=checkpoint)
         else:
-            recomputed = await _recompute_day(conn, correction, checkpoint, shares)
+            recomputed = await _recompute_day(conn, correction, shares, checkpoint=checkpoint)
         if await _store_changes(conn, correction, checkpoint=checkpoint, recomputed=recomputed):
             corrected += 1
             # The first entry has declared what is in force. Its transaction holds the journal's
@@ -331,7 +337,7 @@ async def _correct(conn: Conn, correction: _Correction) -> int:
     return corrected
 
 
-class _Shares(Struct, frozen=True):
+class _Shares(Struct, frozen=True, kw_only=True):
     """
     What the figures of a batch are computed from again.
 
@@ -360,7 +366,7 @@ class _Recomputed(Struct, frozen=True):
 
 
 def _recompute_baseline(
-    correction: _Correction, checkpoint: Checkpoint, shares: _Shares
+    correction: _Correction, shares: _Shares, *, checkpoint: Checkpoint
 ) -> _Recomputed:
     """Return the rows of day 0: the batch, the checkpoint and the picks."""
     new_checkpoint = _with_new_price(correction.batch, checkpoint, correction.adopted)
@@ -371,7 +377,7 @@ def _recompute_baseline(
 
 
 async def _recompute_day(
-    conn: Conn, correction: _Correction, checkpoint: Checkpoint, shares: _Shares
+    conn: Conn, correction: _Correction, shares: _Shares, *, checkpoint: Checkpoint
 ) -> _Recomputed:
     """Return the rows of a later day: the checkpoint, its metrics and a further benchmark."""
     batch = correction.batch

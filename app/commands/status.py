@@ -550,6 +550,13 @@ def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
             "late may correct figures later, or never. A key with more requests a day prevents "
             "this."
         )
+    if plan.left_out_dividends:
+        yield (
+            f"{_count(plan.left_out_dividends, 'request')} for dividends will have no room in the "
+            f"next two weeks, because ALPHA_VANTAGE_PER_DAY is {plan.per_day}: results will get "
+            "their total returns later, or never. Every other figure does without dividends. A key "
+            "with more requests a day prevents this."
+        )
     if state.plan_inputs.refuses_dividends:
         yield (
             "The price provider refused the last request for dividends, so results get no total "

@@ -29,11 +29,25 @@ class ComparedPick(Struct, frozen=True, array_like=True):
     action: Action
     absolute_return_pct: Decimal
     further_return_pct: Decimal
+    vs_benchmark_pct: Decimal
 
     @property
     def alpha_pct(self) -> Decimal:
         """Return the excess over the further benchmark, in the direction of the pick."""
-        excess = vs_pct(self.absolute_return_pct, self.further_return_pct)
+        return self._in_direction(vs_pct(self.absolute_return_pct, self.further_return_pct))
+
+    @property
+    def benchmark_alpha_pct(self) -> Decimal:
+        """Return the excess over the benchmark, in the direction of the pick."""
+        return self._in_direction(self.vs_benchmark_pct)
+
+    @property
+    def is_finite(self) -> bool:
+        """Return whether all returns are numbers."""
+        returns = (self.absolute_return_pct, self.further_return_pct, self.vs_benchmark_pct)
+        return all(one.is_finite() for one in returns)
+
+    def _in_direction(self, excess: Decimal) -> Decimal:
         return -excess if self.action is Action.SELL else excess
 
 
@@ -46,6 +60,14 @@ class FurtherAverage(Struct, frozen=True):
         Meta(
             description="The mean over these picks of `vsPct` of `PickMetric.vsBenchmarks` in the "
             "direction of the pick, in percentage points: with the sign reversed for a SELL."
+        ),
+    ]
+    benchmark_mean_alpha_pct: Annotated[
+        Decimal,
+        Meta(
+            description="The mean of `alphaPct` over the same picks, so the mean excess over the "
+            "benchmark, in percentage points. Compare `meanAlphaPct` with it: other means of the "
+            "track record are over all finished picks."
         ),
     ]
     picks: Annotated[
@@ -73,14 +95,17 @@ def average_further(picks: Iterable[ComparedPick]) -> list[FurtherAverage]:
 
     Raises RecordDamaged for a return that is no number.
     """
-    alphas: dict[str, list[Decimal]] = {}
+    compared: dict[str, list[ComparedPick]] = {}
     for pick in picks:
-        if not (pick.absolute_return_pct.is_finite() and pick.further_return_pct.is_finite()):
+        if not pick.is_finite:
             raise RecordDamaged(f"a return against {pick.symbol} is no number")
-        alphas.setdefault(pick.symbol, []).append(pick.alpha_pct)
+        compared.setdefault(pick.symbol, []).append(pick)
     return [
         FurtherAverage(
-            symbol=symbol, mean_alpha_pct=_mean(alphas[symbol]), picks=len(alphas[symbol])
+            symbol=symbol,
+            mean_alpha_pct=_mean([pick.alpha_pct for pick in with_symbol]),
+            benchmark_mean_alpha_pct=_mean([pick.benchmark_alpha_pct for pick in with_symbol]),
+            picks=len(with_symbol),
         )
-        for symbol in sorted(alphas)
+        for symbol, with_symbol in sorted(compared.items())
     ]

@@ -96,8 +96,8 @@ Glossary:
 - **metric**: the figures of one pick at one computed checkpoint.
 - **result**: the checkpoint of the last session before day 14.
 - **alpha**: a pick's return minus the benchmark's, with the sign reversed for a SELL.
-- **reading**: a price or a split as a provider returned it once, with its source and time. A
-  reading never changes; a later, different value is a second reading.
+- **reading**: a price, a split, a dividend or a rate as a provider returned it once, with its
+  source and time. A reading never changes; a later, different value is a second reading.
 - **correction**: the replacement of a stored figure, with the value before, the reason and the
   time.
 - **generation**: one question to the model, with its answer.
@@ -1819,7 +1819,8 @@ FURTHER_ROWS = f"""
         '[', coalesce(to_json(further_benchmarks.symbol)::text, 'null'),
         ',', coalesce(to_json(picks.action)::text, 'null'),
         ',', coalesce('"' || {METRICS}.absolute_return_pct || '"', 'null'),
-        ',', coalesce('"' || further_benchmarks.further_return_pct || '"', 'null'), ']'), ',')
+        ',', coalesce('"' || further_benchmarks.further_return_pct || '"', 'null'),
+        ',', coalesce('"' || {METRICS}.vs_benchmark_pct || '"', 'null'), ']'), ',')
         || ']', '[]')
     FROM further_benchmarks
     JOIN batches ON batches.id = further_benchmarks.batch_id

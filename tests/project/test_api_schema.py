@@ -147,7 +147,9 @@ type FurtherBenchmark {
   initialClose: Close! price: Decimal! close: Close! splitFactor: Decimal! returnPct: Decimal!
   measuredAt: DateTime!
 }
-type FurtherAverage { symbol: String! meanAlphaPct: Decimal! picks: Int! }
+type FurtherAverage {
+  symbol: String! meanAlphaPct: Decimal! benchmarkMeanAlphaPct: Decimal! picks: Int!
+}
 type Close {
   id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String!
   readAt: DateTime!

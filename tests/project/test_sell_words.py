@@ -45,7 +45,7 @@ ABOUT_SHARES = (
     "shares that move more than SPY",
     "shares that move more than the benchmark",
     "shares that merely move more than the benchmark",
-    "or the same amount of every share, may rise more than SPY for",
+    "same amount of money in each share, may rise more than SPY for",
     "The line of a SELL rises when its share does worse than the benchmark",
     "A BUY is right when the share did better than the benchmark, a SELL when it did worse",
 )

@@ -512,8 +512,15 @@ def against_others(picks):
     symbols = sorted({symbol for pick in picks for symbol in pick["further"]})
     averages = []
     for symbol in symbols:
-        values = [pick["further"][symbol] for pick in picks if symbol in pick["further"]]
-        averages.append({"symbol": symbol, "meanAlphaPct": mean(values), "picks": len(values)})
+        compared = [pick for pick in picks if symbol in pick["further"]]
+        averages.append(
+            {
+                "symbol": symbol,
+                "meanAlphaPct": mean([pick["further"][symbol] for pick in compared]),
+                "benchmarkMeanAlphaPct": mean([pick["alpha"] for pick in compared]),
+                "picks": len(compared),
+            }
+        )
     return averages
 
 

@@ -14,7 +14,8 @@ from msgspec import Struct
 from app.domain import closures
 from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
 from app.domain.lost_answers import Question, question_sentences
-from app.domain.model import CHECKPOINT_DAYS
+from app.domain.model import CHECKPOINT_DAYS, Action
+from app.domain.returns import format_decimal
 from app.domain.text import join_words
 from app.domain.yearly_check import MIN_WEEKS
 from app.web.formatting import add_days, format_sentence, short_date
@@ -404,6 +405,18 @@ def has_total_returns(batch: Node) -> bool:
     """Return whether the benchmark's dividends are known at the result of a batch."""
     result = batch["result"]
     return bool(result and result["benchmarkTotalReturnPct"])
+
+
+def lacks_total_returns(batch: Node) -> bool:
+    """Return whether the result of a pick has no total return."""
+    return any(pick["result"] and not pick["result"]["totalReturnPct"] for pick in batch["picks"])
+
+
+def in_favour(excess_pct: str, action: str) -> str:
+    """Return an excess in points in the direction of a call: for a SELL, with the other sign."""
+    if action != Action.SELL:
+        return excess_pct
+    return format_decimal(-Decimal(excess_pct))
 
 
 def model_name(batch: Node) -> str:

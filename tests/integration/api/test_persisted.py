@@ -26,11 +26,11 @@ KNOWN_HASHES = {
     "Head": "c0d9de2c",
     "History": "0f5ab902",
     "Journal": "5f1c1b45",
-    "LatestBatch": "1bd8f9f1",
+    "LatestBatch": "54119aef",
     "Monday": "af89f0ee",
-    "PickStory": "7a114390",
-    "Record": "1d509277",
-    "TrackRecord": "994780c8",
+    "PickStory": "94643388",
+    "Record": "39a440e4",
+    "TrackRecord": "8a8083fb",
 }
 
 

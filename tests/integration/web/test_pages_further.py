@@ -73,9 +73,9 @@ async def test_the_page(harness):
     tables = [[cells(row) for row in table.iter("tr")] for table in page.iter("table")]
     (further,) = [rows for rows in tables if rows[0].startswith("Benchmark|")]
     assert further == [
-        "Benchmark|Its return, %|MSFT|AAPL|NVDA",
-        "SPY|+1.00|+9.00|−6.00|−1.00",
-        "RSP|+3.00|+7.00|−8.00|−3.00",
+        "Benchmark|Its return, %|SELL MSFT|BUY AAPL|SELL NVDA",
+        "SPY|+1.00|−9.00|−6.00|+1.00",
+        "RSP|+3.00|−7.00|−8.00|+3.00",
     ]
     (totals,) = [rows for rows in tables if rows[0].startswith("Share|Dividends")]
     assert totals == [

@@ -73,7 +73,7 @@ async def test_the_costs(browser, database):
 @pytest.mark.parametrize(
     ("break_even", "words"),
     [
-        ("12.345", "at a cost of 12.34 basis points"),
+        ("12.345", "At a cost of 12.34 basis points"),
         ("0", "exactly zero without costs"),
         ("-3", "below zero even without costs"),
     ],
