@@ -207,7 +207,7 @@ async def _list_tickers(conn: Conn, batch: Batch) -> tuple[str, ...]:
     tickers = [batch.benchmark_symbol]
     histories = await batches.get_tickers(conn, batch.id)
     for pick in await batches.list_picks(conn, batch.id):
-        periods = histories[pick.id].asked_periods(batch.trading_day, last)
+        periods = histories[pick.id].dividend_periods(batch.trading_day, last)
         tickers += [period.ticker for period in periods]
     return tuple(dict.fromkeys(tickers))
 

@@ -23,9 +23,8 @@ from structlog.contextvars import bind_contextvars
 from app.core.availability import is_unavailable
 from app.database.pools import transaction
 from app.domain import calendar, further_benchmarks
-from app.domain.closures import find_result_of_completed
 from app.domain.further_benchmarks import Prices
-from app.domain.model import BatchStatus, Checkpoint
+from app.domain.model import BatchStatus
 from app.domain.tickers import TickerHistory
 from app.errors import AlphaMondayError, TryAgainAt
 from app.providers.alpha_vantage import SPLITS, BarsAnswer
@@ -206,7 +205,7 @@ async def _measure(context: Context, awaited: Awaited) -> bool:
         # A response with splits that is being stored locks the batch, too.
         batch = await batches.lock_for_update(conn, awaited.batch.id)
         assert batch.trading_day, "a batch with picks has a baseline"
-        result = await _find_result(conn, batch_id=batch.id, benchmark=batch.benchmark_symbol)
+        result = await checkpoints.get_result(conn, batch)
         if result is None or result.trading_day is None:
             return False
         initial = await closes.get_newest(conn, symbol, batch.trading_day)
@@ -248,18 +247,6 @@ async def _measure(context: Context, awaited: Awaited) -> bool:
             return_pct=f"{row.further_return_pct:.2f}",
         )
     return is_stored
-
-
-async def _find_result(conn: Conn, *, batch_id: UUID, benchmark: str) -> Checkpoint | None:
-    """Return the checkpoint that is the result of a completed batch; None if it has no result."""
-    taken = await checkpoints.list_for_batch(conn, batch_id)
-    days = await closes.list_days_read(
-        conn,
-        benchmark,
-        first=taken[0].checkpoint_date - _DAY,
-        last=taken[-1].checkpoint_date,
-    )
-    return find_result_of_completed(taken, days)
 
 
 async def defer_due(conn: Conn, context: Context) -> int:

@@ -19,13 +19,12 @@ from msgspec import Struct
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.domain import calendar, dividends, measurement
-from app.domain.closures import find_result
+from app.domain import dividends, measurement
 from app.domain.declarations import InForce
-from app.domain.dividends import Answer, AskedPeriod
+from app.domain.dividends import DividendPeriod, DividendResponse
 from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, BatchStatus, Checkpoint, Dividend, Pick, PickMetric
-from app.store import batches, checkpoints, closes, declarations, journal, share_histories, totals
+from app.store import batches, checkpoints, declarations, journal, share_histories, totals
 from app.store import dividends as store
 from app.store.rows import Conn
 from jobs import messages
@@ -54,7 +53,7 @@ async def defer(conn: Conn, context: Context, batch_id: UUID) -> None:
     await app.job_manager.batch_defer_jobs_async([job], connection=conn)
 
 
-async def find_missing(conn: Conn, batch: Batch) -> list[AskedPeriod]:
+async def find_missing(conn: Conn, batch: Batch) -> list[DividendPeriod]:
     """
     Return the tickers and days for which a batch's result still needs dividends.
 
@@ -63,7 +62,7 @@ async def find_missing(conn: Conn, batch: Batch) -> list[AskedPeriod]:
     result = await _find_incomplete(conn, batch)
     if result is None:
         return []
-    periods: list[AskedPeriod] = []
+    periods: list[DividendPeriod] = []
     if not result.checkpoint.has_totals:
         periods += result.periods(result.benchmark)
     for metric in result.without_total:
@@ -84,8 +83,8 @@ async def add(conn: Conn, batch: Batch, *, now: datetime, in_force: InForce | No
     if result is None:
         return 0
     since = await journal.get_batch_seq(conn, batch.id)
-    answers = await store.list_answers(conn, result.tickers, since_seq=since)
-    added = _compute(result, answers)
+    responses = await store.list_responses(conn, result.tickers, since_seq=since)
+    added = _compute(result, responses)
     if added is None:
         return 0
     await totals.add(
@@ -139,16 +138,16 @@ class _Result(Struct, frozen=True, kw_only=True):
         assert self.checkpoint.trading_day, "a result has a session"
         return history.effective_session(self.checkpoint.trading_day)
 
-    def periods(self, history: ShareHistory) -> list[AskedPeriod]:
+    def periods(self, history: ShareHistory) -> list[DividendPeriod]:
         """Return the days between the baseline and the result, with the share's tickers."""
         assert self.batch.trading_day, "a batch with picks has a baseline"
-        return history.tickers.asked_periods(self.batch.trading_day, self.last_day(history))
+        return history.tickers.dividend_periods(self.batch.trading_day, self.last_day(history))
 
-    def is_known(self, history: ShareHistory, answers: Mapping[str, Answer]) -> bool:
+    def is_known(self, history: ShareHistory, responses: Mapping[str, DividendResponse]) -> bool:
         """Return whether the dividends of a share are known up to the result."""
         unknown = dividends.find_unknown(
             self.periods(history),
-            answers=answers,
+            responses=responses,
             in_force=history.dividends,
             through=self.last_day(history),
         )
@@ -162,12 +161,7 @@ async def _find_incomplete(conn: Conn, batch: Batch) -> _Result | None:
     A response about the benchmark concerns every batch of the record, so a complete result costs
     only the queries that show this.
     """
-    last = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
-    days_with_price = await closes.list_days_read(
-        conn, batch.benchmark_symbol, first=batch.run_date, last=last
-    )
-    taken = await checkpoints.list_for_batch(conn, batch.id)
-    checkpoint = find_result(batch, taken, days_with_price)
+    checkpoint = await checkpoints.get_result(conn, batch)
     if checkpoint is None:
         return None
     metrics = await checkpoints.list_metrics(conn, checkpoint.id)
@@ -207,9 +201,9 @@ class _Added(Struct, frozen=True):
     counted: list[Dividend]
 
 
-def _compute(result: _Result, answers: Mapping[str, Answer]) -> _Added | None:
+def _compute(result: _Result, responses: Mapping[str, DividendResponse]) -> _Added | None:
     """Return the total returns that become known; None if there are none."""
-    if not result.is_known(result.benchmark, answers):
+    if not result.is_known(result.benchmark, responses):
         return None
     checkpoint, counted = result.checkpoint, list[Dividend]()
     if not checkpoint.has_totals:
@@ -219,7 +213,7 @@ def _compute(result: _Result, answers: Mapping[str, Answer]) -> _Added | None:
     metrics: list[tuple[PickMetric, PickMetric]] = []
     for metric in result.without_total:
         history = result.histories[metric.id]
-        if not result.is_known(history, answers):
+        if not result.is_known(history, responses):
             continue
         with_total, received = measurement.total_of_pick(
             result.batch,

@@ -246,14 +246,14 @@ def total_return_pct(
         return (current * factor + received - initial) / initial * 100
 
 
-class Answer(Struct, frozen=True):
+class DividendResponse(Struct, frozen=True):
     """A response about the dividends of a ticker: when it was read, and all its ex-dates."""
 
     read_at: datetime
     ex_dates: Sequence[date]
 
 
-class AskedPeriod(Struct, frozen=True):
+class DividendPeriod(Struct, frozen=True):
     """The days after `after`, up to and including `through`, on which a share has `ticker`."""
 
     ticker: str
@@ -262,9 +262,9 @@ class AskedPeriod(Struct, frozen=True):
 
 
 def find_unknown(
-    periods: Iterable[AskedPeriod],
+    periods: Iterable[DividendPeriod],
     *,
-    answers: Mapping[str, Answer],
+    responses: Mapping[str, DividendResponse],
     in_force: Iterable[Dividend],
     through: date,
 ) -> str | None:
@@ -273,11 +273,11 @@ def find_unknown(
 
     They are known if the newest response about the ticker was read after the day `through`, and if
     the record has an amount for each ex-date that this response lists in the period. (An amount
-    that cannot be read has no reading.) `answers` are the newest responses by ticker.
+    that cannot be read has no reading.) `responses` are the newest responses by ticker.
     """
     known = {(one.ticker, one.ex_date) for one in in_force if one.amount != 0}
     for period in periods:
-        answer = answers.get(period.ticker)
+        answer = responses.get(period.ticker)
         if answer is None or calendar.new_york_date(answer.read_at) <= through:
             return period.ticker
         listed = [day for day in answer.ex_dates if period.after < day <= period.through]

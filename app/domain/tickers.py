@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app.domain import dividends, splits
-from app.domain.dividends import AskedPeriod
+from app.domain.dividends import DividendPeriod
 from app.domain.model import Close, Dividend, Split
 from app.domain.returns import DECIMAL_CONTEXT
 
@@ -104,14 +104,14 @@ class TickerHistory(Struct, frozen=True):
             one for one in readings if self.is_ticker_on(one.ticker, one.ex_date)
         )
 
-    def asked_periods(self, after: date, through: date) -> list[AskedPeriod]:
+    def dividend_periods(self, after: date, through: date) -> list[DividendPeriod]:
         """
         Return the days after `after`, up to and including `through`, with the share's ticker.
 
         Each item is a period with one ticker to request.
         """
         return [
-            AskedPeriod(
+            DividendPeriod(
                 ticker=period.ticker,
                 after=max(after, period.before),
                 through=min(through, period.last),

@@ -341,7 +341,7 @@ class ApiRecord:
                         yield row
 
         # An API of an earlier version has no dividends and no rates, and its journal mentions none.
-        for ticker in sorted(state.dividend_answers):
+        for ticker in sorted(state.dividend_responses):
             pages = self._pages(
                 "dividends", _dividend_rows, first=_READINGS_PER_PAGE, parent=ticker
             )
@@ -762,7 +762,7 @@ def _batches_query(state: JournalState) -> str:
     versions = {question.prompt_version for question in state.questions.values()}
     if versions <= {VERSION_1.version}:
         left_out |= _PROMPT_2_COLUMNS
-    if not state.dividend_answers:
+    if not state.dividend_responses:
         left_out |= _TOTAL_COLUMNS
     questions = _fields("generations", {"series", "run_date", *left_out})
     picks = _fields("picks", {"batch_id", *left_out})

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.domain import calendar
+from app.domain.closures import find_result
 from app.domain.declarations import InForce
 from app.domain.model import (
     CHECKPOINT_DAYS,
@@ -21,7 +22,7 @@ from app.domain.model import (
     PickMetric,
     Split,
 )
-from app.store import batches, journal
+from app.store import batches, closes, journal
 from app.store.rows import Conn, insert_row, row_factory, select_row, select_rows
 
 
@@ -285,6 +286,17 @@ async def list_for_batch(conn: Conn, batch_id: UUID) -> list[Checkpoint]:
         where="WHERE batch_id = %s ORDER BY day",
         values=(batch_id,),
     )
+
+
+async def get_result(conn: Conn, batch: Batch) -> Checkpoint | None:
+    """Return the checkpoint that is the result of a batch; None if it has none, or not yet."""
+    days_with_price = await closes.list_days_read(
+        conn,
+        batch.benchmark_symbol,
+        first=batch.run_date,
+        last=calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1]),
+    )
+    return find_result(batch, await list_for_batch(conn, batch.id), days_with_price)
 
 
 async def list_metrics(conn: Conn, checkpoint_id: UUID) -> list[PickMetric]:

@@ -9,7 +9,7 @@ responses that list no dividend.
 from collections.abc import Collection
 
 from app.domain.declarations import ProviderResponse, ResponseKind
-from app.domain.dividends import Answer
+from app.domain.dividends import DividendResponse
 from app.domain.model import Dividend, JournalEntry, JournalKind
 from app.domain.tickers import TickerHistory
 from app.store import declarations
@@ -54,7 +54,9 @@ async def insert(conn: Conn, dividend: Dividend) -> bool:
     return await insert_row(conn, "dividends", dividend, on_conflict="ON CONFLICT DO NOTHING")
 
 
-async def list_answers(conn: Conn, tickers: Collection[str], since_seq: int) -> dict[str, Answer]:
+async def list_responses(
+    conn: Conn, tickers: Collection[str], since_seq: int
+) -> dict[str, DividendResponse]:
     """
     Return the newest response about the dividends of each ticker that has one.
 
@@ -67,10 +69,10 @@ async def list_answers(conn: Conn, tickers: Collection[str], since_seq: int) -> 
         where="WHERE seq > %s AND kind = %s AND strpos(content, %s) > 0 ORDER BY seq",
         values=(since_seq, JournalKind.READINGS, _ABOUT_DIVIDENDS),
     )
-    answers: dict[str, Answer] = {}
+    responses: dict[str, DividendResponse] = {}
     for entry in entries:
         response = read_member(entry, "response", ProviderResponse)
         ticker = response.ticker
         if response.kind is ResponseKind.DIVIDENDS and ticker is not None and ticker in tickers:
-            answers[ticker] = Answer(response.read_at, response.ex_dates or ())
-    return answers
+            responses[ticker] = DividendResponse(response.read_at, response.ex_dates or ())
+    return responses

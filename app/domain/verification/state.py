@@ -17,7 +17,7 @@ from app.domain.declarations import (
     ResponseKind,
     in_force_on,
 )
-from app.domain.dividends import Answer
+from app.domain.dividends import DividendResponse
 from app.domain.journal import to_text
 from app.domain.model import (
     Batch,
@@ -190,7 +190,7 @@ class JournalState:
         # Readings of dividends, by ticker, and then by ex-date and time of reading.
         self.dividends: dict[str, dict[tuple[date, datetime], Dividend]] = defaultdict(dict)
         # By ticker: the responses about its dividends, in the order of the journal.
-        self.dividend_answers: dict[str, list[Answer]] = defaultdict(list)
+        self.dividend_responses: dict[str, list[DividendResponse]] = defaultdict(list)
         # The rows whose newest mention lacks columns of LEFT_OUT, with the time of that entry.
         self.left_out_at: dict[UUID, datetime] = {}
         # Those of them that the newest entry mentions.
@@ -418,8 +418,8 @@ class JournalState:
     def _add_response(self, response: ProviderResponse) -> None:
         if response.kind is ResponseKind.DIVIDENDS and response.ticker is not None:
             # The rule `readings` requires the member `ex_dates`.
-            answer = Answer(response.read_at, response.ex_dates or ())
-            self.dividend_answers[response.ticker].append(answer)
+            answer = DividendResponse(response.read_at, response.ex_dates or ())
+            self.dividend_responses[response.ticker].append(answer)
         first, last = response.first_session, response.last_session
         if response.ticker is None:
             return

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import dividends
-from app.domain.dividends import Answer, AskedPeriod, ListedAmount
+from app.domain.dividends import DividendPeriod, DividendResponse, ListedAmount
 from app.domain.model import Dividend, Split
 
 NOW = datetime(2026, 11, 8, 17, tzinfo=UTC)
@@ -107,30 +107,40 @@ def test_another_amount_is_a_change(listed, day):
     assert changes(known, [(DAY, listed)], factors=[a_split(day, "2")]) == ([(DAY, listed)], [])
 
 
-ASKED = AskedPeriod(ticker="IBM", after=BASELINE, through=RESULT)
+PERIOD = DividendPeriod(ticker="IBM", after=BASELINE, through=RESULT)
 AFTER = datetime(2026, 11, 8, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("answers", "known", "is_known"),
+    ("responses", "known", "is_known"),
     [
         pytest.param({}, [], False, id="not asked"),
-        pytest.param({"IBM": Answer(AFTER, [])}, [], True, id="asked, none"),
-        pytest.param({"IBM": Answer(AFTER, [DAY])}, [a_dividend()], True, id="asked, one"),
-        pytest.param({"IBM": Answer(AFTER, [DAY])}, [], False, id="unreadable"),
+        pytest.param({"IBM": DividendResponse(AFTER, [])}, [], True, id="asked, none"),
         pytest.param(
-            {"IBM": Answer(AFTER, [DAY])}, [a_dividend(amount="0")], False, id="withdrawn, listed"
+            {"IBM": DividendResponse(AFTER, [DAY])}, [a_dividend()], True, id="asked, one"
         ),
-        pytest.param({"IBM": Answer(AFTER, [BASELINE, AFTER.date()])}, [], True, id="other days"),
-        pytest.param({"KO": Answer(AFTER, [])}, [], False, id="another ticker"),
+        pytest.param({"IBM": DividendResponse(AFTER, [DAY])}, [], False, id="unreadable"),
+        pytest.param(
+            {"IBM": DividendResponse(AFTER, [DAY])},
+            [a_dividend(amount="0")],
+            False,
+            id="withdrawn, listed",
+        ),
+        pytest.param(
+            {"IBM": DividendResponse(AFTER, [BASELINE, AFTER.date()])}, [], True, id="other days"
+        ),
+        pytest.param({"KO": DividendResponse(AFTER, [])}, [], False, id="another ticker"),
         # 23:00 in New York on the day of the result.
         pytest.param(
-            {"IBM": Answer(datetime(2026, 11, 7, 4, tzinfo=UTC), [])}, [], False, id="too early"
+            {"IBM": DividendResponse(datetime(2026, 11, 7, 4, tzinfo=UTC), [])},
+            [],
+            False,
+            id="too early",
         ),
     ],
 )
-def test_what_is_known(answers, known, is_known):
-    unknown = dividends.find_unknown([ASKED], answers=answers, in_force=known, through=RESULT)
+def test_what_is_known(responses, known, is_known):
+    unknown = dividends.find_unknown([PERIOD], responses=responses, in_force=known, through=RESULT)
     assert unknown == (None if is_known else "IBM")
 
 

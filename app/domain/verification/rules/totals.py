@@ -15,7 +15,7 @@ from msgspec import Struct
 from app.domain import calendar, dividends, returns
 from app.domain.closures import find_result
 from app.domain.declarations import ResponseKind
-from app.domain.dividends import Answer, AskedPeriod, ReceivedDividends
+from app.domain.dividends import DividendPeriod, DividendResponse, ReceivedDividends
 from app.domain.journal import format_bool
 from app.domain.model import (
     BatchStatus,
@@ -79,9 +79,9 @@ class _Holding(Struct, frozen=True):
         )
 
     @property
-    def periods(self) -> list[AskedPeriod]:
+    def periods(self) -> list[DividendPeriod]:
         """Return the tickers and days for which a response about dividends is needed."""
-        return self.tickers.asked_periods(self.after, self.through)
+        return self.tickers.dividend_periods(self.after, self.through)
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
@@ -193,10 +193,10 @@ def _check_known(row: _Row, state: JournalState, *, place: str) -> None:
 
 
 def _find_unknown(holding: _Holding, state: JournalState) -> str | None:
-    answers = {ticker: known[-1] for ticker, known in state.dividend_answers.items()}
+    responses = {ticker: known[-1] for ticker, known in state.dividend_responses.items()}
     return dividends.find_unknown(
         holding.periods,
-        answers=answers,
+        responses=responses,
         in_force=_mentioned_in_force(state, (period.ticker for period in holding.periods)),
         through=holding.through,
     )
@@ -369,11 +369,11 @@ def _known_at(row: _Row, state: JournalState) -> datetime | None:
         return None
     times: list[datetime] = []
     for period in holding.periods:
-        answers: Sequence[Answer] = state.dividend_answers[period.ticker]
+        responses: Sequence[DividendResponse] = state.dividend_responses[period.ticker]
         times.append(
             min(
                 one.read_at
-                for one in answers
+                for one in responses
                 if calendar.new_york_date(one.read_at) > holding.through
             )
         )
