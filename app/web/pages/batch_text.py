@@ -392,6 +392,8 @@ def readings(batch: Node) -> list[Node]:
     for checkpoint in batch["checkpoints"]:
         used.append(checkpoint["benchmarkClose"])
         used += [metric["close"] for metric in checkpoint["metrics"]]
+    for further in batch["furtherBenchmarks"]:
+        used += [further["initialClose"], further["close"]]
     by_key = {
         (reading["tradingDay"], reading["ticker"], reading["readAt"]): reading
         for reading in used

@@ -27,7 +27,7 @@ KNOWN_HASHES = {
     "History": "0f5ab902",
     "Journal": "5f1c1b45",
     "LatestBatch": "54119aef",
-    "Monday": "af89f0ee",
+    "Monday": "56797b2f",
     "PickStory": "94643388",
     "Record": "39a440e4",
     "TrackRecord": "8a8083fb",

@@ -77,6 +77,8 @@ async def test_the_page(harness):
         "SPY|+1.00|−9.00|−6.00|+1.00",
         "RSP|+3.00|−7.00|−8.00|+3.00",
     ]
+    (readings,) = [rows for rows in tables if rows[0].startswith("Session|")]
+    assert [row.split("|")[2] for row in readings if "|RSP|" in row] == ["100.00", "103.00"]
     (totals,) = [rows for rows in tables if rows[0].startswith("Share|Dividends")]
     assert totals == [
         "Share|Dividends, $ for each share|Change with them, %|Points with them",
