@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from commands import run
+from independent_verifier.verifier import verify as verify_from_outside
 from judged import Series
 
 from app.domain.calendar import Calendar, new_york_date
@@ -248,3 +249,11 @@ def test_the_record_can_be_verified(hostile):
     """By the command, over the database."""
     done = run("verify", "--rehearsal", cwd=hostile.folder, DATABASE_URL=hostile.address)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_independent_verifier_computes_the_same(hostile, results):
+    """It reads the record from outside, and computes every total return from the readings."""
+    summary = verify_from_outside(hostile.url)
+    print(summary)
+    assert summary.totals == sum(row.total is not None for row in results)
+    assert summary.links == 0
