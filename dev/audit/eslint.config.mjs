@@ -23,6 +23,8 @@ export default [
           types: [
             "Split", "PageInfo", "Service", "TrackRecord", "ResultFigures", "Average", "Interval", "CurvePoint",
             "WeeklyExcess", "Week", "RandomActions", "Bin", "Verdict", "Look", "Rate", "Series", "Comparison",
+            "BenchmarkComparison", "Dividend", "TotalResults", "AfterCosts", "ProbabilityScores", "ProbabilityGroup",
+            "CalibrationBin", "FurtherAverage",
           ],
           suffixes: ["Connection", "Edge", "Counts"],
         },

@@ -3,7 +3,7 @@ Hooks for schemathesis: rules of the API that the schema cannot express.
 
 schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.mjs). The rules are:
 
-- `first` is 1 to 100;
+- `first` is 1 to 100, and `bps` is 0 to 10,000;
 - `after` is a cursor of the same list;
 - a text contains no NUL;
 - an id, a ticker, a series, a profile or a Monday is one that the record could have;
@@ -43,6 +43,7 @@ from graphql import (
 from schemathesis.graphql import nodes
 
 MAX_PAGE, MAX_LIST, MAX_VALUES = 100, 20, 25_000
+MAX_BPS = 10_000
 # The fields whose texts may have more than 60 KB (graphql/api/lengths.py), and how many of them an
 # answer of 32 MB can hold.
 LONG_TEXTS = ("content", "answer", "proof", "chain", "text")
@@ -57,6 +58,7 @@ LISTS = """query($ticker: String!) {
     picks(ticker: $ticker) { edges { cursor } }
     closes(ticker: $ticker) { edges { cursor } }
     splits(ticker: $ticker) { edges { cursor } }
+    dividends(ticker: $ticker) { edges { cursor } }
 }"""
 
 
@@ -168,6 +170,8 @@ class ArgumentReplacer(Visitor):
         if name == "first" and isinstance(value, IntValueNode) and int(value.value) in INTS:
             rows = int(value.value) % self.max_rows + 1
             return ArgumentNode(name=node.name, value=nodes.Int(rows))
+        if name == "bps" and isinstance(value, IntValueNode) and int(value.value) in INTS:
+            return ArgumentNode(name=node.name, value=nodes.Int(int(value.value) % (MAX_BPS + 1)))
         # An ID may be written as a number, too.
         if isinstance(value, StringValueNode) or (name == "id" and isinstance(value, IntValueNode)):
             return ArgumentNode(name=node.name, value=self._replace_text(name, value.value))
@@ -212,7 +216,7 @@ def read_record(url: str) -> dict[str, list[str]]:
         "ticker": tickers,
         **{
             f"{name}.after": cursors(answers, name)
-            for name in ("batches", "journal", "picks", "closes", "splits")
+            for name in ("batches", "journal", "picks", "closes", "splits", "dividends")
         },
     }
 
