@@ -10,7 +10,8 @@ until Saturday. A ticker is requested
 - on every Sunday while a total return is missing, until the batch is twenty weeks old.
 
 One request for a ticker serves all series. A failure delays or skips nothing else: a result then
-has no total return. If the provider refuses dividends with this key, the log says so once a week.
+has no total return. If the provider refuses dividends with this key, two requests are sent in a
+week, and the log says so.
 
 Reconciliation defers the job of each Sunday.
 """
@@ -65,6 +66,10 @@ _MAX_ATTEMPTS = 2
 # without dividends must not use up the quota.
 _MAX_FAILURES = 4
 
+# After so many tickers in a row that the provider refused, the week is over. One refused ticker
+# must not stop the others.
+_MAX_REFUSALS = 2
+
 _WITHDRAWN_SOURCE = f"{DIVIDENDS_SOURCE}, no longer listed"
 
 
@@ -98,7 +103,7 @@ async def refresh(context: Context, sunday: date) -> None:
             return
     recent = await _add_missing(context)
     waiting = await _list_waiting(context, sunday, recent)
-    failures = 0
+    failures = refusals = 0
     unanswered: list[str] = []
     for ticker in waiting:
         spare = await _count_spare(context)
@@ -107,13 +112,15 @@ async def refresh(context: Context, sunday: date) -> None:
             continue
         try:
             await _refresh_ticker(context, ticker, since=begins_at, spare=spare)
-            failures = 0
+            failures = refusals = 0
         except TryAgainAt:
             raise
         except ConfigurationError as error:
             # Another attempt would be refused, too, until an operator changes the key or the plan.
             log.warning("dividends refused by the provider", ticker=ticker, reason=str(error))
-            return
+            refusals += 1
+            if refusals == _MAX_REFUSALS:
+                return
         except AlphaMondayError as error:
             log.warning("dividends not read", ticker=ticker, reason=str(error))
             failures += 1
@@ -138,12 +145,16 @@ async def _add_missing(context: Context) -> list[Batch]:
     Add the total returns that are missing although the dividends are known. Correct outdated ones.
 
     A total return is outdated if an earlier version, which does not know total returns, has
-    corrected its price. Return the batches that are young enough to be asked about.
+    corrected its price. This concerns older batches, too. Return the batches that are young enough
+    for requests.
     """
-    since = calendar.new_york_date(context.now()) - _MISSING_WEEKS * _WEEK
+    first = calendar.new_york_date(context.now()) - _MISSING_WEEKS * _WEEK
+    corrected_since = context.now() - _MISSING_WEEKS * _WEEK
     async with context.pool.connection() as conn:
-        recent = [batch for batch in await batches.list_since(conn, since) if batch.trading_day]
-    for batch in recent:
+        recent = [batch for batch in await batches.list_since(conn, first) if batch.trading_day]
+        corrected = await batches.list_corrected(conn, corrected_since)
+    older = [batch for batch in corrected if batch.run_date < first]
+    for batch in [*recent, *older]:
         if batch.status is not BatchStatus.COMPLETED:
             continue
         try:
@@ -182,7 +193,11 @@ async def _list_waiting(context: Context, sunday: date, recent: Sequence[Batch])
                 missing = await total_returns.find_missing(conn, batch)
                 overdue += [period.ticker for period in missing]
         begins_at = weekly_requests.begins_at(sunday, _REQUEST_TIME)
-        served = await context.prices.ledger.served_since(conn, DIVIDENDS, begins_at)
+        # An open request may be that of a job that died before its response was stored. It is not
+        # served: the ledger lets the next request wait until the open one is given up.
+        served = await context.prices.ledger.served_since(
+            conn, DIVIDENDS, begins_at, with_open=False
+        )
     today = calendar.new_york_date(context.now())
     waiting = request_plan.order_dividends(
         planned, today, benchmark=context.benchmark, answered=served

@@ -561,7 +561,7 @@ def _notes_on_the_plan(state: OperatorSnapshot) -> Iterator[str]:
         yield (
             "The price provider refused the last request for dividends, so results get no total "
             "return. Every other figure does without dividends. The log has the provider's words "
-            "(`dividends refused by the provider`); one request is tried each week."
+            "(`dividends refused by the provider`); two requests are tried each week."
         )
 
 

@@ -53,6 +53,12 @@ _RATES = "data"
 _DIVIDENDS = "data"
 # The member of a row with a dividend that says on which day its ticker trades without it.
 _EX_DATE = "ex_dividend_date"
+# What the member has if the ex-date is not known yet: the text `None`, and other usual values.
+_NO_EX_DATE = ("None", "", None, "0000-00-00")
+# A row that is older belongs to no result that is still computed.
+_RECENT = timedelta(days=365)
+# The members with which Alpha Vantage answers in place of data, or beside it.
+_NOTICES = ("Error Message", "Information", "Note")
 # The other dates of such a row.
 _OTHER_DATES = ("declaration_date", "record_date", "payment_date")
 # The members that describe a response with rates. They are no notice.
@@ -186,19 +192,29 @@ def read_dividends(
     rows with equal amounts are two dividends only if one of their other dates can be read in both
     rows and differs; otherwise they are one dividend, listed twice. If one of the rows of an
     ex-date has an amount that cannot be read, this ex-date has no dividend in the result: a part of
-    a sum is no sum. A row whose ex-date cannot be read is an unreadable row without a day.
+    a sum is no sum. The same holds for a row whose ex-date has another spelling: its day is known,
+    and it is an unreadable row of this day. A row that states no ex-date (`None`) is an unreadable
+    row without a day. Raises ProviderUnavailable if another ex-date cannot be read, and may be of
+    the last year: the dividend is real, and it is not known to which day it belongs.
 
-    An empty list is an answer: the ticker pays no dividends. If there is no list of dividends,
-    raises the error that the response reports. `key` is removed from the text of the error.
+    An empty list without a notice is an answer: the ticker pays no dividends. If there is no list
+    of dividends, raises the error that the response reports. `key` is removed from the text of the
+    error.
     """
     answer = _decode_object(body, ticker)
     try:
         _refuse_other_symbol(answer, ticker)
-        listed, unreadable = _read_dividends(answer, ticker)
+        listed, unreadable = _read_dividends(answer, ticker, today=new_york_date(now))
     except ProviderUnavailable as error:
         notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
         raise notice or error from None
     _refuse_rejection(answer, listed, ticker=ticker, key=key, now=now)
+    if not listed and any(answer.get(name) for name in _NOTICES):
+        # Zero dividends are stated only by an empty list alone: any notice may be an error.
+        notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+        raise notice or ProviderUnavailable(
+            f"{ticker}: Alpha Vantage listed no dividends, and answered with a notice."
+        )
     return listed, unreadable
 
 
@@ -412,7 +428,7 @@ def _read_split(row: object, ticker: str) -> ListedSplit | UnreadableRow:
 
 
 def _read_dividends(
-    answer: dict[str, Any], ticker: str
+    answer: dict[str, Any], ticker: str, *, today: date
 ) -> tuple[list[ListedDividend], list[UnreadableRow]]:
     data = answer.get(_DIVIDENDS)
     if not isinstance(data, list):
@@ -424,6 +440,7 @@ def _read_dividends(
     # whose ex-date is the text `None` is a dividend: its ex-date is not known yet.
     if unreadable and not any(isinstance(row, dict) and _EX_DATE in row for row in data):
         raise ProviderUnavailable(unreadable[0].reason)
+    _refuse_odd_ex_dates(different, rows, since=today - _RECENT)
     rows_by_day: dict[date, list[_DividendRow]] = {}
     for row in rows:
         if isinstance(row, _DividendRow):
@@ -453,6 +470,23 @@ def _different_rows(data: Sequence[object], ticker: str) -> list[object]:
             f"{ticker}: Alpha Vantage's list of dividends is nested too deeply."
         ) from None
     return list(rows.values())
+
+
+def _refuse_odd_ex_dates(
+    data: Sequence[object], rows: Sequence[_DividendRow | UnreadableRow], *, since: date
+) -> None:
+    """
+    Raise ProviderUnavailable if a row has an ex-date that cannot be read, of `since` or later.
+
+    Without it, the list would state too few dividends. A row without an ex-date is another thing:
+    the dividend has been declared, and its ex-date is not known yet.
+    """
+    for raw, row in zip(data, rows, strict=True):
+        is_absent = isinstance(raw, dict) and raw.get(_EX_DATE, 0) in _NO_EX_DATE
+        if not _is_undated(row) or is_absent:
+            continue
+        if row.not_after is None or row.not_after >= since:
+            raise ProviderUnavailable(row.reason)
 
 
 def _without_repeated(rows: Iterable[_DividendRow]) -> list[_DividendRow]:
@@ -498,10 +532,11 @@ def _read_dividend(row: object, ticker: str) -> _DividendRow | UnreadableRow:
     text = row.get(_EX_DATE)
     day = _parse_day(text)
     if day is None:
-        # A date in another spelling is no ex-date, but it shows that the row is not from later.
-        latest = _guess_day(text) or _guess_year_end(text)
         reason = f"{ticker}: {describe_value(text)} is not a dividend's ex-date."
-        return UnreadableRow(None, reason, latest)
+        # A date in another spelling shows which day has a dividend whose row cannot be read.
+        if guessed := _guess_day(text):
+            return UnreadableRow(guessed, reason)
+        return UnreadableRow(None, reason, _guess_year_end(text))
     amount = row.get("amount")
     try:
         parse_price(amount, ticker, day, what="dividend")

@@ -455,12 +455,18 @@ class RequestLedger:
         return bool(exists)
 
     async def served_since(
-        self, conn: AsyncConnection[Any], function: str, since: datetime
+        self,
+        conn: AsyncConnection[Any],
+        function: str,
+        since: datetime,
+        *,
+        with_open: bool = True,
     ) -> set[str]:
         """
         Return the symbols that need no new request for `function`.
 
-        These are the symbols whose newest request was answered at or after `since`, or is open.
+        These are the symbols whose newest request was answered at or after `since`, or, with
+        `with_open`, is open.
         """
         cursor = await conn.execute(
             """
@@ -471,7 +477,7 @@ class RequestLedger:
                 WHERE provider = %s AND function = %s AND at > %s
                 ORDER BY symbol, at DESC, id DESC
             ) AS newest
-            WHERE (outcome = %s AND ended_at >= %s) OR (outcome IS NULL AND at > %s)
+            WHERE (outcome = %s AND ended_at >= %s) OR (%s AND outcome IS NULL AND at > %s)
             """,
             (
                 self.provider,
@@ -480,6 +486,7 @@ class RequestLedger:
                 since - CUT_OFF_AFTER,
                 RequestOutcome.ANSWERED,
                 since,
+                with_open,
                 self.clock.now() - CUT_OFF_AFTER,
             ),
         )

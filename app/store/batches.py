@@ -170,6 +170,18 @@ async def list_since(conn: Conn, run_date: date) -> list[Batch]:
     )
 
 
+async def list_corrected(conn: Conn, since: datetime) -> list[Batch]:
+    """Return the batches with a correction that was made at `since` or later, oldest first."""
+    return await select_rows(
+        conn,
+        Batch,
+        table="batches",
+        where="WHERE id IN (SELECT checkpoints.batch_id FROM corrections JOIN checkpoints "
+        "ON checkpoints.id = checkpoint_id WHERE made_at >= %s) ORDER BY run_date, series",
+        values=(since,),
+    )
+
+
 async def list_completed(conn: Conn, first: date, last: date) -> list[CompletedBatch]:
     """Return the completed batches with a run date from `first` to `last`, oldest first."""
     return await select_rows(

@@ -292,9 +292,21 @@ def test_nothing_twice_and_within_the_quota(record):
     (read,) = record.rows(
         "SELECT count(*) FROM operations.provider_requests WHERE outcome = 'answered'"
     )
+    # Each pick with a total return got it by one entry. A batch may have several of these entries,
+    # because its dividends are known at different times.
+    extensions = [
+        json.loads(one["content"])
+        for one in record.rows("SELECT content FROM journal WHERE kind = 'EXTENSION'")
+    ]
+    added = [metric["id"] for entry in extensions for metric in entry["metrics"]]
+    (known,) = record.rows(
+        "SELECT count(*) FROM pick_checkpoint_metrics WHERE total_return_pct IS NOT NULL"
+    )
+    assert len(added) == len(set(added)) == known["count"]
     assert [tuple(one.values()) for one in entries] == [
         ("BATCH", 8, 0),
         ("CHECKPOINT", taken, taken),
+        ("EXTENSION", len(extensions), 0),
         ("FAILURE", 5, 0),
         ("GENERATION", 16, 0),
         ("GENESIS", 1, 0),

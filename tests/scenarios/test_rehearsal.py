@@ -404,7 +404,7 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
     # Sunday 8 November.
     assert (counts["batch"], counts["pick"], counts["checkpoint"]) == (5, 15, 3 * 15 + 14 + 7)
     again = Counter(
-        (one["symbol"], one["at"].astimezone(NEW_YORK).date())
+        (one["function"], one["symbol"], one["at"].astimezone(NEW_YORK).date())
         for one in requests(tmp_path)
         if one["provider"] == "alphavantage"
     )

@@ -277,7 +277,9 @@ class JournalState:
         left_out = {
             name: value for name, value in values.items() if value is not None and name not in texts
         }
-        if left_out:
+        # An earlier version leaves out all of the columns. A mention that states some of them is
+        # checked like any other.
+        if left_out and not any(name in texts for name in LEFT_OUT[table]):
             self.left_out.add(known.id)
         return {**texts, **left_out}
 

@@ -613,6 +613,30 @@ def corrected_by_an_earlier_version(contents):
             del row[column]
 
 
+def stated_in_part(missing_column: str):
+    """Return a change: a CORRECTION makes a total return higher, and leaves one column out."""
+
+    def change(contents):
+        was, added = metric_of(contents), extension(contents)
+        entry = correction(contents, {"at": shifted(added["at"], hours=2)}, [])
+        now = entry["metrics"][0]
+        wrong = [
+            name
+            for name in ("total_return_pct", "vs_benchmark_total_pct")
+            if name != missing_column
+        ]
+        for name in wrong:
+            now[name] = returns.format_decimal(Decimal(was[name]) + 50)
+        del now[missing_column]
+        entry["corrections"] = [one for one in entry["corrections"] if one["field"] in wrong]
+        for one in entry["corrections"]:
+            one["after"] = now[one["field"]]
+        place = next((i for i, one in enumerate(contents) if one["at"] > entry["at"]), None)
+        contents.insert(len(contents) if place is None else place, entry)
+
+    return change
+
+
 # --- Missing total returns -------------------------------------------------
 
 
@@ -689,6 +713,10 @@ FORGERIES = [
             "total-return",
             "left out for five weeks",
             all_of(corrected_by_an_earlier_version, with_later_entries(days=FIVE_WEEKS)),
+        ),
+        *(
+            ("total-return", f"stated without {column}", stated_in_part(column))
+            for column in (*OF_TOTAL_RETURN, SPIN_OFF)
         ),
         ("every-total", "never added", missing(never_added, days=FIVE_WEEKS)),
         ("every-total", "not added to a metric", missing(not_added_to_a_metric, days=FIVE_WEEKS)),

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 from xml.etree import ElementTree
 
+import psycopg
 import pytest
 from clocks import HandSetClock
 from job_context import (
@@ -260,17 +261,17 @@ async def test_no_dividends(harness, record):
 
 
 async def test_a_provider_that_refuses(harness, record):
-    """Results stand without total returns. One request a week, one warning, and a note."""
+    """Results stand without total returns. Two requests a week, with warnings, and a note."""
     with structlog_events(harness) as events:
         await answered_instead(harness, says({"Information": PREMIUM}))
         assert await ask(harness) == []
         await complete(harness)
-        assert len(harness.requested_dividends) == 1
+        assert len(harness.requested_dividends) == 2
         for week in range(1, 4):
             assert await ask(harness, SUNDAY + week * WEEK) == []
-            assert len(harness.requested_dividends) == 1 + week
+            assert len(harness.requested_dividends) == 2 + 2 * week
     refused = [one for one in events if one["event"] == "dividends refused by the provider"]
-    assert len(refused) == 4
+    assert len(refused) == 8
     assert {one["level"] for one in refused} == {"warning"}
     assert await totals(harness) == {}
     assert await harness.rows("SELECT count(*) FROM checkpoints WHERE status = 'skipped'") == (
@@ -445,9 +446,9 @@ async def test_a_known_amount_that_cannot_be_read_later(harness, record):
     await check(harness, record)
 
 
-@pytest.mark.parametrize("day", ["None", "", "2026-13-01", "soon"])
+@pytest.mark.parametrize("day", ["None", "", "0000-00-00"])
 @pytest.mark.sampled(1)
-async def test_an_ex_date_that_cannot_be_read(harness, record, day):
+async def test_a_row_without_an_ex_date(harness, record, day):
     """The row counts nowhere; it counts when it has its ex-date."""
     await live(harness, AAPL=[make_dividend(day, "0.2500")])
     assert same(await totals(harness))
@@ -455,6 +456,49 @@ async def test_an_ex_date_that_cannot_be_read(harness, record, day):
     harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
     await ask(harness, SECOND)
     assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    await check(harness, record)
+
+
+@pytest.mark.parametrize(
+    "day",
+    [f"{MONDAY}T00:00:00", f"{MONDAY:%Y/%m/%d}", f"{MONDAY:%Y%m%d}", "2026-13-01", "soon"],
+)
+@pytest.mark.sampled(2)
+async def test_an_ex_date_that_cannot_be_read(harness, record, day):
+    """The total return stays null: the share had a dividend. A known dividend keeps its reading."""
+    harness.world.dividends = {"AAPL": [make_dividend(day, "0.2500")]}
+    await ask(harness)
+    await complete(harness)
+    assert "AAPL" not in await totals(harness)
+    harness.world.dividends["AAPL"] = [AAPL_DIVIDEND]
+    await ask(harness, SUNDAY + WEEK)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    harness.world.dividends["AAPL"] = [make_dividend(day, "0.2500")]
+    await ask(harness, SECOND)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
+    assert await harness.rows(CORRECTED) == []
+    await check(harness, record)
+
+
+async def test_one_ticker_that_is_refused(harness, record):
+    """The provider calls one ticker premium: only this ticker has no total return."""
+    world = harness.world
+
+    def answers(request: Request) -> Reply:
+        is_refused = request.query.get("function") == "DIVIDENDS"
+        if is_refused and request.query["symbol"] == "MSFT":
+            return says({"Information": PREMIUM})
+        return world(request)
+
+    harness.provider.answers = answers
+    await ask(harness)
+    await complete(harness)
+    assert (await totals(harness)).keys() == {"SPY", "AAPL", "NVDA"}
+    # A dividend that is listed late is found for the others, whichever ticker comes first.
+    world.dividends = {"AAPL": [AAPL_DIVIDEND], "NVDA": [make_dividend(THURSDAY, "0.0700")]}
+    await ask(harness, SECOND)
+    found = await totals(harness)
+    assert (found["AAPL"][0], found["NVDA"][0]) == ("0.2500", "0.0700")
     await check(harness, record)
 
 
@@ -974,6 +1018,52 @@ async def test_a_total_that_is_stale_is_mended(harness, record, ticker, day, pri
     corrected = await harness.rows(CORRECTED)
     await ask(harness, SECOND)
     assert await harness.rows(CORRECTED) == corrected
+    await check(harness, record)
+
+
+async def test_an_outdated_total_of_an_old_batch(harness, record):
+    """A version without total returns corrects a price of a batch that is older than 20 weeks."""
+    await live(harness, NVDA=[make_dividend(THURSDAY, "0.0700")])
+    stored = await harness.rows(STORED_TOTALS)
+    harness.clock.time = new_york(RESULT + 21 * WEEK)
+    await adopt(harness, "NVDA", 12, "7.8400")
+    as_a_former_version(record, stored)
+    assert same(await totals(harness), NVDA=("0.07", "11"))
+    sunday = SUNDAY + 21 * WEEK
+    await ask(harness, sunday)
+    assert same(await totals(harness), NVDA=("0.07", "13"))
+    await check(harness, record)
+
+
+WAITING_SESSIONS = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+    "AND datname = current_database()"
+)
+END_WAITING_SESSIONS = f"SELECT pg_terminate_backend(pid) FROM ({WAITING_SESSIONS}) AS waiting"
+
+
+async def waiting_sessions(conn: psycopg.AsyncConnection) -> list[Any]:
+    cursor = await conn.execute(WAITING_SESSIONS)
+    return await cursor.fetchall()
+
+
+async def test_a_response_that_could_not_be_stored(harness, record):
+    """The connection is lost in the transaction that stores it. The next attempt asks again."""
+    harness.world.dividends = {"AAPL": [AAPL_DIVIDEND]}
+    connecting = psycopg.AsyncConnection.connect(record, autocommit=True)
+    async with await connecting as other, other.transaction():
+        await other.execute("SELECT FROM batches FOR UPDATE")
+        attempt = asyncio.create_task(dividends.refresh(harness.context, SUNDAY))
+        while not await waiting_sessions(other):
+            await asyncio.sleep(0.05)
+        await other.execute(END_WAITING_SESSIONS)
+        with pytest.raises(psycopg.Error):
+            await attempt
+    harness.clock.time += timedelta(seconds=5)
+    await run_until_done(harness, lambda: dividends.refresh(harness.context, SUNDAY))
+    assert set(harness.requested_dividends) == set(ALL)
+    await complete(harness)
+    assert same(await totals(harness), AAPL=("0.25", "0.3125"))
     await check(harness, record)
 
 

@@ -19,6 +19,7 @@ from app.domain.model import Batch, BatchStatus, FailureReason
 from app.web import formatting
 from app.web.charts.layout import LIGHT_COLOURS
 from app.web.pages import batch_text
+from app.web.pages.score_text import COSTS_FRAGMENT, RECORD_FIELDS
 from app.web.pages.site import CONTENT_SECURITY_POLICY, FOLDER
 
 HOUSE = Path(__file__).parents[3]
@@ -509,7 +510,11 @@ async def test_figures_are_the_apis(path, browser, database):
     if name == "Monday":
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
     answer = await browser.post("/graphql", json={"query": document, "variables": variables})
-    known = set(re.findall(r'"(-?[0-9]+(?:\.[0-9]+)?)"', answer.text))
+    texts = answer.text
+    if name == "Record":
+        scores = f"{{ trackRecord {{ {RECORD_FIELDS} }} }} {COSTS_FRAGMENT}"
+        texts += (await browser.post("/graphql", json={"query": scores})).text
+    known = set(re.findall(r'"(-?[0-9]+(?:\.[0-9]+)?)"', texts))
     figures = find_all(tree, "data")
     assert figures or path == f"/batches/{FAILED}"
     for figure in figures:

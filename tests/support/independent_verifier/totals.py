@@ -115,7 +115,8 @@ class Totals:
         for table, row in written:
             key = key_of(table, row)
             before = entry.before.get(key, {})
-            if any(name in before and name not in row for name in LEFT_OUT[table]):
+            had = any(name in before for name in LEFT_OUT[table])
+            if had and not any(name in row for name in LEFT_OUT[table]):
                 self.left_out[key] = entry.at
             else:
                 self.left_out.pop(key, None)

@@ -263,19 +263,10 @@ def test_an_amount_that_is_missing():
         pytest.param(row(None, "1.69"), AUGUST, id="null"),
         pytest.param(row("", "1.69"), AUGUST, id="an empty text"),
         pytest.param(row("0000-00-00", "1.69"), AUGUST, id="a day that is none"),
-        pytest.param(row("2026-W33-1", "1.69"), AUGUST, id="a week"),
-        pytest.param(row("20260610", "1.69"), date(2026, 6, 10), id="without dashes"),
-        pytest.param(row("1999/05/03", "1.69"), date(1999, 5, 3), id="with slashes"),
         pytest.param(row("1999-02-30", "1.69"), date(1999, 12, 31), id="no day of that year"),
-        pytest.param(row(20260610, "1.69"), AUGUST, id="a number"),
-        pytest.param(row(["2026-06-10"], "1.69"), AUGUST, id="a list in a row"),
-        pytest.param({"amount": "1.69"}, AUGUST, id="no ex-date"),
-        pytest.param("1.69", AUGUST, id="a text"),
-        pytest.param([], AUGUST, id="a list"),
-        pytest.param(None, AUGUST, id="null as a row"),
     ],
 )
-def test_an_ex_date_that_cannot_be_read(bad, not_after):
+def test_a_row_without_an_ex_date(bad, not_after):
     """
     The row has no day. Its latest possible day follows from its text, and from the order of the
     list, the newest first.
@@ -284,6 +275,49 @@ def test_an_ex_date_that_cannot_be_read(bad, not_after):
     assert [one.ex_date for one in listed] == [MAY, AUGUST]
     assert (unreadable.day, unreadable.not_after) == (None, not_after)
     assert find_ex_dates(listed, [unreadable]) == [MAY, AUGUST]
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("20260610", date(2026, 6, 10)),
+        ("2026/06/10", date(2026, 6, 10)),
+        ("2026-06-10T00:00:00", date(2026, 6, 10)),
+        ("2026-06-10 ", date(2026, 6, 10)),
+        ("2026.6.10", date(2026, 6, 10)),
+        ("1999/05/03", date(1999, 5, 3)),
+    ],
+)
+def test_an_ex_date_in_another_spelling(text, day):
+    """The day is listed, and its amount cannot be read: it is no day without a dividend."""
+    listed, (unreadable,) = dividends(row("2026-08-10", "1.69"), row(text, "1.69"), OLD)
+    assert unreadable.day == day
+    assert day in find_ex_dates(listed, [unreadable])
+    assert day not in {one.ex_date for one in listed}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(row("soon", "1.69"), id="a word"),
+        pytest.param(row("2026-W33-1", "1.69"), id="a week"),
+        pytest.param(row("10/26/2026", "1.69"), id="the month first"),
+        pytest.param(row("2026-13-01", "1.69"), id="no day of this year"),
+        pytest.param(row(20260610, "1.69"), id="a number"),
+        pytest.param(row(["2026-06-10"], "1.69"), id="a list in a row"),
+        pytest.param({"amount": "1.69"}, id="no ex-date"),
+        pytest.param("1.69", id="a text"),
+        pytest.param([], id="a list"),
+        pytest.param(None, id="null as a row"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_ex_date_that_cannot_be_read(bad, place):
+    """The dividend is real, and nothing says of which day it is: the response is refused."""
+    rows: list[object] = [row("2026-08-10", "1.69"), OLD]
+    rows.insert(place, bad)
+    with pytest.raises(ProviderUnavailable, match=r"^IBM: "):
+        dividends(*rows)
 
 
 def test_an_ex_date_above_the_newest_may_be_of_any_day():
@@ -328,9 +362,6 @@ def test_dividends_are_no_splits():
         pytest.param('"2026-08-10", "amount": "1", "amount": "2"', [AUGUST], id="two amounts"),
         pytest.param('"2026-08-10", "amount": "1", "amount": 1', [AUGUST], id="and a number"),
         pytest.param('"2026-08-10", "amount": "1", "amount": "1"', [], id="the same amount"),
-        pytest.param(
-            '"2026-08-10", "ex_dividend_date": "2026-08-11", "amount": "1"', [None], id="two days"
-        ),
         pytest.param(
             '"2026-08-10", "amount": "1", "record_date": "1", "record_date": "2"',
             [],
@@ -428,7 +459,24 @@ def test_a_refusal_beside_an_empty_list(text):
     with pytest.raises((ProviderBusy, QuotaSpent, ConfigurationError)):
         dividends(Information=text)
     assert dividends(OLD, Information=text)[0]
-    assert dividends(Information="Good morning.") == ([], [])
+
+
+@pytest.mark.parametrize("member", ["Information", "Note", "Error Message"])
+@pytest.mark.parametrize(
+    "text", ["Internal error", UNKNOWN, "We are doing maintenance.", "Good morning.", {"a": 1}]
+)
+def test_a_notice_beside_an_empty_list(member, text):
+    """Any notice may be an error: only an empty list alone says that there are no dividends."""
+    with pytest.raises(ProviderUnavailable):
+        dividends(**{member: text})
+    assert dividends(OLD, **{member: text})[0]
+    assert dividends(currency="USD") == ([], [])
+
+
+def test_two_ex_dates_in_one_row():
+    body = '{"data": [{"ex_dividend_date": "2026-08-10", "ex_dividend_date": "2026-08-11"}]}'
+    with pytest.raises(ProviderUnavailable, match=r"^IBM: "):
+        read_body(body)
 
 
 def test_many_rows_take_little_time():
@@ -447,7 +495,7 @@ DAYS = st.dates(date(2026, 1, 1), date(2026, 1, 5)).map(str)
 AMOUNTS = st.decimals("0.0001", "99", places=4).map(lambda amount: f"{amount:.4f}")
 ROWS = st.builds(
     row,
-    DAYS | st.sampled_from(["None", "", None, "2026-13-01"]),
+    DAYS | st.sampled_from(["None", "", None]),
     AMOUNTS | st.sampled_from(["None", "0", "-1", 1.5, None]),
     payment_date=st.sampled_from(["None", "2026-02-02", "2026-02-03"]),
 )
