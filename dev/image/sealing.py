@@ -1,7 +1,7 @@
 """
 Rehearses the way of a record from an old version to its seal: three images, one Postgres.
 
-    python dev/image/sealing.py alpha-monday:0.1.0 alpha-monday:0.2.0 alpha-monday:0.4.0
+    python dev/image/sealing.py alpha-monday:0.1.0 alpha-monday:0.2.0 alpha-monday:0.5.0
 
 The steps are those of docs/operate/upgrade.md. Every version continues the same rehearsal, so its
 simulated time goes on, and a fortnight is always running.

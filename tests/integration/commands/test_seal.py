@@ -64,7 +64,7 @@ async def test_a_seal(older, commanded, database):
         "alpha-monday",
     ]
     assert asked.error.endswith("there is no terminal to ask on. Add --yes.\n")
-    assert "Settings: version 0.4.0, benchmark SPY, prices from alphavantage" in asked.error
+    assert "Settings: version 0.5.0, benchmark SPY, prices from alphavantage" in asked.error
     assert "MARKET_CLOSED_DAYS: none, calendar from 2026-10-23 to " in asked.error
     assert await older.kinds() == ["GENERATION", "BATCH"]
 
