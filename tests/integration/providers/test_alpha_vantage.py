@@ -591,7 +591,7 @@ async def test_dividends_that_cannot_be_read(client, provider):
         {"ex_dividend_date": "2025-08-08", "amount": KEY},
         {"ex_dividend_date": "2025-08-08", "amount": "1.68"},
         {"ex_dividend_date": "2025-05-09", "amount": "1.68"},
-        {"ex_dividend_date": KEY, "amount": "1.68"},
+        {"ex_dividend_date": "", "amount": "1.68"},
     ]
     provider.play(says({"symbol": "IBM", "data": rows}))
     answer = await client().dividends("IBM", NINE)
@@ -602,8 +602,17 @@ async def test_dividends_that_cannot_be_read(client, provider):
     assert [(row.day, row.reason) for row in answer.unreadable] == [
         (date(2025, 8, 8), "IBM, 2025-08-08: '***' is not a dividend."),
         (None, "IBM: 'None' is not a dividend's ex-date."),
-        (None, "IBM: '***' is not a dividend's ex-date."),
+        (None, "IBM: '' is not a dividend's ex-date."),
     ]
+
+
+async def test_an_ex_date_that_holds_the_key(client, provider):
+    """The response is refused, and the error has no part of the key."""
+    rows = [{"ex_dividend_date": KEY, "amount": "1.68"}]
+    provider.play(*5 * [says({"symbol": "IBM", "data": rows})])
+    with pytest.raises(ProviderUnavailable) as failed:
+        await client().dividends("IBM", NINE)
+    assert str(failed.value) == "IBM: '***' is not a dividend's ex-date."
 
 
 @pytest.mark.parametrize(
