@@ -106,8 +106,9 @@ async def refresh(context: Context, sunday: date) -> None:
     failures = refusals = 0
     unanswered: list[str] = []
     for ticker in waiting:
-        spare = await _count_spare(context)
-        if failures == _MAX_FAILURES or spare < 1:
+        # After too many failures, no more requests are sent today, so the room does not matter.
+        spare = 0 if failures == _MAX_FAILURES else await _count_spare(context)
+        if spare < 1:
             unanswered.append(ticker)
             continue
         try:

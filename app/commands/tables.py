@@ -28,7 +28,6 @@ from app.domain.further_track_record import vs_pct
 from app.domain.lost_answers import Question, question_sentences
 from app.domain.model import (
     CHECKPOINT_DAYS,
-    Action,
     Batch,
     BatchStatus,
     Checkpoint,
@@ -295,7 +294,7 @@ def _call_lines(record: _BatchRecord) -> Iterator[str]:
     for pick in record.picks:
         metric = record.metrics[last.id][pick.id]
         title = _pick_title(pick, record.tickers)
-        points = _points_in_favour(metric.vs_benchmark_pct, pick)
+        points = pick.action.in_direction(metric.vs_benchmark_pct)
         is_right = "right" if points > 0 else "wrong"
         mark = ""
         if metric.unusual_move or last.benchmark_unusual_move:
@@ -343,13 +342,9 @@ def _further_lines(record: _BatchRecord) -> Iterator[str]:
         )
 
 
-def _points_in_favour(excess: Decimal, pick: Pick) -> Decimal:
-    """Return points in the call's favour: a SELL gains what its share loses to the benchmark."""
-    return -excess if pick.action is Action.SELL else excess
-
-
 def _in_favour(excess: Decimal, pick: Pick) -> str:
-    return signed(_points_in_favour(excess, pick)).replace(MINUS, "-")
+    """Return points in the call's favour: a SELL gains what its share loses to the benchmark."""
+    return signed(pick.action.in_direction(excess)).replace(MINUS, "-")
 
 
 def _closure_sentences(record: _BatchRecord) -> Iterator[str]:

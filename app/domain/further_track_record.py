@@ -34,21 +34,18 @@ class ComparedPick(Struct, frozen=True, array_like=True):
     @property
     def alpha_pct(self) -> Decimal:
         """Return the excess over the further benchmark, in the direction of the pick."""
-        return self._in_direction(vs_pct(self.absolute_return_pct, self.further_return_pct))
+        return self.action.in_direction(vs_pct(self.absolute_return_pct, self.further_return_pct))
 
     @property
     def benchmark_alpha_pct(self) -> Decimal:
         """Return the excess over the benchmark, in the direction of the pick."""
-        return self._in_direction(self.vs_benchmark_pct)
+        return self.action.in_direction(self.vs_benchmark_pct)
 
     @property
     def is_finite(self) -> bool:
         """Return whether all returns are numbers."""
         returns = (self.absolute_return_pct, self.further_return_pct, self.vs_benchmark_pct)
         return all(one.is_finite() for one in returns)
-
-    def _in_direction(self, excess: Decimal) -> Decimal:
-        return -excess if self.action is Action.SELL else excess
 
 
 class FurtherAverage(Struct, frozen=True):

@@ -68,6 +68,10 @@ class Action(DescribedEnum):
     BUY = "BUY", "It is expected to do better than the benchmark."
     SELL = "SELL", "It is expected to do worse than the benchmark."
 
+    def in_direction(self, figure: Decimal) -> Decimal:
+        """Return a figure in the direction of the call: for a SELL, with the other sign."""
+        return -figure if self is Action.SELL else figure
+
 
 class BatchStatus(DescribedEnum):
     """The status of a batch: whether its 14 days are running, completed, or never began."""

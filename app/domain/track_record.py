@@ -124,10 +124,7 @@ class TrackedPick(Struct, frozen=True, array_like=True):
 
     def in_direction(self, value: Decimal | None) -> Decimal:
         """Return a figure in the direction of this pick: the negative of `value` for a SELL."""
-        figure = require_figure(value)
-        if self.action is Action.SELL:
-            return -figure
-        return figure
+        return self.action.in_direction(require_figure(value))
 
     @property
     def alpha_pct(self) -> Decimal:

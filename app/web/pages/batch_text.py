@@ -416,9 +416,7 @@ def lacks_total_returns(batch: Node) -> bool:
 
 def in_favour(excess_pct: str, action: str) -> str:
     """Return an excess in points in the direction of a call: for a SELL, with the other sign."""
-    if action != Action.SELL:
-        return excess_pct
-    return format_decimal(-Decimal(excess_pct))
+    return format_decimal(Action(action).in_direction(Decimal(excess_pct)))
 
 
 def model_name(batch: Node) -> str:
